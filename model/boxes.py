@@ -1,0 +1,52 @@
+"""Pure geometry of boxes: area, overlap, clipping, scaling. Boxes are xyxy in pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.structures import SizeHW
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Lift half precision to float32: coordinates beyond 256 px lose whole pixels in bfloat16."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Area in square pixels; `[..., 4]` to `[...]`."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union of every pair; `[M, 4]` and `[N, 4]` to `[M, N]`."""
+    boxes1, boxes2 = at_least_float32(boxes1), at_least_float32(boxes2)
+    top_left = torch.maximum(boxes1[:, None, :2], boxes2[:, :2])  # [M, N, 2]
+    bottom_right = torch.minimum(boxes1[:, None, 2:], boxes2[:, 2:])  # [M, N, 2]
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)  # [M, N] each
+    intersection = width * height
+    union = box_area(boxes1)[:, None] + box_area(boxes2) - intersection
+    return intersection / union
+
+
+def clip_boxes(boxes: Tensor, size_hw: SizeHW) -> Tensor:
+    """Move corners that lie outside an image of `size_hw` onto its border; any `[..., 4]`."""
+    height, width = size_hw
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
+
+
+def sides_at_least(boxes: Tensor, min_side: float) -> Tensor:
+    """Which boxes have both sides of `min_side` pixels or more; `[..., 4]` to bool `[...]`."""
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    return (width >= min_side) & (height >= min_side)
+
+
+def scale_boxes(boxes: Tensor, from_hw: SizeHW, to_hw: SizeHW) -> Tensor:
+    """Carry boxes from an image of size `from_hw` to the same image resized to `to_hw`; any `[..., 4]`.
+
+    The ratio is a quotient of float32 numbers, as in torchvision's `resize_boxes`.
+    """
+    ratio = torch.tensor(to_hw, dtype=torch.float32) / torch.tensor(from_hw, dtype=torch.float32)
+    ratio_y, ratio_x = ratio.tolist()
+    return boxes * boxes.new_tensor((ratio_x, ratio_y, ratio_x, ratio_y))

@@ -1,0 +1,134 @@
+"""Fetch published weights once, into torch's own cache, so that files that torchvision fetched are found too."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import filelock
+import httpx
+import torch.hub
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 1 << 18
+
+
+class WeightsUnavailableError(OSError):
+    """Published weights are neither in the cache nor to be fetched. The message gives the ways forward."""
+
+
+class _HashMismatchError(Exception):
+    pass
+
+
+def cached_path(url: str) -> Path:
+    """Where the file of this address is, or will be, on disk."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+
+
+def fetch(url: str, *, progress: bool = True, timeout_s: float | None = None) -> Path:
+    """The file of this address, from the cache or else from the network.
+
+    A download that broke off goes on where it stopped if the server can do that, and from the start if not. The file
+    gets its name only when its SHA-256 begins with the digits in that name. Processes that want the same file wait
+    for the first.
+
+    Args:
+        url: its last part ends in `-<first digits of the SHA-256>.<ending>`.
+        progress: show a bar on standard error.
+        timeout_s: give up after so many seconds in all; None to go on as long as bytes arrive.
+
+    Raises:
+        WeightsUnavailableError: no network, no such file, no space, or bytes that do not have the hash.
+    """
+    path = cached_path(url)
+    if path.is_file():
+        return path
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock", timeout=-1 if timeout_s is None else timeout_s):
+            if not path.is_file():
+                _fetch_verified(url, path, progress, deadline)
+    except (httpx.HTTPError, OSError, _HashMismatchError) as error:
+        raise WeightsUnavailableError(_ways_forward(url, path, error)) from error
+    return path
+
+
+def _fetch_verified(url: str, path: Path, progress: bool, deadline: float | None) -> None:
+    partial = path.with_name(path.name + ".partial")
+    resumed = partial.exists() and partial.stat().st_size > 0
+    _download(url, partial, progress, deadline)
+    digits = path.stem.rsplit("-", 1)[1]
+    digest = _sha256(partial)
+    if not digest.startswith(digits) and resumed:
+        # What an earlier try left behind may be at fault: once more, from the first byte.
+        partial.unlink()
+        _download(url, partial, progress, deadline)
+        digest = _sha256(partial)
+    if not digest.startswith(digits):
+        partial.unlink()
+        raise _HashMismatchError(f"the bytes that came have the SHA-256 {digest[:8]}..., not {digits}...")
+    partial.replace(path)
+
+
+def _download(url: str, partial: Path, progress: bool, deadline: float | None) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # all of it is here already; the hash will tell
+        response.raise_for_status()
+        goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
+        length = response.headers.get("Content-Length")
+        done = have if goes_on else 0
+        total = done + int(length) if length is not None else None
+        with partial.open("ab" if goes_on else "wb") as file, _bar(progress, url, total, done) as advance:
+            for chunk in response.iter_raw(_CHUNK_BYTES):
+                file.write(chunk)
+                advance(len(chunk))
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError("the time given for the download is over; the next try goes on from here")
+
+
+class _Advance:
+    def __init__(self, bar: Progress | None, task: TaskID | None) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, count: int) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, count)
+
+
+@contextmanager
+def _bar(shown: bool, url: str, total: int | None, done: int) -> Iterator[_Advance]:
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns) if shown else nullcontext() as bar:
+        name = url.rsplit("/", 1)[1]
+        task = None if bar is None else bar.add_task(name, total=total, completed=done)
+        yield _Advance(bar, task)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _ways_forward(url: str, path: Path, error: BaseException) -> str:
+    return (
+        f"{path.name} cannot be fetched from {url}: {error or type(error).__name__}\n"
+        "Ways forward:\n"
+        "  - check the network, or HTTPS_PROXY, and try again: a broken download goes on where it stopped\n"
+        f"  - fetch the file elsewhere and put it at {path}\n"
+        "  - serve weights of your own: --weights PATH (.pth or .safetensors)\n"
+        "  - try the service without trained weights: --weights random"
+    )

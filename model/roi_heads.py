@@ -1,0 +1,156 @@
+"""RoI heads: what each proposal shows, where exactly it is, and which detections to keep.
+
+Glossary: N images, R proposals of all images together, K classes with 0 the background, D representation size;
+boxes xyxy in pixels of the resized image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from model.box_coder import BoxCoder
+from model.boxes import at_least_float32, clip_boxes, sides_at_least
+from model.structures import Detection, SizeHW, Target
+from model.training.losses import roi_losses
+from model.training.matcher import Matcher
+from model.training.sampler import BalancedPositiveNegativeSampler
+from model.training.targets import select_training_samples
+
+# A detection thinner than this, in pixels of the resized image, is dropped.
+MIN_DETECTION_SIDE = 1e-2
+
+
+class TwoMLPHead(nn.Module):
+    """Two fully connected layers on the flattened RoI features; `[R, C, h, w]` to `[R, D]`."""
+
+    def __init__(self, in_channels: int, representation_size: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(in_channels, representation_size)
+        self.fc7 = nn.Linear(representation_size, representation_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+
+
+class FastRCNNPredictor(nn.Module):
+    """Class logits and, for each class, the deltas from the proposal to the object.
+
+    The deltas are not boxes: `RoIHeads` decodes them against the proposals. Those of class 0 mean nothing.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, num_classes * 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`[R, D]` (or `[R, D, 1, 1]`) to logits `[R, K]` and deltas `[R, K * 4]`."""
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+class RoIHeads(nn.Module):
+    """Pool, represent, predict; then keep the best detections, or compute the losses.
+
+    Args:
+        box_roi_pool: pyramid, proposals and image sizes to `[R, C, h, w]`.
+        box_head: `[R, C, h, w]` to `[R, D]`.
+        box_predictor: `[R, D]` to logits `[R, K]` and deltas `[R, K * 4]`.
+        fg_iou_thresh: overlap from which a proposal is a positive example.
+        bg_iou_thresh: overlap under which it is a negative one.
+        batch_size_per_image: proposals sampled of each image for the losses. Detection does not sample.
+        positive_fraction: the largest share of positives among them.
+        bbox_reg_weights: factors on the deltas, see `BoxCoder`.
+        score_thresh: only detections that score higher are kept.
+        nms_thresh: overlap above which the lower of two detections of a class is dropped.
+        detections_per_img: how many are kept at most.
+    """
+
+    def __init__(
+        self,
+        box_roi_pool: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        *,
+        fg_iou_thresh: float = 0.5,
+        bg_iou_thresh: float = 0.5,
+        batch_size_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        bbox_reg_weights: tuple[float, float, float, float] | None = None,
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
+        detections_per_img: int = 100,
+    ) -> None:
+        super().__init__()
+        self.box_roi_pool = box_roi_pool
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        self.box_coder = BoxCoder(bbox_reg_weights or (10.0, 10.0, 5.0, 5.0))
+        self.proposal_matcher = Matcher(fg_iou_thresh, bg_iou_thresh)
+        self.fg_bg_sampler = BalancedPositiveNegativeSampler(batch_size_per_image, positive_fraction)
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_img = detections_per_img
+
+    def forward(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sequence[SizeHW]
+    ) -> list[Detection]:
+        """The detections of each image."""
+        class_logits, deltas = self.predict(features, proposals, image_shapes)
+        return self.postprocess(class_logits, deltas, proposals, image_shapes)
+
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: Sequence[SizeHW],
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        """The two losses (see `roi_losses`) on sampled proposals (see `select_training_samples`)."""
+        samples = select_training_samples(
+            proposals,
+            targets,
+            matcher=self.proposal_matcher,
+            sampler=self.fg_bg_sampler,
+            coder=self.box_coder,
+        )
+        class_logits, deltas = self.predict(features, samples.proposals, image_shapes)
+        return roi_losses(class_logits, deltas, samples)
+
+    def predict(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sequence[SizeHW]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits `[R, K]` and deltas `[R, K, 4]` of the proposals of all images."""
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        class_logits, deltas = self.box_predictor(self.box_head(pooled))
+        return class_logits, deltas.view(deltas.shape[0], -1, 4)
+
+    def postprocess(
+        self, class_logits: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: Sequence[SizeHW]
+    ) -> list[Detection]:
+        """Every (proposal, class) pair is a candidate; keep the likely ones, NMS within each class, the best.
+
+        One proposal may so be detected as several classes. Only candidates above the threshold, usually well under
+        one in a hundred, are decoded.
+        """
+        scores = at_least_float32(class_logits).softmax(-1)
+        counts = [len(p) for p in proposals]
+        detections = []
+        for image_scores, image_deltas, image_proposals, size_hw in zip(
+            scores.split(counts), deltas.split(counts), proposals, image_shapes, strict=True
+        ):
+            likely = image_scores[:, 1:] > self.score_thresh  # [R, K - 1]: without the background
+            region, foreground = torch.where(likely)
+            labels = foreground + 1
+            boxes = self.box_coder.decode(image_deltas[region, labels], image_proposals[region])
+            boxes = clip_boxes(boxes, size_hw)
+            good = sides_at_least(boxes, MIN_DETECTION_SIDE)
+            boxes, labels, kept_scores = boxes[good], labels[good], image_scores[region, labels][good]
+            keep = batched_nms(boxes, kept_scores, labels, self.nms_thresh)[: self.detections_per_img]
+            detections.append(Detection(boxes=boxes[keep], labels=labels[keep], scores=kept_scores[keep]))
+        return detections

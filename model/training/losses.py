@@ -1,0 +1,75 @@
+"""The four losses (Faster R-CNN paper, Eqn. (1); Fast R-CNN paper, Eqn. (1)).
+
+Both box losses are smooth L1 over deltas, never over coordinates, with the corner at 1/9, and are divided by the
+number of *all* sampled candidates, so that an image with few objects does not weigh each of them more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.boxes import at_least_float32
+from model.training.sampler import BalancedPositiveNegativeSampler
+from model.training.targets import AnchorTargets, RoISamples
+
+SMOOTH_L1_CORNER = 1 / 9
+
+
+def rpn_losses(
+    logits: Tensor, deltas: Tensor, targets: Sequence[AnchorTargets], sampler: BalancedPositiveNegativeSampler
+) -> dict[str, Tensor]:
+    """Is there an object at the sampled anchors, and where.
+
+    Args:
+        logits: `[N, A']` objectness of all anchors of all levels.
+        deltas: `[N, A', 4]`.
+        targets: one for each image.
+        sampler: draws anchors of one image.
+
+    Returns:
+        `loss_objectness`: mean binary cross-entropy over the sampled anchors of the batch;
+        `loss_rpn_box_reg`: smooth L1 over the positive ones, summed, over the number of sampled anchors.
+    """
+    anchors_per_image = logits.shape[1]
+    positives, negatives = zip(*(sampler(target.labels) for target in targets), strict=True)
+    positive = torch.cat([p + n * anchors_per_image for n, p in enumerate(positives)])
+    negative = torch.cat([q + n * anchors_per_image for n, q in enumerate(negatives)])
+    sampled = torch.cat((positive, negative))
+    logits, deltas = at_least_float32(logits).flatten(), at_least_float32(deltas).flatten(0, 1)
+    labels = torch.cat([target.labels for target in targets])
+    target_deltas = torch.cat([target.deltas for target in targets])
+    box_loss = F.smooth_l1_loss(deltas[positive], target_deltas[positive], beta=SMOOTH_L1_CORNER, reduction="sum")
+    return {
+        "loss_objectness": F.binary_cross_entropy_with_logits(logits[sampled], labels[sampled]),
+        "loss_rpn_box_reg": box_loss / sampled.numel(),
+    }
+
+
+def roi_losses(class_logits: Tensor, deltas: Tensor, samples: RoISamples) -> dict[str, Tensor]:
+    """Which class the sampled proposals show, and where exactly.
+
+    Args:
+        class_logits: `[S, K]` for the S samples of all images.
+        deltas: `[S, K, 4]`, one set for each class; only that of the true class is trained.
+        samples: the proposals and what should be said of them.
+
+    Returns:
+        `loss_classifier`: mean cross-entropy over the samples, background included;
+        `loss_box_reg`: smooth L1 over the positive ones, summed, over the number of samples.
+    """
+    class_logits, deltas = at_least_float32(class_logits), at_least_float32(deltas)
+    positive = torch.where(samples.labels > 0)[0]
+    box_loss = F.smooth_l1_loss(
+        deltas[positive, samples.labels[positive]],
+        samples.deltas[positive],
+        beta=SMOOTH_L1_CORNER,
+        reduction="sum",
+    )
+    return {
+        "loss_classifier": F.cross_entropy(class_logits, samples.labels),
+        "loss_box_reg": box_loss / samples.labels.numel(),
+    }

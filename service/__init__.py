@@ -1,0 +1,1 @@
+"""The microservice: bytes in, JSON out."""
