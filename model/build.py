@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torchvision.models._api import WeightsEnum
 
 from model.backbone import resnet50_body, resnet_fpn
@@ -16,6 +17,7 @@ from model.resnet import ResNet
 from model.weights import (
     COCO_V1,
     Checkpoint,
+    CheckpointInfo,
     WeightsError,
     coco_categories,
     load_strictly,
@@ -93,6 +95,15 @@ def from_checkpoint(
         raise WeightsError(f"{checkpoint.name} asks for a detector that cannot be built: {error}") from error
     load_strictly(model, checkpoint.state_dict, source=checkpoint.name)
     return model
+
+
+def random_checkpoint(seed: int = 0) -> Checkpoint:
+    """Untrained weights, the same for the same seed: they exercise the machinery and find nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = resnet50_body(frozen_norm=True)
+        model = FasterRCNN(resnet_fpn(body, trainable_layers=5), len(coco_categories()))
+    return Checkpoint(name="random", state_dict=model.state_dict(), info=CheckpointInfo())
 
 
 def _resolve(weights: WeightsSource, progress: bool) -> Checkpoint:

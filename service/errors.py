@@ -1,0 +1,79 @@
+"""What can go wrong for a caller, and how HTTP says it (RFC 9457).
+
+ServiceError
++- BadRequestError          400  the body or a header cannot be understood
++- BrokenImageError         400  not an image, or a damaged one
++- TooLargeError            413  too many bytes, pixels or files
++- UnsupportedTypeError     415  not a type of image, or of body, that is taken
++- BadParameterError        422  a query parameter is out of range
++- QueueFullError           429  more work than fits; Retry-After tells when to come back
++- InferenceError           500  the device failed on this image; never the image's fault
++- UnavailableError         503  loading, draining or failing
++- DeadlineError            504  the answer would have come too late
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+class ServiceError(Exception):
+    """An expected failure, with the status and the code that HTTP gives it."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class BadRequestError(ServiceError):
+    status, code = HTTPStatus.BAD_REQUEST, "bad-request"
+
+
+class BrokenImageError(ServiceError):
+    status, code = HTTPStatus.BAD_REQUEST, "broken-image"
+
+
+class TooLargeError(ServiceError):
+    status, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large"
+
+
+class UnsupportedTypeError(ServiceError):
+    status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-type"
+
+
+class BadParameterError(ServiceError):
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "bad-parameter"
+
+
+class QueueFullError(ServiceError):
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "queue-full"
+
+
+class InferenceError(ServiceError):
+    status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "inference-failed"
+
+
+class UnavailableError(ServiceError):
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"
+
+
+class DeadlineError(ServiceError):
+    status, code = HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed"
+
+
+def problem(*, status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    """A problem document: the body of every answer that is not a success."""
+    return {
+        "type": f"urn:faster-rcnn-service:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": detail,
+        "request_id": request_id,
+    }

@@ -1,0 +1,136 @@
+"""Bytes that people really send, to upright RGB pixels."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError, features
+from torch import Tensor
+
+from service.errors import BrokenImageError, TooLargeError, UnsupportedTypeError
+
+# Our own limit is checked before anything is decoded; Pillow's would warn from inside the decoding threads.
+Image.MAX_IMAGE_PIXELS = None
+
+# MPO is what Pillow calls the JPEG files of phones that carry a second picture.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
+ACCEPTED = ", ".join(name for name in FORMATS if name != "MPO")
+
+_ORIENTATION_TAG = 0x0112
+# EXIF orientation to what brings the picture upright (CIPA DC-008, section 4.6.4 A).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Files that people take for images we accept: (offset, first bytes, what to call them).
+_FOREIGN = (
+    (0, b"%PDF", "a PDF"),
+    (0, b"\x00\x00\x01\x00", "an ICO file"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML or SVG file"),
+    (0, b"<!DOCTYPE", "an HTML page"),
+    (0, b"\xff\x0a", "a JPEG XL file"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL file"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 file"),
+    (4, b"ftyphei", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIF file"),
+    (4, b"ftypisom", "a video"),
+    (4, b"ftypmp4", "a video"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An upright picture: uint8 `[3, H, W]` RGB, contiguous."""
+
+    pixels: Tensor
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    def to_pil(self) -> Image.Image:
+        return Image.fromarray(self.pixels.permute(1, 2, 0).numpy())
+
+
+def decode(data: bytes, *, max_pixels: int) -> Picture:
+    """Decode the first frame, turn it upright by its EXIF orientation, and bring it to 8-bit RGB.
+
+    16-bit grey keeps its upper eight bits, as 16-bit colour does in Pillow. An alpha channel is dropped: what lies
+    under it stays visible. Colour profiles are not applied. Blocking: call it in a thread.
+
+    Args:
+        data: the file.
+        max_pixels: bound on width times height, checked on the header alone.
+
+    Raises:
+        BrokenImageError: not an image, or damaged.
+        UnsupportedTypeError: an image of a kind that is not taken.
+        TooLargeError: too many pixels.
+    """
+    image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooLargeError(f"the image has {width} x {height} pixels; at most {max_pixels:,} in all are taken")
+    if width < 1 or height < 1:
+        raise BrokenImageError(f"the image has {width} x {height} pixels")
+    try:
+        image.load()
+        orientation = _orientation(image)
+        rgb = _to_rgb(image)
+    except UnsupportedTypeError:
+        raise
+    except Exception as error:
+        raise BrokenImageError(f"the {image.format} image is broken: {_reason(error)}") from error
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    return Picture(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous())
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BrokenImageError("the image is empty: it has no bytes")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        for offset, magic, name in _FOREIGN:
+            if data[offset : offset + len(magic)] == magic:
+                raise UnsupportedTypeError(f"this is {name}; accepted are {ACCEPTED}") from error
+        raise BrokenImageError(f"this is not an image, or its header is broken; accepted are {ACCEPTED}") from error
+    except Exception as error:
+        raise BrokenImageError(f"the image's header is broken: {_reason(error)}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - damaged metadata is no reason to refuse a good picture
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in {"I", "F"}:
+        raise UnsupportedTypeError(f"{image.format} images of 32 bits a pixel are not taken; send 8 or 16")
+    if "transparency" in image.info and image.mode == "P":
+        # Straight to RGB Pillow warns, as it cannot keep an alpha value for each palette entry.
+        image = image.convert("RGBA")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise UnsupportedTypeError(f"{image.format} images of mode {image.mode} are not taken") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,37 @@
+"""What Prometheus sees. Every label has few values: routes as declared, never as requested."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """One service's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("frcnn_requests", "Requests answered.", ["route", "status"], registry=self.registry)
+        self.request_seconds = Histogram(
+            "frcnn_request_seconds", "From the first byte in to the last out.", ["route"], registry=self.registry,
+            buckets=_SECONDS,
+        )  # fmt: skip
+        self.stage_seconds = Histogram(
+            "frcnn_stage_seconds", "Time of one image in a stage.", ["stage"], registry=self.registry, buckets=_SECONDS
+        )
+        self.batch_size = Histogram(
+            "frcnn_batch_size", "Images in a batch.", registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+        )
+        self.rejected = Counter(
+            "frcnn_images_rejected", "Images refused at the door.", ["reason"], registry=self.registry
+        )
+        self.in_flight = Gauge(
+            "frcnn_images_in_flight", "Images accepted and not yet answered.", registry=self.registry
+        )
+        self.queued = Gauge("frcnn_images_queued", "Decoded images waiting for a device.", registry=self.registry)
+        self.ready = Gauge("frcnn_ready", "1 while the service takes requests.", registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)

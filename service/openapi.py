@@ -1,0 +1,78 @@
+"""The parts of the OpenAPI document that FastAPI cannot read off the routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.errors import PROBLEM_TYPE
+from service.uploads import FILE_FIELD
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+LONGEST_TIMEOUT_MS = 3_600_000
+
+_BINARY = {"type": "string", "format": "binary"}
+_MEANINGS = {
+    400: "The body is broken, or is no image",
+    413: "Too many bytes, pixels or files",
+    415: "Not a type of image, or of body, that is taken",
+    422: "A parameter is out of range",
+    429: "The queue is full; `Retry-After` tells when to come back",
+    500: "The device failed on this image",
+    503: "Loading, draining or failing",
+    504: "The deadline passed",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can end in these problems."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": _MEANINGS[status], "content": {PROBLEM_TYPE: {"schema": schema}}} for status in statuses
+    }
+
+
+def _form(field: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: field}}}
+
+
+_IN_JSON = {
+    "type": "object",
+    "required": ["image"],
+    "properties": {"image": {"type": "string", "format": "byte", "description": "The file in base64."}},
+}
+_TIMEOUT = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "description": "Milliseconds that the answer may take.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_TIMEOUT_MS},
+}
+_EVERY_PROBLEM = problems(400, 413, 415, 422, 429, 500, 503, 504)
+
+DETECT_REQUEST = {
+    "parameters": [_TIMEOUT],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
+            "multipart/form-data": _form(_BINARY),
+            "application/json": {"schema": _IN_JSON},
+        },
+    },
+}
+DETECT_RESPONSES = {
+    200: {
+        "description": "What was found, best first; or the picture with the boxes drawn",
+        "content": {"image/jpeg": {"schema": _BINARY}, "image/png": {"schema": _BINARY}},
+    },
+    **_EVERY_PROBLEM,
+}
+BATCH_REQUEST = {
+    "parameters": [_TIMEOUT],
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": _form({"type": "array", "minItems": 1, "items": _BINARY})},
+    },
+}
+BATCH_RESPONSES = {200: {"description": "A result or a problem for each file, in order"}, **_EVERY_PROBLEM}
+HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, draining or failing"}}

@@ -1,0 +1,108 @@
+"""One image's way through the service: bytes, pixels, queue, detections."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from service.batcher import Answer
+from service.errors import DeadlineError, ServiceError, TooLargeError
+from service.images import Picture
+from service.lifecycle import Service
+
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """The caller closed the connection before the answer was ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to one image, with what it was found in and how long that took."""
+
+    picture: Picture
+    answer: Answer
+    decode_s: float
+
+    def server_timing(self) -> str:
+        """The stages as a Server-Timing header, in milliseconds."""
+        answer = self.answer
+        return (
+            f"decode;dur={self.decode_s * 1e3:.2f}, queue;dur={answer.queue_s * 1e3:.2f}, "
+            f'inference;dur={answer.inference_s * 1e3:.2f}, batch;desc="{answer.batch_size}"'
+        )
+
+
+async def find(service: Service, data: bytes, *, deadline: float) -> Found:
+    """Decode, queue, detect. The caller holds a place in the quota.
+
+    Args:
+        service: a service that is ready.
+        data: the image file.
+        deadline: on the event loop's clock.
+
+    Raises:
+        ServiceError: what is wrong with the image, or with the service.
+    """
+    limit = service.settings.max_body_bytes
+    if len(data) > limit:
+        raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
+    started = time.perf_counter()
+    picture = await in_time(deadline, service.decode(data))
+    decode_s = time.perf_counter() - started
+    answer = await service.batcher.submit(picture, deadline=deadline)
+    return Found(picture, answer, decode_s)
+
+
+async def find_all(service: Service, files: Sequence[bytes], *, deadline: float) -> list[Found | ServiceError]:
+    """`find` for each file, in order, at the same time; what is wrong with one stays with it."""
+    outcomes = await asyncio.gather(*(find(service, data, deadline=deadline) for data in files), return_exceptions=True)
+    results: list[Found | ServiceError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+async def in_time(deadline: float, work: Awaitable[T]) -> T:
+    """The result of `work`, if it comes before the deadline.
+
+    Raises:
+        DeadlineError: it does not.
+    """
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await work
+    except TimeoutError as error:
+        raise DeadlineError("the time for this request was over before its image had been read and decoded") from error
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the caller hangs up. The request's body must have been read.
+
+    Raises:
+        ClientGoneError: the caller hung up.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        for one in (task, watcher):
+            one.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,200 @@
+"""What HTTP asks for and gets. Each image: a place in the quota, then bytes, pixels, detections, JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service import openapi, schemas
+from service.detector import ModelInfo
+from service.drawing import DrawnFormat, draw, encode
+from service.errors import BadParameterError, ServiceError, UnavailableError, problem
+from service.lifecycle import Service
+from service.pipeline import Found, find, find_all, in_time, while_connected
+from service.schemas import DetectQuery, Parameters, Selection
+from service.uploads import UploadLimits, read_files, read_image
+
+router = APIRouter()
+
+_DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
+
+
+@router.post(
+    "/detect",
+    tags=["detection"],
+    summary="Detect objects in one image",
+    response_model=schemas.DetectionResult,
+    responses=openapi.DETECT_RESPONSES,
+    openapi_extra=openapi.DETECT_REQUEST,
+)
+async def detect(request: Request, query: Parameters) -> Response:
+    """Send an image as the body, as the multipart field `file`, or in base64 in JSON.
+
+    With `Accept: image/jpeg` or `image/png` the answer is the picture with the boxes drawn.
+    """
+    service = _service(request)
+    batcher = service.batcher
+    selection = query.selection(batcher.info.categories)
+    limits = UploadLimits(body_bytes=service.settings.max_body_bytes, files=1)
+    deadline = _deadline(request, service)
+    with batcher.places():
+        data = await in_time(deadline, read_image(request, limits))
+        found = await while_connected(request, find(service, data, deadline=deadline))
+        headers = {"Server-Timing": found.server_timing()}
+        media_type = _drawn_type(request)
+        if media_type is None:
+            return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
+        drawn = await service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
+        return Response(drawn, media_type=media_type, headers=headers)
+
+
+@router.post(
+    "/detect/batch",
+    tags=["detection"],
+    summary="Detect objects in several images",
+    response_model=schemas.BatchResult,
+    responses=openapi.BATCH_RESPONSES,
+    openapi_extra=openapi.BATCH_REQUEST,
+)
+async def detect_batch(request: Request, query: Parameters) -> Response:
+    """Send several multipart fields named `file`. Each gets its result or its own problem, in order."""
+    service = _service(request)
+    batcher = service.batcher
+    settings = service.settings
+    selection = query.selection(batcher.info.categories)
+    deadline = _deadline(request, service)
+    limits = UploadLimits(
+        body_bytes=settings.max_batch_body_bytes, files=min(settings.max_batch_files, batcher.capacity)
+    )
+    with batcher.places():  # the door is shut to a whole batch, too, before its body is read
+        files = await in_time(deadline, read_files(request, limits))
+    with batcher.places(len(files)):
+        outcomes = await while_connected(request, find_all(service, files, deadline=deadline))
+    results = [
+        _problem(outcome, request)
+        if isinstance(outcome, ServiceError)
+        else _result(outcome, query, selection, batcher.info)
+        for outcome in outcomes
+    ]
+    return JSONResponse({"results": results})
+
+
+@router.get("/healthz", tags=["health"], response_model=schemas.Health, responses=openapi.HEALTH_RESPONSES)
+async def healthz(request: Request) -> Response:
+    """How the service is: 200 when the model is loaded and its device answers, else 503."""
+    service = _service(request)
+    condition = service.condition
+    info = service.info
+    body = schemas.Health(
+        status=condition.status,
+        detail=condition.detail,
+        version=service.version,
+        uptime_s=round(service.uptime_s, 3),
+        model=None if info is None else schemas.Model(name=info.name, weights=info.weights),
+        devices=[detector.device for detector in service.detectors],
+        precision=service.detectors[0].precision if service.detectors else None,
+        max_batch_size=service.max_batch_size,
+        images_in_flight=service.images_in_flight,
+        queue_capacity=service.settings.queue_capacity,
+    )
+    return JSONResponse(body.model_dump(), status_code=200 if condition.status == "ok" else 503)
+
+
+@router.get("/livez", tags=["health"], response_model=schemas.Probe)
+async def livez() -> Response:
+    """200 while the process answers at all: restart it when this fails."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.HEALTH_RESPONSES)
+async def readyz(request: Request) -> Response:
+    """200 while requests are taken, else 503: send them elsewhere when this fails."""
+    status = _service(request).condition.status
+    return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
+
+
+@router.get("/labels", tags=["model"], response_model=schemas.Labels, responses=openapi.problems(503))
+async def labels(request: Request) -> Response:
+    """The classes that detections can have."""
+    info = _service(request).info
+    if info is None:
+        raise UnavailableError(_service(request).condition.detail)
+    return JSONResponse(schemas.labels_json(info.categories))
+
+
+@router.get("/metrics", tags=["health"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    return RedirectResponse("/docs")
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _deadline(request: Request, service: Service) -> float:
+    """When the answer must be there, on the event loop's clock."""
+    milliseconds = service.settings.request_timeout_ms
+    text = request.headers.get(openapi.TIMEOUT_HEADER)
+    if text is not None:
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= openapi.LONGEST_TIMEOUT_MS):
+            raise BadParameterError(
+                f"{openapi.TIMEOUT_HEADER} must be a whole number from 1 to {openapi.LONGEST_TIMEOUT_MS}"
+            )
+        milliseconds = int(text)
+    return asyncio.get_running_loop().time() + milliseconds / 1000
+
+
+def _result(found: Found, query: DetectQuery, selection: Selection, info: ModelInfo) -> dict[str, Any]:
+    chosen = selection.apply(found.answer.detections)
+    return schemas.result_json(chosen, query, found.picture.size_hw, info)
+
+
+def _problem(error: ServiceError, request: Request) -> dict[str, Any]:
+    return problem(status=error.status, code=error.code, detail=error.detail, request_id=request.state.request_id)
+
+
+def _drawn(found: Found, selection: Selection, info: ModelInfo, image_format: DrawnFormat) -> bytes:
+    chosen = selection.apply(found.answer.detections)
+    captions = schemas.captions(chosen, info.categories)
+    image = draw(found.picture, chosen.boxes.tolist(), chosen.labels.tolist(), captions)
+    return encode(image, image_format)
+
+
+def _drawn_type(request: Request) -> str | None:
+    """The media type of the picture that the caller would rather have than JSON, if any."""
+    for media_type in _accepted(request.headers.get("accept", "")):
+        if media_type in _DRAWN:
+            return media_type
+        if media_type == "image/*":
+            return "image/jpeg"
+        if media_type in {"application/json", "application/*", "*/*"}:
+            return None
+    return None
+
+
+def _accepted(header: str) -> list[str]:
+    """The media types of an Accept header, most wanted first (RFC 9110, section 12.5.1)."""
+    wanted: list[tuple[float, str]] = []
+    for entry in header.split(","):
+        media_type, *parameters = (part.strip().lower() for part in entry.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if quality > 0:
+            wanted.append((-quality, media_type))
+    return [media_type for _, media_type in sorted(wanted, key=lambda pair: pair[0])]

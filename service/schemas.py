@@ -1,0 +1,203 @@
+"""What goes out as JSON, and the query that shapes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.categories import Categories
+from service.detector import Detections, ModelInfo
+from service.errors import BadParameterError
+
+BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+
+# A ten-thousandth of a pixel, and of a normalised coordinate on an 8,000 px side a thousandth of a pixel.
+_PIXEL_DECIMALS, _NORMALIZED_DECIMALS, _SCORE_DECIMALS = 4, 7, 6
+
+
+class DetectQuery(BaseModel):
+    """The query parameters of `/detect` and `/detect/batch`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    score_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Drop detections that score lower. The model itself drops those of 0.05 and less.",
+    )
+    max_detections: int = Field(100, ge=1, le=100, description="Keep so many of the best.")
+    labels: str | None = Field(
+        None,
+        description="Keep only these classes: names or ids, separated by commas. See /labels.",
+        examples=["person,dog"],
+    )
+    box_format: BoxFormat = Field("xyxy", description="Corners; or corner, width, height; or centre, width, height.")
+    normalized: bool = Field(False, description="Boxes as fractions of the image's width and height, not in pixels.")
+
+    def selection(self, categories: Categories) -> Selection:
+        """The part of the query that chooses detections.
+
+        Raises:
+            BadParameterError: `labels` holds something that is no class.
+        """
+        labels = None
+        if self.labels is not None:
+            try:
+                labels = categories.labels(self.labels.split(","))
+            except KeyError as error:
+                raise BadParameterError(
+                    f"labels: {error.args[0]!r} is neither the name nor the id of a class; see /labels"
+                ) from error
+        return Selection(self.score_threshold, self.max_detections, labels)
+
+
+Parameters = Annotated[DetectQuery, Query()]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which detections a caller wants. Choosing among a batch's answers costs nothing, so it never splits a batch."""
+
+    score_threshold: float
+    max_detections: int
+    labels: frozenset[int] | None
+
+    def apply(self, found: Detections) -> Detections:
+        wanted = found.scores >= self.score_threshold
+        if self.labels is not None:
+            wanted &= np.isin(found.labels, list(self.labels))
+        kept = np.flatnonzero(wanted)[: self.max_detections]
+        return Detections(boxes=found.boxes[kept], labels=found.labels[kept], scores=found.scores[kept])
+
+
+class ImageSize(BaseModel):
+    width: int
+    height: int
+
+
+class Model(BaseModel):
+    name: str
+    weights: str
+
+
+class DetectionResult(BaseModel):
+    """What was found in one image, best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "boxes": [[69.3051, 172.5629, 157.2284, 251.8862]],
+                    "labels": [18],
+                    "scores": [0.998041],
+                    "label_names": ["dog"],
+                    "image": {"width": 640, "height": 480},
+                    "model": {"name": "fasterrcnn_resnet50_fpn", "weights": "COCO_V1"},
+                }
+            ]
+        }
+    )
+
+    boxes: list[tuple[float, float, float, float]]
+    labels: list[int]
+    scores: list[float]
+    label_names: list[str]
+    image: ImageSize
+    model: Model
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+class BatchResult(BaseModel):
+    """One entry per file, in order: what was found, or the problem with it."""
+
+    results: list[DetectionResult | Problem]
+
+
+class Label(BaseModel):
+    id: int
+    name: str
+
+
+class Labels(BaseModel):
+    labels: list[Label]
+
+
+class Probe(BaseModel):
+    """The short answer that an orchestrator needs."""
+
+    status: Literal["ok", "loading", "draining", "failing"]
+
+
+class Health(BaseModel):
+    """How the service is."""
+
+    status: Literal["ok", "loading", "draining", "failing"]
+    detail: str
+    version: str
+    uptime_s: float
+    model: Model | None = None
+    devices: list[str] = []
+    precision: str | None = None
+    max_batch_size: int | None = None
+    images_in_flight: int = 0
+    queue_capacity: int | None = None
+
+
+def result_json(found: Detections, query: DetectQuery, size_hw: tuple[int, int], info: ModelInfo) -> dict[str, Any]:
+    """The answer to one image, as `DetectionResult` describes it."""
+    boxes = _formatted(found.boxes.astype(np.float64), query, size_hw)
+    return {
+        "boxes": boxes.tolist(),
+        "labels": found.labels.tolist(),
+        "scores": found.scores.astype(np.float64).round(_SCORE_DECIMALS).tolist(),
+        "label_names": label_names(found.labels.tolist(), info.categories),
+        "image": {"width": size_hw[1], "height": size_hw[0]},
+        "model": model_json(info),
+    }
+
+
+def captions(found: Detections, categories: Categories) -> list[str]:
+    """What to write at each box: the class and the score in per cent."""
+    names = label_names(found.labels.tolist(), categories)
+    return [f"{name} {score:.0%}" for name, score in zip(names, found.scores.tolist(), strict=True)]
+
+
+def label_names(labels: Sequence[int], categories: Categories) -> list[str]:
+    return [categories.name(label) for label in labels]
+
+
+def model_json(info: ModelInfo) -> dict[str, str]:
+    return {"name": info.name, "weights": info.weights}
+
+
+def labels_json(categories: Categories) -> dict[str, Any]:
+    return {"labels": [{"id": label, "name": name} for label, name in categories.objects().items()]}
+
+
+def _formatted(boxes: npt.NDArray[np.float64], query: DetectQuery, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
+    height, width = size_hw
+    corner, opposite = boxes[:, :2], boxes[:, 2:]
+    if query.box_format == "xywh":
+        boxes = np.hstack((corner, opposite - corner))
+    elif query.box_format == "cxcywh":
+        boxes = np.hstack(((corner + opposite) / 2, opposite - corner))
+    if query.normalized:
+        return (boxes / (width, height, width, height)).round(_NORMALIZED_DECIMALS)
+    return boxes.round(_PIXEL_DECIMALS)

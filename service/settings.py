@@ -1,0 +1,46 @@
+"""Everything that can be set, and the only place that reads the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
+
+
+class Settings(BaseSettings):
+    """The service's settings: `FRCNN_<NAME>` in the environment, or `frcnn serve --<name>`, which wins."""
+
+    model_config = SettingsConfigDict(env_prefix="FRCNN_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    weights: str = Field(
+        "COCO_V1", min_length=1, description="COCO_V1, auto, bundled, random, or a .pth or .safetensors file."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, or several: cuda:0,cuda:1.")
+    precision: Precision = Field("auto", description="Arithmetic of the network; boxes are always fp32.")
+    max_batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        "auto", description="Most images in one batch; auto: 8 on a GPU, 1 on a CPU."
+    )
+    max_queue_delay_ms: float = Field(
+        0.0, ge=0, le=10_000, description="How long an idle device waits for a batch to fill; 0 starts at once."
+    )
+    queue_capacity: int = Field(256, ge=1, description="Most images accepted and not yet answered.")
+    request_timeout_ms: int = Field(
+        60_000, ge=1, le=3_600_000, description="Time for a request that does not set X-Request-Timeout-Ms."
+    )
+    max_body_bytes: int = Field(32 * MIB, ge=1, description="Largest body of /detect, and largest file of a batch.")
+    max_batch_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body of /detect/batch.")
+    max_batch_files: int = Field(64, ge=1, description="Most images in one /detect/batch request.")
+    max_image_pixels: int = Field(8192 * 8192, ge=1, description="Largest width times height of an image.")
+    decode_threads: int | None = Field(None, ge=1, description="Threads that decode images; by default one per core.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log shown.")
+
+    @field_validator("max_batch_size", mode="before")
+    @classmethod
+    def _number_from_text(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
