@@ -1,0 +1,115 @@
+"""A detector that needs no model, pictures that say who they are, and a service around them."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.categories import Categories
+from service.app import create_app
+from service.detector import Detections, ModelInfo
+from service.settings import Settings
+
+CATEGORIES = Categories.of_objects(["person", "bicycle", "car", "dog"])
+
+
+class FakeDetector:
+    """Finds two objects in each picture, placed and scored by the picture's first red value.
+
+    Args:
+        seconds: how long a batch takes.
+        fails_on: red values that it raises on.
+    """
+
+    def __init__(self, *, seconds: float = 0.0, fails_on: frozenset[int] = frozenset(), device: str = "cpu") -> None:
+        self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", CATEGORIES)
+        self.device = device
+        self.precision = "fp32"
+        self.seconds = seconds
+        self.fails_on = fails_on
+        self.batches: list[list[tuple[int, int, int]]] = []  # (red value, height, width) of each picture
+        self.started = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        return -(-size_hw[0] // 32) * 32, -(-size_hw[1] // 32) * 32
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        reds = [int(image[0, 0, 0]) for image in images]
+        self.batches.append([(red, *image.shape[1:]) for red, image in zip(reds, images, strict=True)])
+        self.started.set()
+        assert self.gate.wait(20)
+        time.sleep(self.seconds)
+        if bad := self.fails_on.intersection(reds):
+            raise RuntimeError(f"cannot look at {sorted(bad)}")
+        return [self.expected(red) for red in reds]
+
+    @staticmethod
+    def expected(red: int) -> Detections:
+        return Detections(
+            boxes=np.array([[red, 1, red + 4, 9], [2, 3, 12, 23]], dtype=np.float32),
+            labels=np.array([1, 4]),
+            scores=np.array([0.9, 0.3], dtype=np.float32),
+        )
+
+
+def picture(red: int, size_hw: tuple[int, int] = (32, 32)) -> Tensor:
+    """A uint8 `[3, H, W]` picture of one colour."""
+    pixels = torch.zeros((3, *size_hw), dtype=torch.uint8)
+    pixels[0] = red
+    return pixels
+
+
+def png(red: int, size_hw: tuple[int, int] = (32, 32)) -> bytes:
+    """The same as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(red, size_hw).permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@asynccontextmanager
+async def _serving(*detectors: FakeDetector, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(Settings(**settings), load=lambda _: list(detectors))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        while (await client.get("/readyz")).json()["status"] == "loading":
+            pass
+        yield client
+
+
+Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def fake() -> type[FakeDetector]:
+    return FakeDetector
+
+
+@pytest.fixture
+def make_picture() -> Callable[..., Tensor]:
+    return picture
+
+
+@pytest.fixture
+def make_png() -> Callable[..., bytes]:
+    return png
+
+
+@pytest.fixture
+def serving() -> Serving:
+    """`serving(detector, ..., setting=value)`: a client of a service whose lifespan runs, ready."""
+    return _serving

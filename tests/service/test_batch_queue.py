@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batch_queue import BatchQueue
+
+WIDE, TALL = (800, 1088), (1088, 800)
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    shape: tuple[int, int]
+    arrived: float
+
+
+def names(batch: list[Job]) -> list[str]:
+    return [job.name for job in batch]
+
+
+def test_a_batch_is_of_one_shape_and_the_oldest_head_goes_first() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=2)
+    for job in (Job("a", WIDE, 0), Job("b", TALL, 1), Job("c", WIDE, 2), Job("d", WIDE, 3)):
+        queue.put(job)
+
+    assert names(queue.take(now=10)) == ["a", "c"]
+    assert names(queue.take(now=10)) == ["b"]
+    assert names(queue.take(now=10)) == ["d"]
+    assert queue.take(now=10) == []
+    assert len(queue) == 0
+
+
+def test_a_job_that_left_does_not_run() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=4)
+    first, second = Job("a", WIDE, 0), Job("b", WIDE, 1)
+    queue.put(first)
+    queue.put(second)
+
+    queue.discard(first)
+    queue.discard(first)
+    assert names(queue.take(now=1)) == ["b"]
+    queue.discard(second)
+    assert len(queue) == 0
+
+
+def test_without_delay_a_lone_job_is_ready_at_once() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=8)
+    queue.put(Job("a", WIDE, 5))
+    assert queue.next_ready() == 5
+    assert names(queue.take(now=5)) == ["a"]
+
+
+def test_delay_holds_an_unfilled_batch_back_and_a_full_one_not() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=2, max_delay=0.5)
+    queue.put(Job("a", WIDE, 1.0))
+    assert queue.take(now=1.4) == []
+    assert queue.next_ready() == 1.5
+    queue.put(Job("b", TALL, 1.1))
+    queue.put(Job("c", TALL, 1.2))
+
+    assert names(queue.take(now=1.2)) == ["b", "c"]  # full, though a is older
+    assert names(queue.take(now=1.5)) == ["a"]
+    assert queue.next_ready() is None
+
+
+def test_a_batch_size_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        BatchQueue(max_batch_size=0)
+
+
+@given(
+    shapes=st.lists(st.sampled_from([WIDE, TALL, (64, 64)]), max_size=60),
+    max_batch_size=st.integers(1, 9),
+    leaving=st.sets(st.integers(0, 59)),
+)
+def test_every_job_comes_out_once_in_order_and_never_with_another_shape(
+    shapes: list[tuple[int, int]], max_batch_size: int, leaving: set[int]
+) -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=max_batch_size)
+    jobs = [Job(str(n), shape, float(n)) for n, shape in enumerate(shapes)]
+    for job in jobs:
+        queue.put(job)
+    for n in leaving & set(range(len(jobs))):
+        queue.discard(jobs[n])
+    waiting = [job for n, job in enumerate(jobs) if n not in leaving]
+
+    taken: list[Job] = []
+    while batch := queue.take(now=1e9):
+        assert len(batch) <= max_batch_size
+        assert len({job.shape for job in batch}) == 1
+        assert batch[0] == min((job for job in waiting if job not in taken), key=lambda job: job.arrived)
+        taken += batch
+
+    assert sorted(taken, key=lambda job: job.arrived) == waiting
+    for shape in set(shapes):
+        line = [job for job in taken if job.shape == shape]
+        assert line == sorted(line, key=lambda job: job.arrived)
