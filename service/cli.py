@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,9 @@ def serve(**flags: Any) -> None:
         application, host=settings.host, port=settings.port, log_config=None, access_log=False, lifespan="on"
     )
     server = Server(config)
+    # uvicorn passes the signals that ended it on to whoever handled them before: a clean end is exit code 0.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     server.run()
     if service.load_error is not None:
         _fail(str(service.load_error))

@@ -15,9 +15,9 @@ from service.errors import BrokenImageError, TooLargeError, UnsupportedTypeError
 # Our own limit is checked before anything is decoded; Pillow's would warn from inside the decoding threads.
 Image.MAX_IMAGE_PIXELS = None
 
-# MPO is what Pillow calls the JPEG files of phones that carry a second picture.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
-ACCEPTED = ", ".join(name for name in FORMATS if name != "MPO")
+# Phones' JPEG files that carry a second picture are opened as JPEG too.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
+ACCEPTED = ", ".join(FORMATS)
 
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation to what brings the picture upright (CIPA DC-008, section 4.6.4 A).
