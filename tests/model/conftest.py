@@ -48,7 +48,7 @@ def _layers_rescaled(model: nn.Module, spreads: dict[str, float]) -> Iterator[No
 
 
 @torch.no_grad()
-def make_opinionated(model: nn.Module) -> None:
+def _make_opinionated(model: nn.Module) -> None:
     """Give an untrained torchvision detector batch norms that do something, and outputs far from indifferent."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -82,7 +82,7 @@ def opinionated_state() -> Callable[[int], StateDict]:
         model = oracle.fasterrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, num_classes=num_classes, min_size=160, max_size=320
         )
-        make_opinionated(model)
+        _make_opinionated(model)
         return model.state_dict()
 
     return state
@@ -91,15 +91,22 @@ def opinionated_state() -> Callable[[int], StateDict]:
 Pair = tuple[nn.Module, FasterRCNN]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from a second thread, and lose much where another process has its core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def make_pair(opinionated_state: Callable[[int], StateDict]) -> Callable[..., Pair]:
     """`(oracle, ours)` with the same keywords and the same weights, both in eval mode."""
 
     def make(num_classes: int = 11, **kwargs: Any) -> Pair:
         state = opinionated_state(num_classes)
-        theirs = oracle.fasterrcnn_resnet50_fpn(
-            weights=None, weights_backbone=None, num_classes=num_classes, **kwargs
-        )
+        theirs = oracle.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_classes, **kwargs)
         ours = fasterrcnn_resnet50_fpn(num_classes=num_classes, **kwargs)
         theirs.load_state_dict(state)
         ours.load_state_dict(state)
@@ -178,3 +185,8 @@ def run_stages() -> Callable[[nn.Module, list[Tensor]], tuple[dict[str, list[Ten
 @pytest.fixture(scope="session")
 def make_picture() -> Callable[..., Tensor]:
     return picture
+
+
+@pytest.fixture(scope="session")
+def make_opinionated() -> Callable[[nn.Module], None]:
+    return _make_opinionated

@@ -1,0 +1,138 @@
+"""The four losses and every gradient, against torchvision with the same weights and the same seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision.models.detection as oracle
+
+from model import fasterrcnn_resnet50_fpn
+
+SMALL = {"min_size": 128, "max_size": 256}
+LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+
+# Boxes on pictures of 96 rows and 144 columns: (x1, y1, x2, y2, label).
+NONE = ()
+ONE = ((20, 30, 80, 90, 3),)
+MANY = tuple((4 + 12 * i, 3 + 7 * i, 34 + 10 * i, 28 + 6 * i, 1 + i % 5) for i in range(10))
+TINY = ((50, 50, 51.5, 51, 2), (100.25, 20.5, 100.5, 21, 1))
+BORDER = ((0, 0, 40, 40, 1), (100, 60, 144, 96, 4), (0, 0, 144, 96, 5))
+
+# name: (targets of the images in a batch, keywords)
+TARGETS = {
+    "none": ([NONE], {}),
+    "one": ([ONE], {}),
+    "many": ([MANY], {}),
+    "tiny": ([TINY], {}),
+    "touching the border": ([BORDER], {}),
+    "mixed batch": ([MANY, NONE, ONE + TINY], {}),
+    "drawn min_size": ([ONE, BORDER], {"min_size": (96, 112, 128, 144)}),
+    "own thresholds": (
+        [MANY, BORDER],
+        {
+            "rpn_fg_iou_thresh": 0.5,
+            "rpn_bg_iou_thresh": 0.2,
+            "rpn_batch_size_per_image": 64,
+            "rpn_positive_fraction": 0.25,
+            "box_fg_iou_thresh": 0.6,
+            "box_bg_iou_thresh": 0.3,
+            "box_batch_size_per_image": 100,
+            "box_positive_fraction": 0.5,
+            "bbox_reg_weights": (4.0, 5.0, 2.0, 3.0),
+            "rpn_pre_nms_top_n_train": 300,
+            "rpn_post_nms_top_n_train": 200,
+        },
+    ),
+    "size left alone": ([ONE, MANY], {"_skip_resize": True}),
+}
+
+
+def targets_of(boxes_of_images):
+    tables = [torch.tensor(rows, dtype=torch.float32).reshape(-1, 5) for rows in boxes_of_images]
+    return [{"boxes": table[:, :4].clone(), "labels": table[:, 4].to(torch.int64)} for table in tables]
+
+
+def losses_and_gradients(model, images, targets, seed):
+    model.train()
+    torch.manual_seed(seed)
+    losses = model(images, targets)
+    sum(losses.values()).backward()
+    state_of_the_dice = torch.get_rng_state()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: loss.detach() for name, loss in losses.items()}, gradients, state_of_the_dice
+
+
+def assert_equal_training(theirs, ours, images, targets, seed=5):
+    expected, expected_gradients, expected_dice = losses_and_gradients(theirs, images, targets, seed)
+    got, gradients, dice = losses_and_gradients(ours, images, targets, seed)
+
+    assert got.keys() == expected.keys() == LOSSES
+    for name, loss in expected.items():
+        torch.testing.assert_close(got[name], loss, rtol=1e-5, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    assert torch.equal(dice, expected_dice)  # so the next step draws the same too
+
+    assert gradients.keys() == expected_gradients.keys()
+    moved = 0
+    for name, gradient in expected_gradients.items():
+        if gradient is None:
+            assert gradients[name] is None, name
+            continue
+        difference = (gradients[name] - gradient).norm()
+        assert difference <= 1e-4 * gradient.norm(), f"{name}: {difference:.3g} of {gradient.norm():.3g}"
+        moved += bool(gradient.norm() > 0)
+    assert moved > 20, "almost nothing has a gradient, so the test proves nothing"
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_losses_and_gradients_equal_torchvisions_with_frozen_norm(case, make_frozen_pair, make_picture):
+    boxes, settings = TARGETS[case]
+    theirs, ours = make_frozen_pair(**SMALL | settings)
+    targets = targets_of(boxes)
+    copies = [{key: tensor.clone() for key, tensor in target.items()} for target in targets]
+    assert_equal_training(theirs, ours, [make_picture(96, 144, seed) for seed in range(len(boxes))], targets)
+    for target, copy in zip(targets, copies, strict=True):
+        assert all(torch.equal(target[key], copy[key]) for key in copy)
+
+
+@pytest.mark.parametrize("case", ["one", "mixed batch"])
+def test_losses_and_gradients_equal_torchvisions_with_live_norm(case, make_pair, make_picture):
+    boxes, settings = TARGETS[case]
+    theirs, ours = make_pair(**SMALL | settings)
+    images = [make_picture(96, 144, seed) for seed in range(len(boxes))]
+    assert_equal_training(theirs, ours, images, targets_of(boxes))
+    expected, got = dict(theirs.named_buffers()), dict(ours.named_buffers())
+    assert got.keys() == expected.keys()
+    assert any("running_mean" in name for name in got)
+    for name, buffer in expected.items():  # the running statistics moved alike
+        torch.testing.assert_close(got[name], buffer, rtol=1e-4, atol=1e-6)
+
+
+def test_all_parameters_train_alike_with_every_layer_thawed(make_frozen_pair, make_picture):
+    theirs, ours = make_frozen_pair(trainable_layers=5, **SMALL)
+    assert_equal_training(theirs, ours, [make_picture(144, 96), make_picture(96, 144)], targets_of([ONE, MANY]))
+    assert ours.backbone.body.conv1.weight.grad.norm() > 0
+
+
+def test_pictures_of_mixed_sizes_train_alike(make_frozen_pair, make_picture):
+    theirs, ours = make_frozen_pair(**SMALL)
+    images = [make_picture(96, 144), make_picture(200, 150), make_picture(96, 300)]
+    assert_equal_training(theirs, ours, images, targets_of([ONE, BORDER, TINY]))
+
+
+def trained(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("layers", range(6))
+def test_trainable_backbone_layers_thaw_the_same_parameters(layers, make_frozen_pair):
+    theirs, ours = make_frozen_pair(trainable_layers=layers)
+    assert trained(ours) == trained(theirs)
+    thawed = {name.split(".")[2] for name in trained(ours) if name.startswith("backbone.body")}
+    assert thawed == set(("layer4", "layer3", "layer2", "layer1", "conv1")[:layers])
+
+
+def test_without_weights_everything_trains_as_in_torchvision():
+    theirs = oracle.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    ours = fasterrcnn_resnet50_fpn()
+    assert trained(ours) == trained(theirs) == {name for name, _ in ours.named_parameters()}
+    assert ours.training
