@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 from torch import Tensor
 
@@ -87,8 +89,27 @@ async def _serving(*detectors: FakeDetector, **settings: Any) -> AsyncIterator[h
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
     ):
         while (await client.get("/readyz")).json()["status"] == "loading":
-            pass
+            await asyncio.sleep(0.001)
         yield client
+
+
+@contextmanager
+def _live(*detectors: FakeDetector, **settings: Any) -> Iterator[str]:
+    app = create_app(Settings(**settings), load=lambda _: list(detectors))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        give_up = time.monotonic() + 20
+        while not (server.started and app.state.service.condition.status == "ok"):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        yield "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        for detector in detectors:
+            detector.gate.set()
+        server.should_exit = True
+        thread.join(20)
 
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -113,3 +134,9 @@ def make_png() -> Callable[..., bytes]:
 def serving() -> Serving:
     """`serving(detector, ..., setting=value)`: a client of a service whose lifespan runs, ready."""
     return _serving
+
+
+@pytest.fixture
+def live() -> Callable[..., AbstractContextManager[str]]:
+    """`live(detector, ..., setting=value)`: the address of a service behind a real server, ready."""
+    return _live

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from service.app import create_app
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+def client_of(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+async def test_while_it_loads_the_service_says_so(fake: Any, make_png: Any) -> None:
+    may_load = threading.Event()
+
+    def load(_: Settings) -> list[Any]:
+        assert may_load.wait(20)
+        return [fake()]
+
+    app = create_app(Settings(), load=load)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        for path in ("/healthz", "/readyz"):
+            response = await client.get(path)
+            assert (response.status_code, response.json()["status"]) == (503, "loading")
+        assert (await client.get("/livez")).status_code == 200
+        refused = await client.post("/detect", content=make_png(1))
+        assert (refused.status_code, refused.json()["status"]) == (503, 503)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await client.get("/labels")).status_code == 503
+        may_load.set()
+        while (await client.get("/healthz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        assert (await client.post("/detect", content=make_png(1))).status_code == 200
+
+
+async def test_a_model_that_cannot_be_loaded_is_failing_and_calls_for_the_end() -> None:
+    def load(_: Settings) -> list[Any]:
+        raise ValueError("secret path of the weights")
+
+    ended = asyncio.Event()
+    app = create_app(Settings(), load=load, on_load_failure=ended.set)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await asyncio.wait_for(ended.wait(), 20)
+        response = await client.get("/healthz")
+        assert (response.status_code, response.json()["status"]) == (503, "failing")
+        assert "secret" not in response.text
+
+
+async def test_draining_refuses_new_work_and_finishes_what_was_accepted(fake: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    app = create_app(Settings(), load=lambda _: [detector])
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        accepted = asyncio.create_task(client.post("/detect", content=make_png(3)))
+        assert await asyncio.to_thread(detector.started.wait, 20)
+        app.state.service.drain()
+        response = await client.get("/healthz")
+        assert (response.status_code, response.json()["status"]) == (503, "draining")
+        assert (await client.post("/detect", content=make_png(1))).status_code == 503
+        detector.gate.set()
+        assert (await accepted).json()["boxes"][0][0] == 3
+
+
+async def test_a_device_that_fails_on_everything_is_told(fake: Any, make_png: Any) -> None:
+    detector = fake(fails_on=frozenset(range(256)))
+    app = create_app(Settings(), load=lambda _: [detector])
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        failed = await client.post("/detect", content=make_png(1))
+        assert (failed.status_code, failed.headers["content-type"]) == (500, "application/problem+json")
+        while (await client.get("/healthz")).status_code == 200:
+            await asyncio.sleep(0.01)
+        assert (await client.get("/healthz")).json()["status"] == "failing"
+        assert (await client.post("/detect", content=make_png(1))).status_code == 503

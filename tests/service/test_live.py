@@ -1,0 +1,90 @@
+"""What only a real server over a real socket shows."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+
+def until(condition: Any) -> None:
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def in_flight(url: str) -> int:
+    return int(httpx.get(f"{url}/healthz").json()["images_in_flight"])
+
+
+def test_many_callers_each_get_their_own_answer(fake: Any, live: Any, make_png: Any) -> None:
+    detector = fake(seconds=0.03)
+    shapes = [(32, 64), (64, 32), (96, 96)]
+    with live(detector, max_batch_size=8) as url, ThreadPoolExecutor(16) as callers, httpx.Client() as client:
+
+        def call(n: int) -> tuple[int, dict[str, Any]]:
+            return n, client.post(f"{url}/detect", content=make_png(n, shapes[n % 3])).json()
+
+        for n, body in callers.map(call, range(120)):
+            assert body["boxes"][0][0] == n
+            assert (body["image"]["height"], body["image"]["width"]) == shapes[n % 3]
+    assert all(len({(h, w) for _, h, w in batch}) == 1 for batch in detector.batches)
+    assert sum(map(len, detector.batches)) == 120
+    assert len(detector.batches) < 80
+
+
+def test_a_caller_who_hangs_up_frees_its_place_and_never_runs(fake: Any, live: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    with live(detector) as url, ThreadPoolExecutor(1) as callers:
+        first = callers.submit(httpx.post, f"{url}/detect", content=make_png(1), timeout=30)
+        until(detector.started.is_set)
+        address = urlsplit(url)
+        body = make_png(2)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            until(lambda: in_flight(url) == 2)
+        until(lambda: in_flight(url) == 1)
+        detector.gate.set()
+        assert first.result().status_code == 200
+        assert httpx.post(f"{url}/detect", content=make_png(3)).status_code == 200
+        metrics = httpx.get(f"{url}/metrics").text
+    assert [[red for red, _, _ in batch] for batch in detector.batches] == [[1], [3]]
+    assert 'frcnn_requests_total{route="/detect",status="499"} 1.0' in metrics
+
+
+def test_half_a_body_times_out_and_frees_its_place(fake: Any, live: Any) -> None:
+    with live(fake(), request_timeout_ms=200) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+            connection.settimeout(20)
+            assert b" 504 " in connection.recv(4096).splitlines()[0]
+        until(lambda: in_flight(url) == 0)
+
+
+@pytest.mark.parametrize("size", [1_000_000, 30_000_000])
+def test_a_body_over_the_limit_is_refused_however_large(size: int, fake: Any, live: Any, make_png: Any) -> None:
+    with live(fake(), max_body_bytes=100_000) as url:
+        response = httpx.post(f"{url}/detect", content=bytes(size), timeout=20)
+        assert response.status_code == 413
+        assert response.json()["title"]
+        assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
+
+
+def test_a_server_that_stops_answers_what_it_accepted(fake: Any, live: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    with ThreadPoolExecutor(4) as callers:
+        with live(detector, max_batch_size=2) as url:
+            accepted = [callers.submit(httpx.post, f"{url}/detect", content=make_png(n), timeout=30) for n in range(4)]
+            until(lambda: in_flight(url) == 4)
+            threading.Timer(0.3, detector.gate.set).start()
+        assert sorted(one.result().json()["boxes"][0][0] for one in accepted) == [0, 1, 2, 3]

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.anyio
+
+DETECTED = {
+    "boxes": [[7.0, 1.0, 11.0, 9.0], [2.0, 3.0, 12.0, 23.0]],
+    "labels": [1, 4],
+    "scores": [0.9, 0.3],
+    "label_names": ["person", "dog"],
+    "image": {"width": 40, "height": 32},
+    "model": {"name": "fasterrcnn_resnet50_fpn", "weights": "fake"},
+}
+
+
+def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert set(body) == {"type", "title", "status", "detail", "request_id"}
+    assert body["type"].endswith(f":{code}")
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["x-request-id"]
+    return body
+
+
+async def test_three_ways_to_send_an_image_get_one_answer(fake: Any, serving: Any, make_png: Any) -> None:
+    data = make_png(7, (32, 40))
+    async with serving(fake()) as client:
+        answers = [
+            await client.post("/detect", content=data, headers={"Content-Type": "image/png"}),
+            await client.post("/detect", content=data, headers={"Content-Type": "application/octet-stream"}),
+            await client.post("/detect", content=data),
+            await client.post("/detect", files={"file": ("x.png", data)}),
+            await client.post("/detect", json={"image": base64.b64encode(data).decode()}),
+            await client.post("/detect", json={"image": "data:image/png;base64," + base64.b64encode(data).decode()}),
+        ]
+    for answer in answers:
+        assert answer.status_code == 200
+        assert answer.json() == DETECTED
+
+
+async def test_server_timing_tells_the_stages(fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake(seconds=0.02)) as client:
+        timing = (await client.post("/detect", content=make_png(1))).headers["server-timing"]
+    stages = dict(part.strip().split(";", 1) for part in timing.split(","))
+    assert list(stages) == ["decode", "queue", "inference", "batch"]
+    assert float(stages["inference"].removeprefix("dur=")) >= 20
+    assert stages["batch"] == 'desc="1"'
+
+
+@pytest.mark.parametrize(
+    ("query", "boxes"),
+    [
+        ({"score_threshold": 0.5}, [[7, 1, 11, 9]]),
+        ({"score_threshold": 0.9}, [[7, 1, 11, 9]]),
+        ({"max_detections": 1}, [[7, 1, 11, 9]]),
+        ({"labels": "dog"}, [[2, 3, 12, 23]]),
+        ({"labels": "Dog, 1"}, [[7, 1, 11, 9], [2, 3, 12, 23]]),
+        ({"labels": "car"}, []),
+        ({"labels": "dog", "max_detections": 1}, [[2, 3, 12, 23]]),
+        ({"box_format": "xywh"}, [[7, 1, 4, 8], [2, 3, 10, 20]]),
+        ({"box_format": "cxcywh"}, [[9, 5, 4, 8], [7, 13, 10, 20]]),
+        ({"normalized": "true", "max_detections": 1}, [[7 / 40, 1 / 32, 11 / 40, 9 / 32]]),
+        ({"normalized": "true", "box_format": "xywh", "max_detections": 1}, [[7 / 40, 1 / 32, 4 / 40, 8 / 32]]),
+    ],
+)
+async def test_the_query_shapes_the_answer(
+    query: dict[str, Any], boxes: list[list[float]], fake: Any, serving: Any, make_png: Any
+) -> None:
+    async with serving(fake()) as client:
+        body = (await client.post("/detect", params=query, content=make_png(7, (32, 40)))).json()
+    np.testing.assert_allclose(np.reshape(body["boxes"], (-1, 4)), np.reshape(boxes, (-1, 4)), atol=1e-6)
+    assert len(body["labels"]) == len(body["scores"]) == len(body["label_names"]) == len(boxes)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"score_threshold": "1.5"},
+        {"score_threshold": "nan"},
+        {"max_detections": "0"},
+        {"max_detections": "101"},
+        {"labels": "unicorn"},
+        {"labels": "0"},
+        {"labels": ""},
+        {"box_format": "yxyx"},
+        {"normalized": "perhaps"},
+        {"threshold": "0.5"},
+    ],
+)
+async def test_a_bad_parameter_is_named(query: dict[str, str], fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    async with serving(detector) as client:
+        response = await client.post("/detect", params=query, content=make_png(7))
+    body = check_problem(response, 422, "bad-parameter")
+    assert next(iter(query)) in body["detail"]
+    assert not detector.batches
+
+
+@pytest.mark.parametrize(
+    ("request_arguments", "status", "code"),
+    [
+        ({"content": b"not an image"}, 400, "broken-image"),
+        ({"content": b""}, 400, "broken-image"),
+        ({"content": b"%PDF-1.7"}, 415, "unsupported-type"),
+        ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-type"),
+        ({"data": {"file": "text"}}, 415, "unsupported-type"),
+        ({"files": {"picture": b"x"}}, 400, "bad-request"),
+        ({"files": {"file": b""}}, 400, "broken-image"),
+        ({"files": [("file", b"x"), ("file", b"y")]}, 413, "too-large"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "bad-request"),
+        ({"content": b"--y\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "bad-request"),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "bad-request"),
+        ({"content": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, 400, "bad-request"),
+        ({"content": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, 400, "bad-request"),
+        ({"json": []}, 400, "bad-request"),
+        ({"json": {"image": 5}}, 400, "bad-request"),
+        ({"json": {"image": "%%%"}}, 400, "bad-request"),
+        ({"json": {"image": "é"}}, 400, "bad-request"),
+        ({"json": {"image": ""}}, 400, "broken-image"),
+    ],
+)
+async def test_a_bad_body_is_a_problem_and_nothing_runs(
+    request_arguments: dict[str, Any], status: int, code: str, fake: Any, serving: Any, make_png: Any
+) -> None:
+    detector = fake()
+    async with serving(detector) as client:
+        check_problem(await client.post("/detect", **request_arguments), status, code)
+        assert not detector.batches
+        assert (await client.get("/healthz")).json()["images_in_flight"] == 0
+        assert (await client.post("/detect", content=make_png(7, (32, 40)))).json() == DETECTED
+
+
+async def test_limits_on_bytes_and_pixels(fake: Any, serving: Any, make_png: Any) -> None:
+    async def chunks() -> Any:
+        for _ in range(20):
+            yield bytes(100)
+
+    async with serving(fake(), max_body_bytes=1000, max_image_pixels=10_000) as client:
+        check_problem(await client.post("/detect", content=bytes(1001)), 413, "too-large")
+        check_problem(await client.post("/detect", content=chunks()), 413, "too-large")
+        check_problem(await client.post("/detect", files={"file": bytes(100_000)}), 413, "too-large")
+        check_problem(await client.post("/detect", files={"file": bytes(2000)}), 413, "too-large")
+        check_problem(await client.post("/detect", json={"image": "A" * 2000}), 413, "too-large")
+        check_problem(await client.post("/detect", content=make_png(1, (100, 101))), 413, "too-large")
+        assert (await client.post("/detect", content=make_png(1, (100, 100)))).status_code == 200
+
+
+async def test_a_batch_answers_each_file_in_order(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake(fails_on=frozenset({9}))
+    files = [make_png(7, (32, 40)), b"junk", make_png(8), make_png(9), bytes(3000), make_png(5, (64, 64))]
+    async with serving(detector, max_body_bytes=2000, max_batch_size=4) as client:
+        response = await client.post("/detect/batch", files=[("file", f) for f in files], params={"max_detections": 1})
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert [r["boxes"][0][0] if "boxes" in r else r["status"] for r in results] == [7, 400, 8, 500, 413, 5]
+    assert results[1]["type"].endswith(":broken-image")
+    assert results[1]["request_id"] == response.headers["x-request-id"]
+    assert results[5]["image"] == {"width": 64, "height": 64}
+
+
+@pytest.mark.parametrize(
+    ("request_arguments", "status"),
+    [
+        ({"content": b"x"}, 415),
+        ({"files": {"other": b"x"}}, 400),
+        ({"files": [("file", b"x")] * 4}, 413),
+        ({"files": {"file": bytes(200_000)}}, 413),
+    ],
+)
+async def test_a_batch_that_cannot_be_read_is_a_problem(
+    request_arguments: dict[str, Any], status: int, fake: Any, serving: Any
+) -> None:
+    async with serving(fake(), max_batch_files=3, max_batch_body_bytes=100_000) as client:
+        response = await client.post("/detect/batch", **request_arguments)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("image/jpeg", "image/jpeg"),
+        ("image/png", "image/png"),
+        ("image/png;q=0.5, image/jpeg", "image/jpeg"),
+        ("image/*", "image/jpeg"),
+        ("text/html, image/png;q=0.9, */*;q=0.1", "image/png"),
+        ("application/json, image/png", "application/json"),
+        ("image/png;q=0, */*", "application/json"),
+        ("*/*", "application/json"),
+        ("image/png;q=x", "application/json"),
+    ],
+)
+async def test_the_answer_can_be_a_picture(
+    accept: str, media_type: str, fake: Any, serving: Any, make_png: Any
+) -> None:
+    async with serving(fake()) as client:
+        response = await client.post("/detect", content=make_png(7, (96, 80)), headers={"Accept": accept})
+    assert response.headers["content-type"] == media_type
+    assert "server-timing" in response.headers
+    if media_type.startswith("image/"):
+        drawn = Image.open(io.BytesIO(response.content))
+        assert drawn.size == (80, 96)
+        assert len(np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)) > 2  # more than the one colour sent
+
+
+async def test_request_ids_are_echoed_or_made(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        assert (await client.get("/livez", headers={"X-Request-ID": "abc-1.2"})).headers["x-request-id"] == "abc-1.2"
+        made = [(await client.get("/livez", headers=h)).headers["x-request-id"] for h in ({}, {"X-Request-ID": "a b"})]
+        assert made[0] != made[1]
+        assert all(len(one) == 32 for one in made)
+        check_problem(await client.get("/nowhere"), 404, "no-such-path")
+        check_problem(await client.get("/detect"), 405, "wrong-method")
+
+
+async def test_health_labels_and_metrics(fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        health = await client.get("/healthz")
+        assert health.status_code == 200
+        assert health.json()["status"] == "ok"
+        assert health.json()["model"] == {"name": "fasterrcnn_resnet50_fpn", "weights": "fake"}
+        assert (await client.get("/livez")).status_code == (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/labels")).json()["labels"][3] == {"id": 4, "name": "dog"}
+        await client.post("/detect", content=make_png(1))
+        await client.get("/nowhere/1234")
+        text = (await client.get("/metrics")).text
+    assert 'frcnn_requests_total{route="/detect",status="200"} 1.0' in text
+    assert 'frcnn_requests_total{route="none",status="404"} 1.0' in text
+    assert "frcnn_batch_size_sum 1.0" in text
+    assert "frcnn_images_in_flight 0.0" in text
+    assert "1234" not in text
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "99999999999", "٣"])
+async def test_a_bad_timeout_is_a_problem(value: str, fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        headers = {"X-Request-Timeout-Ms": value.encode()}
+        check_problem(await client.post("/detect", content=make_png(1), headers=headers), 422, "bad-parameter")
+
+
+async def test_a_deadline_passes(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    async with serving(detector) as client:
+        response = await client.post("/detect", content=make_png(1), headers={"X-Request-Timeout-Ms": "50"})
+        check_problem(response, 504, "deadline-passed")
+        assert (await client.get("/healthz")).json()["images_in_flight"] == 0
+        detector.gate.set()
+        assert (await client.post("/detect", content=make_png(2))).status_code == 200
+
+
+async def test_a_full_queue_says_when_to_come_back(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    async with serving(detector, queue_capacity=2) as client:
+        accepted = [asyncio.create_task(client.post("/detect", content=make_png(n))) for n in range(2)]
+        while (await client.get("/healthz")).json()["images_in_flight"] < 2:
+            await asyncio.sleep(0.01)
+        refused = await client.post("/detect", content=make_png(9))
+        check_problem(refused, 429, "queue-full")
+        assert int(refused.headers["retry-after"]) >= 1
+        detector.gate.set()
+        assert [r.status_code for r in await asyncio.gather(*accepted)] == [200, 200]
+
+
+async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        document = (await client.get("/openapi.json")).json()
+        assert (await client.get("/docs")).status_code == 200
+    operation = document["paths"]["/detect"]["post"]
+    assert set(operation["requestBody"]["content"]) >= {"image/*", "multipart/form-data", "application/json"}
+    assert set(operation["responses"]) == {"200", "400", "413", "415", "422", "429", "500", "503", "504"}
+    names = {parameter["name"] for parameter in operation["parameters"]}
+    assert names >= {"score_threshold", "max_detections", "labels", "box_format", "normalized", "X-Request-Timeout-Ms"}
+    assert "Problem" in document["components"]["schemas"]
+    assert "HTTPValidationError" not in str(document)
