@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 30.0
-_CHUNK_BYTES = 1 << 18
 
 
 class WeightsUnavailableError(OSError):
@@ -83,7 +82,7 @@ def _fetch_verified(url: str, path: Path, progress: bool, deadline: float | None
 def _download(url: str, partial: Path, progress: bool, deadline: float | None) -> None:
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
-    timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+    timeout = httpx.Timeout(_within(deadline, _READ_TIMEOUT_S), connect=_within(deadline, _CONNECT_TIMEOUT_S))
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # all of it is here already; the hash will tell
@@ -93,11 +92,17 @@ def _download(url: str, partial: Path, progress: bool, deadline: float | None) -
         done = have if goes_on else 0
         total = done + int(length) if length is not None else None
         with partial.open("ab" if goes_on else "wb") as file, _bar(progress, url, total, done) as advance:
-            for chunk in response.iter_raw(_CHUNK_BYTES):
+            # As they arrive: gathering larger chunks would keep a slow server's bytes from the deadline and the file.
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 advance(len(chunk))
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError("the time given for the download is over; the next try goes on from here")
+
+
+def _within(deadline: float | None, seconds: float) -> float:
+    """So many seconds to wait for the server, or what is left until the deadline."""
+    return seconds if deadline is None else max(min(seconds, deadline - time.monotonic()), 0.001)
 
 
 class _Advance:

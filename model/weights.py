@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -76,9 +75,16 @@ class Checkpoint:
 
     @property
     def categories(self) -> Categories:
-        """Names of the classes: the file's own; else COCO's if there are as many; else stand-ins."""
-        if self.info.class_names is not None:
-            return Categories(self.info.class_names)
+        """Names of the classes: the file's own; else COCO's if there are as many; else stand-ins.
+
+        Raises:
+            WeightsError: the file's own names are not as many as its classes.
+        """
+        names = self.info.class_names
+        if names is not None:
+            if len(names) != self.num_classes:
+                raise WeightsError(f"{self.name} names {len(names)} classes but has {self.num_classes}")
+            return Categories(names)
         coco = coco_categories()
         return coco if len(coco) == self.num_classes else Categories.unnamed(self.num_classes)
 
@@ -199,7 +205,7 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
 
 
 def _is_counter(key: str) -> bool:
-    return key.endswith(".num_batches_tracked")
+    return key.rsplit(".", 1)[-1] == "num_batches_tracked"
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
@@ -218,7 +224,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | N
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch's unpickler raises whatever the broken bytes lead it to
         raise WeightsError(
             f"{path} cannot be read: it is broken, or holds more than tensors, which is not loaded "
             f"because such a file can run code. Save the model's state_dict() instead. ({_first_line(error)})"

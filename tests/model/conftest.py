@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -100,14 +101,25 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def _without_initialisation() -> Iterator[None]:
+    """Leave new weights as they come, since a state dict will overwrite them: building is several times faster."""
+    names = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
+    with mock.patch.multiple(nn.init, **{name: lambda tensor, *_args, **_kwargs: tensor for name in names}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def make_pair(opinionated_state: Callable[[int], StateDict]) -> Callable[..., Pair]:
     """`(oracle, ours)` with the same keywords and the same weights, both in eval mode."""
 
     def make(num_classes: int = 11, **kwargs: Any) -> Pair:
         state = opinionated_state(num_classes)
-        theirs = oracle.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_classes, **kwargs)
-        ours = fasterrcnn_resnet50_fpn(num_classes=num_classes, **kwargs)
+        with _without_initialisation():
+            theirs = oracle.fasterrcnn_resnet50_fpn(
+                weights=None, weights_backbone=None, num_classes=num_classes, **kwargs
+            )
+            ours = fasterrcnn_resnet50_fpn(num_classes=num_classes, **kwargs)
         theirs.load_state_dict(state)
         ours.load_state_dict(state)
         return theirs.eval(), ours.eval()
@@ -127,16 +139,17 @@ def make_frozen_pair(opinionated_state: Callable[[int], StateDict]) -> Callable[
         from model.weights import Checkpoint, CheckpointInfo
 
         state = opinionated_state(num_classes)
-        backbone = resnet_fpn_backbone(
-            backbone_name="resnet50",
-            weights=None,
-            norm_layer=functools.partial(misc.FrozenBatchNorm2d, eps=eps),
-            trainable_layers=trainable_layers,
-        )
-        theirs = oracle.FasterRCNN(backbone, num_classes, **kwargs)
-        theirs.load_state_dict(state)
-        checkpoint = Checkpoint(name="test", state_dict=state, info=CheckpointInfo(norm_eps=eps))
-        ours = from_checkpoint(checkpoint, trainable_backbone_layers=trainable_layers, **kwargs)
+        with _without_initialisation():
+            backbone = resnet_fpn_backbone(
+                backbone_name="resnet50",
+                weights=None,
+                norm_layer=functools.partial(misc.FrozenBatchNorm2d, eps=eps),
+                trainable_layers=trainable_layers,
+            )
+            theirs = oracle.FasterRCNN(backbone, num_classes, **kwargs)
+            theirs.load_state_dict(state)
+            checkpoint = Checkpoint(name="test", state_dict=state, info=CheckpointInfo(norm_eps=eps))
+            ours = from_checkpoint(checkpoint, trainable_backbone_layers=trainable_layers, **kwargs)
         return theirs.eval(), ours.eval()
 
     return make

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torchvision.ops import MultiScaleRoIAlign as TheirRoIAlign
+
+from model.roi_pool import MultiScaleRoIAlign
+
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+
+
+def square(side):
+    return torch.tensor([[0.0, 0.0, side, side]])
+
+
+@pytest.mark.parametrize(
+    ("side", "level"),
+    [
+        (1, 0),
+        (111.9, 0),
+        (112, 1),  # k0 = 4 belongs to 224 px; level 0 is k = 2, and holds all that is smaller
+        (223.9, 1),
+        (224, 2),
+        (447.9, 2),
+        (448, 3),
+        (2000, 3),
+    ],
+)
+def test_level_by_equation_1(side, level):
+    pool = MultiScaleRoIAlign(("0", "1", "2", "3"), 7, 2)
+    assert pool._levels(square(side), SCALES).tolist() == [level]
+
+
+def test_level_goes_by_the_area_whatever_the_shape():
+    long = torch.tensor([[0.0, 0.0, 896.0, 56.0]])  # as large as 224 x 224
+    assert MultiScaleRoIAlign(("0", "1", "2", "3"), 7, 2)._levels(long, SCALES).tolist() == [2]
+
+
+def test_canonical_scale_and_level_move_the_bounds():
+    pool = MultiScaleRoIAlign(("0", "1"), 7, 2, canonical_scale=100, canonical_level=3)
+    sides = torch.cat([square(99.0), square(100.0)])
+    assert pool._levels(sides, (1 / 4, 1 / 8)).tolist() == [0, 1]
+
+
+def pyramid(height=256, width=320, levels=4):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        str(k): torch.randn(2, 3, height // 2 ** (k + 2), width // 2 ** (k + 2), generator=generator)
+        for k in range(levels)
+    }
+
+
+def boxes_of_all_sizes():
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand(40, 2, generator=generator) * 100
+    return torch.cat((corners, corners + torch.logspace(0, 2.3, 40)[:, None]), dim=1)
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "ratio"), [(["0", "1", "2", "3"], 7, 2), (["1", "2"], (3, 5), 1), (["2"], 4, 0)]
+)
+def test_pooled_features_equal_torchvisions(names, size, ratio):
+    boxes = [boxes_of_all_sizes(), boxes_of_all_sizes()[:5]]
+    shapes = [(250, 320), (256, 300)]
+    ours, theirs = MultiScaleRoIAlign(names, size, ratio), TheirRoIAlign(names, size, ratio)
+    pooled = ours(pyramid(), boxes, shapes)
+    assert pooled.shape == (45, 3, *ours.output_size)
+    torch.testing.assert_close(pooled, theirs(pyramid(), boxes, shapes), rtol=0, atol=1e-6)
+    assert list(ours.scales) == theirs.scales
+
+
+def test_samples_are_averaged_and_not_maximised():
+    # A map that grows by 1 per column: an average over a bin is the value at its middle, a maximum is not.
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    pool = MultiScaleRoIAlign(["0"], 1, 2)
+    pool.pin_scales((4,))
+    # Columns 2 to 6 of the map; pixel centres are not shifted by half, as in torchvision.
+    assert pool({"0": ramp}, [torch.tensor([[8.0, 8.0, 24.0, 24.0]])], [(32, 32)]).item() == pytest.approx(4.0)
+
+
+def test_no_boxes_pool_to_nothing():
+    pooled = MultiScaleRoIAlign(["0", "1"], 7, 2)(pyramid(), [torch.zeros(0, 4), torch.zeros(0, 4)], [(256, 320)] * 2)
+    assert pooled.shape == (0, 3, 7, 7)
+
+
+def test_pinned_scales_stay():
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    pool.pin_scales((4, 8, 16, 32))
+    pool(pyramid(), [boxes_of_all_sizes(), boxes_of_all_sizes()], [(120, 160)] * 2)  # would suggest 1/2, 1/4, ...
+    assert pool.scales == SCALES
+    assert [-math.log2(scale) for scale in pool.scales] == [2, 3, 4, 5]
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"levels \['0', '1', '2', '3'\], none of \['x'\]"):
+        MultiScaleRoIAlign(["x"], 7, 2)(pyramid(), [torch.zeros(0, 4)] * 2, [(256, 320)] * 2)
+    pool = MultiScaleRoIAlign(["0", "1"], 7, 2)
+    pool.pin_scales((4, 8, 16))
+    with pytest.raises(ValueError, match="3 scales are set for 2 levels"):
+        pool(pyramid(), [torch.zeros(0, 4)] * 2, [(256, 320)] * 2)

@@ -1,0 +1,65 @@
+"""Imports run one way: a file imports only from files before it in its list."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_LISTS = {
+    "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
+        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download weights build""",
+    "service": """settings errors images drawing batch_queue metrics detector schemas batcher lifecycle uploads pipeline
+        openapi routes middleware app detect_files cli __main__""",
+}
+ORDER = {package: names.split() for package, names in _LISTS.items()}
+LISTED = [(package, name) for package, names in ORDER.items() for name in names]
+SOURCES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, *, lazy: bool = True) -> set[str]:
+    """Dotted names that a file imports; without `lazy`, only those outside of functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    put_off = set() if lazy else {inner for function in functions for inner in ast.walk(function)}
+    found = set()
+    for node in set(ast.walk(tree)) - put_off:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            # `from service import schemas` imports a file, `from service.schemas import X` a name in one.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize(("package", "name"), LISTED)
+def test_a_file_imports_only_from_those_before_it(package, name):
+    path = ROOT / package / f"{name.replace('.', '/')}.py"
+    before = [f"{package}.{earlier}" for earlier in ORDER[package][: ORDER[package].index(name)]]
+    own = {imported for imported in imports(path) if within(imported, package)}
+    assert not {imported for imported in own if not any(within(imported, earlier) for earlier in before)}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_every_top_level_file_has_a_place_in_the_order(package):
+    files = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    assert files == {name for name in ORDER[package] if "." not in name}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_no_file_may_do(path):
+    imported = imports(path)
+    assert not any(within(name, "torchvision.models.detection") for name in imported)
+    assert path.stem not in {"utils", "util", "helpers", "common"}
+    if path.is_relative_to(ROOT / "model"):
+        assert not any(within(name, "service") for name in imported)
+    elif path.name not in {"detector.py", "schemas.py"}:
+        at_once = imports(path, lazy=path.name != "cli.py")  # the command line may, where a command needs it
+        assert not any(within(name, "model") for name in at_once)
