@@ -14,7 +14,6 @@ import httpx
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from PIL import Image
 from torch import Tensor
 
@@ -93,25 +92,6 @@ async def _serving(*detectors: FakeDetector, **settings: Any) -> AsyncIterator[h
         yield client
 
 
-@contextmanager
-def _live(*detectors: FakeDetector, **settings: Any) -> Iterator[str]:
-    app = create_app(Settings(**settings), load=lambda _: list(detectors))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        give_up = time.monotonic() + 20
-        while not (server.started and app.state.service.condition.status == "ok"):
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
-        yield "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
-    finally:
-        for detector in detectors:
-            detector.gate.set()
-        server.should_exit = True
-        thread.join(20)
-
-
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
@@ -137,6 +117,16 @@ def serving() -> Serving:
 
 
 @pytest.fixture
-def live() -> Callable[..., AbstractContextManager[str]]:
+def live(served: Any) -> Callable[..., AbstractContextManager[str]]:
     """`live(detector, ..., setting=value)`: the address of a service behind a real server, ready."""
-    return _live
+
+    @contextmanager
+    def start(*detectors: FakeDetector, **settings: Any) -> Iterator[str]:
+        with served(create_app(Settings(**settings), load=lambda _: list(detectors))) as url:
+            try:
+                yield url
+            finally:
+                for detector in detectors:
+                    detector.gate.set()
+
+    return start

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_the_picture_itself_is_not_drawn_on(make_picture: Any) -> None:
 
 def test_neighbouring_classes_have_colours_that_differ() -> None:
     colors = [np.array(class_color(label), dtype=int) for label in range(1, 91)]
-    assert min(np.abs(a - b).max() for a, b in zip(colors, colors[1:], strict=False)) > 100
+    assert min(np.abs(a - b).max() for a, b in itertools.pairwise(colors)) > 100
 
 
 def test_encoding(make_picture: Any) -> None:

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from service import cli, detector
+
+runner = CliRunner()
+
+
+def invoke(*arguments: object) -> Any:
+    return runner.invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch, fake: Any) -> None:
+    monkeypatch.setattr(detector, "load_detectors", lambda _: [fake()])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, red in (("b.png", 7), ("a.jpg", 9), ("below/c.png", 8)):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 32), (red, 0, 0)).save(path)
+    (tmp_path / "in" / "notes.txt").write_text("not looked at")
+    return tmp_path / "in"
+
+
+@pytest.mark.usefixtures("faked")
+class TestDetect:
+    def test_text(self, folder: Path) -> None:
+        result = invoke("detect", folder / "b.png", "--weights", "random", "--score-threshold", "0.2")
+        assert result.exit_code == 0
+        assert result.stdout == (
+            f"{folder / 'b.png'}: 2 detections\n  person 90%  x 7 to 11, y 1 to 9\n  dog 30%     x 2 to 12, y 3 to 23\n"
+        )
+
+    def test_json_of_a_folder_in_order(self, folder: Path) -> None:
+        result = invoke("detect", folder, "--json")
+        documents = json.loads(result.stdout)
+        assert [Path(d["file"]).name for d in documents] == ["a.jpg", "b.png", "c.png"]
+        assert documents[1]["boxes"] == [[7, 1, 11, 9]]  # the default threshold is 0.5
+        assert documents[1]["label_names"] == ["person"]
+        assert documents[1]["image"] == {"width": 40, "height": 32}
+
+    def test_drawn_copies_keep_the_tree_and_overwrite_nothing(self, folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        for _ in range(2):
+            assert invoke("detect", folder, "--draw", out).exit_code == 0
+        assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [
+            "a-2.jpg", "a.jpg", "b-2.png", "b.png", "below/c-2.png", "below/c.png"
+        ]  # fmt: skip
+        with Image.open(out / "below" / "c.png") as drawn:
+            assert drawn.size == (40, 32)
+
+    def test_a_broken_image_is_told_and_the_others_are_done(self, folder: Path) -> None:
+        (folder / "a.jpg").write_bytes(b"broken")
+        result = invoke("detect", folder, "--json")
+        assert result.exit_code == 1
+        documents = json.loads(result.stdout)
+        assert "not an image" in documents[0]["error"]
+        assert len(documents[1]["boxes"]) == len(documents[2]["boxes"]) == 1
+        assert "1 of 3 images" in result.stderr
+
+    def test_wrong_usage(self, folder: Path) -> None:
+        assert invoke("detect").exit_code == 2
+        assert invoke("detect", folder / "missing.jpg").exit_code == 2
+        assert invoke("detect", folder, "--score-threshold", "2").exit_code == 2
+        unknown = invoke("detect", folder, "--labels", "unicorn")
+        assert unknown.exit_code == 1
+        assert "unicorn" in unknown.stderr
+
+
+def test_weights_that_are_missing_are_said_so(folder: Path) -> None:
+    result = invoke("detect", folder, "--weights", folder / "none.pth")
+    assert result.exit_code == 1
+    assert "no such file of weights" in result.stderr
+
+
+def test_every_setting_is_an_option() -> None:
+    text = invoke("serve", "--help").stdout
+    options = set(re.findall(r"--[a-z-]+", text))
+    assert options >= {
+        "--host", "--port", "--weights", "--device", "--precision", "--max-batch-size", "--max-queue-delay-ms",
+        "--queue-capacity", "--request-timeout-ms", "--max-body-bytes", "--decode-threads", "--log-level",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [("--port", "99999"), ("--precision", "fp1"), ("--max-batch-size", "many")])
+def test_serving_with_a_wrong_setting_is_wrong_usage(wrong: tuple[str, str]) -> None:
+    result = invoke("serve", *wrong)
+    assert result.exit_code == 2
+    assert wrong[0] in result.stderr
+
+
+def test_weights_list_and_inspect() -> None:
+    assert "COCO_V1" in invoke("weights", "list").stdout
+    result = invoke("weights", "inspect", "random")
+    assert result.exit_code == 0
+    assert "fits        yes" in result.stdout
+    assert "80: person, bicycle" in result.stdout
+
+
+@contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "service", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def address(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    for line in child.stdout:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return found[0]
+    raise AssertionError("the server never said where it listens")
+
+
+def test_serve_as_a_process_ends_cleanly_on_sigterm() -> None:
+    with process("serve", "--port", "0", "--weights", "random") as child:
+        url = address(child)
+        give_up = time.monotonic() + 120
+        while httpx.get(f"{url}/healthz").status_code != 200:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+        health = httpx.get(f"{url}/healthz").json()
+        assert health["model"] == {"name": "fasterrcnn_resnet50_fpn", "weights": "random"}
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0
+
+
+def test_serve_without_its_weights_ends_with_a_reason() -> None:
+    with process("serve", "--port", "0", FRCNN_WEIGHTS="/nowhere/w.pth") as child:
+        output, _ = child.communicate(timeout=120)
+        assert child.returncode == 1
+        assert "no such file of weights: /nowhere/w.pth" in output.splitlines()[-1]
