@@ -8,7 +8,7 @@ import torchvision.models.detection as oracle
 
 from model import fasterrcnn_resnet50_fpn
 
-SMALL = {"min_size": 128, "max_size": 256}
+SMALL = {"min_size": 96, "max_size": 192, "rpn_post_nms_top_n_train": 600, "box_batch_size_per_image": 200}
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
 
 # Boxes on pictures of 96 rows and 144 columns: (x1, y1, x2, y2, label).
@@ -26,7 +26,7 @@ TARGETS = {
     "tiny": ([TINY], {}),
     "touching the border": ([BORDER], {}),
     "mixed batch": ([MANY, NONE, ONE + TINY], {}),
-    "drawn min_size": ([ONE, BORDER], {"min_size": (96, 112, 128, 144)}),
+    "drawn min_size": ([ONE, BORDER], {"min_size": (80, 96, 112, 128)}),
     "own thresholds": (
         [MANY, BORDER],
         {

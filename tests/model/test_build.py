@@ -1,0 +1,143 @@
+"""The factory: what its arguments build, and how weights reach it."""
+
+from __future__ import annotations
+
+import hashlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+import model.weights
+from model import fasterrcnn_resnet50_fpn
+from model.build import from_checkpoint, random_checkpoint
+from model.faster_rcnn import FasterRCNN
+from model.resnet import FrozenBatchNorm2d
+from model.roi_heads import FastRCNNPredictor
+from model.weights import Checkpoint, CheckpointInfo, WeightsError, cached_path, coco_weights, save_checkpoint
+
+
+def same_tensors(state, expected):
+    return state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def norms(detector):
+    return [m for m in detector.modules() if isinstance(m, FrozenBatchNorm2d | nn.BatchNorm2d)]
+
+
+@pytest.fixture(scope="module")
+def frozen_state(opinionated_state):
+    return {key: t for key, t in opinionated_state(11).items() if not key.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_path_gives_the_files_detector(ending, tmp_path, frozen_state):
+    path = tmp_path / f"mine{ending}"
+    info = CheckpointInfo(norm_eps=1e-3, model_kwargs={"min_size": 320, "box_score_thresh": 0.25})
+    save_checkpoint(path, frozen_state, info)
+
+    obeyed = fasterrcnn_resnet50_fpn(weights=path)
+    assert same_tensors(obeyed.state_dict(), frozen_state)
+    assert obeyed.training
+    assert obeyed.transform.min_size == (320,)
+    assert obeyed.roi_heads.score_thresh == 0.25
+    assert {type(norm) for norm in norms(obeyed)} == {FrozenBatchNorm2d}
+    assert {norm.eps for norm in norms(obeyed)} == {1e-3}
+    assert not obeyed.backbone.body.layer1[0].conv1.weight.requires_grad
+    assert obeyed.backbone.body.layer2[0].conv1.weight.requires_grad
+
+    overridden = fasterrcnn_resnet50_fpn(
+        weights=str(path), num_classes=11, trainable_backbone_layers=0, min_size=96, box_nms_thresh=0.3
+    )
+    assert overridden.transform.min_size == (96,)
+    assert overridden.roi_heads.score_thresh == 0.25
+    assert overridden.roi_heads.nms_thresh == 0.3
+    assert not any(parameter.requires_grad for parameter in overridden.backbone.body.parameters())
+
+    with pytest.raises(ValueError, match="num_classes is 12, but the weights have 11"):
+        fasterrcnn_resnet50_fpn(weights=path, num_classes=12)
+
+
+def test_weights_that_do_not_fit_are_told(frozen_state):
+    lacking = {key: tensor for key, tensor in frozen_state.items() if key != "backbone.body.conv1.weight"}
+    with pytest.raises(WeightsError, match=r"lacking\.pth does not fit.*\n  missing: backbone\.body\.conv1\.weight"):
+        from_checkpoint(Checkpoint(name="lacking.pth", state_dict=lacking, info=CheckpointInfo()))
+    odd = CheckpointInfo(model_kwargs={"colour": "red"})
+    with pytest.raises(WeightsError, match=r"odd\.pth asks for a detector that cannot be built.*colour"):
+        from_checkpoint(Checkpoint(name="odd.pth", state_dict=frozen_state, info=odd))
+
+
+@pytest.mark.parametrize("weights", ["COCO_V1", FasterRCNN_ResNet50_FPN_Weights.COCO_V1, "DEFAULT"])
+def test_the_official_name_gives_the_cached_file_with_its_epsilon(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints" / "official.pth"
+    state = random_checkpoint().state_dict
+    torch.save(state, path)
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    entry = SimpleNamespace(url=f"https://weights.invalid/official-{digits}.pth", meta=coco_weights().meta)
+    path.rename(cached_path(entry.url))
+    monkeypatch.setattr(model.weights, "coco_weights", lambda: entry)
+    detector = fasterrcnn_resnet50_fpn(weights=weights, progress=False)
+    assert {norm.eps for norm in norms(detector)} == {0.0}
+    assert same_tensors(detector.state_dict(), state)
+
+
+@pytest.mark.parametrize("weights", ["file", "IMAGENET1K_V1", ResNet50_Weights.IMAGENET1K_V2])
+def test_backbone_weights_fill_the_body_alone(weights, tmp_path, monkeypatch):
+    classifier = resnet50(weights=None)
+    path = tmp_path / "resnet50.pth"
+    torch.save(classifier.state_dict(), path)
+    if weights == "file":
+        weights = path
+    else:  # as if it were in the cache
+        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+        name = weights if isinstance(weights, str) else weights.name
+        cached = cached_path(ResNet50_Weights[name].url)
+        cached.parent.mkdir()
+        path.rename(cached)
+    detector = fasterrcnn_resnet50_fpn(weights_backbone=weights, num_classes=3, progress=False)
+    body = detector.backbone.body.state_dict()
+    assert len(body) == 53 * 5
+    assert all(torch.equal(tensor, classifier.state_dict()[key]) for key, tensor in body.items())
+    assert {type(norm) for norm in norms(detector)} == {FrozenBatchNorm2d}
+    assert {norm.eps for norm in norms(detector)} == {1e-5}
+    trained = {key.split(".")[0] for key, p in detector.backbone.body.named_parameters() if p.requires_grad}
+    assert trained == {"layer2", "layer3", "layer4"}
+
+
+def test_without_weights_norms_are_live_and_layers_mean_nothing():
+    with pytest.warns(UserWarning, match="means nothing without weights"):
+        detector = fasterrcnn_resnet50_fpn(trainable_backbone_layers=2)
+    assert {type(norm) for norm in norms(detector)} == {nn.BatchNorm2d}
+    assert detector.roi_heads.box_predictor.cls_score.out_features == 91
+
+
+def test_a_predictor_of_ones_own_brings_the_classes():
+    detector = fasterrcnn_resnet50_fpn(box_predictor=FastRCNNPredictor(1024, 7))
+    assert detector.roi_heads.box_predictor.cls_score.out_features == 7
+
+
+def test_random_weights_go_by_their_seed_and_leave_the_dice_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = random_checkpoint()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert same_tensors(random_checkpoint().state_dict, first.state_dict)
+    assert not same_tensors(random_checkpoint(seed=1).state_dict, first.state_dict)
+    assert first.name == "random"
+    assert first.num_classes == 91
+
+
+def test_what_faster_rcnn_needs_is_told():
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 1))
+    with pytest.raises(ValueError, match="needs an attribute out_channels"):
+        FasterRCNN(backbone, 3)
+    backbone.out_channels = 8
+    for arguments in ({}, {"num_classes": 3, "box_predictor": FastRCNNPredictor(1024, 3)}):
+        with pytest.raises(ValueError, match="either num_classes or a box_predictor"):
+            FasterRCNN(backbone, **arguments)

@@ -1,0 +1,42 @@
+"""Whether an image's detections depend on its neighbours in the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def detector(make_pair):
+    _, ours = make_pair(min_size=128, max_size=256, rpn_post_nms_top_n_test=300)
+    ours.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    return ours
+
+
+@torch.no_grad()
+def alone_and_together(detector, images):
+    return [detector([image])[0] for image in images], detector(images)
+
+
+def test_images_of_one_padded_shape_do_not_change_each_other(detector, make_picture):
+    # Resized to 128 x 192, 128 x 180 and 121 x 170 of 128 x 192: one padded shape, three sizes.
+    images = [make_picture(128, 192), make_picture(96, 135, 1), make_picture(256, 350, 2)]
+    sizes = [detector.transform.resized_hw(tuple(image.shape[-2:])) for image in images]
+    assert len(set(sizes)) == 3
+    assert {detector.transform.padded_hw(tuple(image.shape[-2:])) for image in images} == {(128, 192)}
+    for alone, together in zip(*alone_and_together(detector, images), strict=True):
+        assert len(alone["labels"]) > 10
+        assert torch.equal(alone["labels"], together["labels"])
+        # Not always bit for bit: the convolutions' and products' order of adding up goes by the batch's size.
+        torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=0, atol=0.05)
+        torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-4)
+
+
+def test_a_larger_neighbour_does_change_the_answer(detector, make_picture):
+    # More padding moves the zeros at the border and, on coarse levels, the anchors' stride: the service never mixes.
+    images = [make_picture(128, 150), make_picture(128, 256)]
+    (alone, _), (together, _) = alone_and_together(detector, images)
+    assert len(alone["labels"]) > 10
+    assert alone["scores"].shape != together["scores"].shape or not torch.allclose(
+        alone["scores"], together["scores"], rtol=0, atol=1e-4
+    )
