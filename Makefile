@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# setuptools is pinned as well: it builds the package itself, without a network.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test lint bench constraints
@@ -33,7 +36,10 @@ lint: install ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: install ## Compare with torchvision, side by side (arguments: make bench ARGS="--rounds 3")
+	$(BIN)/python benchmarks/against_torchvision.py $(ARGS)
+
 constraints: ## Resolve the pinned dependencies anew
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --python-version 3.11 --upgrade --output-file constraints.txt
+	$(COMPILE) --extra dev --upgrade --output-file constraints.txt
+	$(COMPILE) --constraint constraints.txt --output-file docker/requirements.txt
