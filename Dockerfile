@@ -27,7 +27,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     TORCH_HOME=/var/lib/frcnn/cache \
     FRCNN_HOST=0.0.0.0 \
     FRCNN_PORT=8000
-USER frcnn
+USER 10001:10001
 WORKDIR /var/lib/frcnn
 VOLUME /var/lib/frcnn/cache
 EXPOSE 8000
