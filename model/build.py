@@ -91,7 +91,7 @@ def from_checkpoint(
     num_classes = None if arguments.get("box_predictor") is not None else checkpoint.num_classes
     try:
         model = FasterRCNN(backbone, num_classes, **arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{checkpoint.name} asks for a detector that cannot be built: {error}") from error
     load_strictly(model, checkpoint.state_dict, source=checkpoint.name)
     return model

@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 import httpx
 import torch.hub
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ def _fetch_verified(url: str, path: Path, progress: bool, deadline: float | None
 
 def _download(url: str, partial: Path, progress: bool, deadline: float | None) -> None:
     have = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    # Compressed on the way, the bytes would not be those of the file.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = httpx.Timeout(_within(deadline, _READ_TIMEOUT_S), connect=_within(deadline, _CONNECT_TIMEOUT_S))
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -117,7 +119,7 @@ class _Advance:
 @contextmanager
 def _bar(shown: bool, url: str, total: int | None, done: int) -> Iterator[_Advance]:
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns) if shown else nullcontext() as bar:
+    with Progress(*columns, console=Console(stderr=True)) if shown else nullcontext() as bar:
         name = url.rsplit("/", 1)[1]
         task = None if bar is None else bar.add_task(name, total=total, completed=done)
         yield _Advance(bar, task)

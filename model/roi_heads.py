@@ -128,7 +128,7 @@ class RoIHeads(nn.Module):
         """Logits `[R, K]` and deltas `[R, K, 4]` of the proposals of all images."""
         pooled = self.box_roi_pool(features, proposals, image_shapes)
         class_logits, deltas = self.box_predictor(self.box_head(pooled))
-        return class_logits, deltas.view(deltas.shape[0], -1, 4)
+        return class_logits, deltas.view(*class_logits.shape, 4)
 
     def postprocess(
         self, class_logits: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: Sequence[SizeHW]

@@ -29,6 +29,9 @@ class GeneralizedRCNNTransform(nn.Module):
         size_divisible: the coarsest stride that the padded sides must fit.
         fixed_size: (width, height) to resize to instead, whatever the aspect ratio. The order is torchvision's.
         _skip_resize: leave the size alone in training. The name is torchvision's.
+
+    Raises:
+        ValueError: a size under 1, or a deviation of zero.
     """
 
     def __init__(
@@ -42,6 +45,14 @@ class GeneralizedRCNNTransform(nn.Module):
         _skip_resize: bool = False,
     ) -> None:
         super().__init__()
+        smallest = min(min_size) if isinstance(min_size, Sequence) else min_size
+        if smallest < 1 or max_size < 1 or size_divisible < 1:
+            raise ValueError(
+                "sizes must be 1 pixel or more, not "
+                f"min_size {min_size}, max_size {max_size}, size_divisible {size_divisible}"
+            )
+        if not all(image_std):
+            raise ValueError(f"image_std must not hold zeros: {list(image_std)}")
         self.min_size = tuple(min_size) if isinstance(min_size, Sequence) else (min_size,)
         self.max_size = max_size
         self.image_mean = tuple(image_mean)

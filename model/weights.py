@@ -7,6 +7,7 @@ cannot run code. Both may carry a `CheckpointInfo` beside the tensors. Fetching 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import tempfile
@@ -24,12 +25,19 @@ from torchvision.models._api import Weights
 
 from model.categories import Categories
 from model.download import WeightsUnavailableError, cached_path, fetch
-from model.faster_rcnn import modern_key
+from model.faster_rcnn import FasterRCNN, modern_key
 
 COCO_V1 = "COCO_V1"
 INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
 _STATE_DICT_KEYS = ("model", "state_dict")  # where training scripts put the tensors in a .pth
 _PREDICTOR_KEY = "roi_heads.box_predictor.cls_score.weight"
+# What a file may set: numbers, never modules.
+_MODEL_KWARGS = frozenset(
+    set(inspect.signature(FasterRCNN).parameters)
+    - {"backbone", "num_classes", "rpn_anchor_generator", "rpn_head"}
+    - {"box_roi_pool", "box_head", "box_predictor", "kwargs"}
+    | {"size_divisible", "fixed_size"}
+)
 
 
 class WeightsError(ValueError):
@@ -66,9 +74,9 @@ class Checkpoint:
         Raises:
             WeightsError: the tensors are not those of a detector with the standard predictor.
         """
-        if _PREDICTOR_KEY not in self.state_dict:
+        if _PREDICTOR_KEY not in self.state_dict or self.state_dict[_PREDICTOR_KEY].dim() != 2:
             raise WeightsError(
-                f"{self.name} is not a Faster R-CNN checkpoint: it has no {_PREDICTOR_KEY}. "
+                f"{self.name} is not a Faster R-CNN checkpoint: it has no matrix {_PREDICTOR_KEY}. "
                 f"Its first keys: {', '.join(list(self.state_dict)[:4]) or 'none'}"
             )
         return self.state_dict[_PREDICTOR_KEY].shape[0]
@@ -129,8 +137,16 @@ def fetch_coco(*, progress: bool = True, timeout_s: float | None = None) -> Path
 
 
 def read_coco(*, progress: bool = True) -> Checkpoint:
-    """The official COCO detector (see `fetch_coco`)."""
-    return read_checkpoint(fetch_coco(progress=progress))
+    """The official COCO detector (see `fetch_coco`).
+
+    Raises:
+        WeightsUnavailableError: it cannot be fetched.
+        WeightsError: what lies in the cache under its name is something else.
+    """
+    path = fetch_coco(progress=progress)
+    if not _is_official_coco(path):
+        raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
+    return read_checkpoint(path)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -236,13 +252,19 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
         except (ValueError, TypeError) as error:
             raise WeightsError(f"{path} has metadata that cannot be understood: {error}") from error
         content = next((content[key] for key in _STATE_DICT_KEYS if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items())
+    ):
         raise WeightsError(f"{path} holds no state dict: a dict from names to tensors, alone or under 'model'")
     return dict(content), info
 
 
 def _info_from(raw: Any) -> CheckpointInfo:
     known = CheckpointInfo(**raw)
+    if unknown := set(known.model_kwargs) - _MODEL_KWARGS:
+        raise ValueError(f"its model arguments {sorted(unknown)} are not settings of a FasterRCNN")
     names = known.class_names
     return CheckpointInfo(
         class_names=None if names is None else tuple(str(name) for name in names),

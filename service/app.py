@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service import schemas
 from service.detector import load_detectors
@@ -37,7 +38,13 @@ def create_app(
         on_load_failure: called if it cannot.
     """
     service = Service(settings or Settings(), load, on_load_failure)
-    app = FastAPI(title="faster-rcnn-service", version=service.version, description=_DESCRIPTION, lifespan=_lifespan)
+    app = FastAPI(
+        title="faster-rcnn-service",
+        version=service.version,
+        description=_DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
     app.state.service = service
     app.add_middleware(RequestContext, metrics=service.metrics)
     app.include_router(router)
@@ -45,6 +52,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGoneError, _client_gone)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     _document_problems(app)
     return app
 

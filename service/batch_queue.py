@@ -49,6 +49,11 @@ class BatchQueue(Generic[Job]):
         """Line up at the end."""
         self._lines.setdefault(job.shape, OrderedDict())[id(job)] = job
 
+    def put_back(self, job: Job) -> None:
+        """Line up at the head, after having been taken in vain."""
+        self.put(job)
+        self._lines[job.shape].move_to_end(id(job), last=False)
+
     def discard(self, job: Job) -> None:
         """Leave the queue, as when the caller has gone. A job that is not in it is ignored."""
         line = self._lines.get(job.shape)

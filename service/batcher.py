@@ -10,10 +10,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from service.batch_queue import BatchQueue, Shape
 from service.detector import Detections, Detector, ModelInfo, check_device
@@ -21,6 +22,7 @@ from service.errors import DeadlineError, InferenceError, QueueFullError, Servic
 from service.images import Picture
 from service.metrics import Metrics
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _CHECK_INTERVAL_S = 1.0
@@ -49,20 +51,51 @@ class _Job:
 class _Device:
     """A detector, its thread, and whether it answers."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, hang_timeout_s: float) -> None:
         self.detector = detector
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"device-{detector.device}")
-        self.failure: str | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"device-{detector.device}")
+        self._hang_timeout_s = hang_timeout_s
+        self._error: str | None = None
+        self._busy_since: float | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why it does not answer; None while it does."""
+        if self._busy_since is not None and time.perf_counter() - self._busy_since > self._hang_timeout_s:
+            return f"{self.detector.device} has not answered for {self._hang_timeout_s:g} s"
+        return self._error
 
     async def detect(self, pictures: Sequence[Picture]) -> list[Detections]:
         images = [picture.pixels for picture in pictures]
-        found = await asyncio.get_running_loop().run_in_executor(self.thread, self.detector.detect, images)
+        found = await self._run(lambda: self.detector.detect(images))
         if len(found) != len(images):
             raise RuntimeError(f"{len(found)} answers for {len(images)} images: this is a bug")
         return found
 
-    async def check(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self.thread, check_device, self.detector)
+    async def check(self) -> bool:
+        """Whether it answers for a picture that cannot be at fault; remembers if not."""
+        try:
+            await self._run(lambda: check_device(self.detector))
+        except Exception as error:
+            logger.exception("%s does not answer", self.detector.device)
+            self.fail(type(error).__name__)
+            return False
+        self._error = None
+        return True
+
+    def fail(self, reason: str) -> None:
+        self._error = f"{self.detector.device}: {reason}"
+
+    def close(self) -> None:
+        """Take no more work; a call that runs is left to end by itself."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        self._busy_since = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._busy_since = None
 
 
 class Batcher:
@@ -73,6 +106,7 @@ class Batcher:
         max_batch_size: most images in a batch.
         max_queue_delay_s: how long an idle device waits for a batch to fill.
         capacity: most images accepted and not yet answered.
+        hang_timeout_s: a device that works longer than this on one batch counts as failing.
         metrics: where to count.
     """
 
@@ -83,18 +117,20 @@ class Batcher:
         max_batch_size: int,
         max_queue_delay_s: float,
         capacity: int,
+        hang_timeout_s: float,
         metrics: Metrics,
     ) -> None:
         if not detectors:
             raise ValueError("a batcher needs at least one detector")
         self.capacity = capacity
-        self._devices = [_Device(detector) for detector in detectors]
+        self._devices = [_Device(detector, hang_timeout_s) for detector in detectors]
         self._queue: BatchQueue[_Job] = BatchQueue(max_batch_size=max_batch_size, max_delay=max_queue_delay_s)
         self._changed = asyncio.Condition()
         self._metrics = metrics
         self._in_flight = 0
         self._images_per_s: float | None = None  # of one device, smoothed
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
 
     @property
     def info(self) -> ModelInfo:
@@ -113,22 +149,29 @@ class Batcher:
     @property
     def failure(self) -> str | None:
         """Why no device can answer; None while at least one can."""
-        failures = [device.failure for device in self._devices]
-        return None if None in failures else "; ".join(str(failure) for failure in failures)
+        return None if len(self.failures) < len(self._devices) else "; ".join(self.failures)
+
+    @property
+    def failures(self) -> list[str]:
+        """Of each device that does not answer, why."""
+        return [failure for device in self._devices if (failure := device.failure) is not None]
 
     def start(self) -> None:
         """Begin to serve; call on the event loop."""
-        self._tasks = [asyncio.create_task(self._serve(device)) for device in self._devices]
+        for device in self._devices:
+            task = asyncio.create_task(self._serve(device))
+            task.add_done_callback(lambda done, device=device: _mourn(done, device))  # type: ignore[misc]
+            self._tasks.append(task)
 
     async def stop(self) -> None:
         """Stop serving. Callers that still wait are told so; a batch that runs is left to end by itself."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        while batch := self._queue.take(math.inf):
-            _fail(batch, UnavailableError("the service is shutting down"))
+        self._fail_all_waiting(_shutting_down())
         for device in self._devices:
-            device.thread.shutdown(wait=False, cancel_futures=True)
+            device.close()
 
     @contextmanager
     def places(self, count: int = 1) -> Iterator[None]:
@@ -161,8 +204,10 @@ class Batcher:
         Raises:
             DeadlineError: it passed first.
             InferenceError: the device failed on this picture.
-            UnavailableError: the service is shutting down.
+            UnavailableError: the service is shutting down, or no device answers.
         """
+        if self._stopped:
+            raise _shutting_down()
         loop = asyncio.get_running_loop()
         shape = self._devices[0].detector.padded_shape(picture.size_hw)
         job = _Job(picture, shape, time.perf_counter(), loop.create_future())
@@ -181,10 +226,15 @@ class Batcher:
 
     async def _serve(self, device: _Device) -> None:
         while True:
-            if device.failure is not None:
-                await self._recover(device)
+            if device.failure is not None and not await device.check():
+                await asyncio.sleep(_CHECK_INTERVAL_S)
+                continue
             batch = await self._next_batch()
-            await self._run(device, batch)
+            try:
+                await self._run(device, batch)
+            except asyncio.CancelledError:
+                _fail(batch, _shutting_down())
+                raise
 
     async def _next_batch(self) -> list[_Job]:
         async with self._changed:
@@ -203,20 +253,10 @@ class Batcher:
         self._metrics.batch_size.observe(len(batch))
         try:
             found = await device.detect([job.picture for job in batch])
-        except asyncio.CancelledError:
-            _fail(batch, UnavailableError("the service is shutting down"))
-            raise
-        except Exception as error:
+        except Exception:
             logger.exception("%s failed on a batch of %d", device.detector.device, len(batch))
-            if len(batch) > 1:
-                # One picture may be at fault: each gets its own chance, so that only that one fails.
-                for job in batch:
-                    await self._run(device, [job])
-                return
-            _fail(batch, InferenceError("the device failed on this image; the failure is logged"))
-            device.failure = f"{device.detector.device}: {type(error).__name__}"
+            await self._find_the_guilty(device, batch)
             return
-        device.failure = None
         elapsed = time.perf_counter() - started
         self._measure(len(batch) / max(elapsed, 1e-6))
         self._metrics.stage_seconds.labels("inference").observe(elapsed)
@@ -225,17 +265,29 @@ class Batcher:
             if not job.answer.done():
                 job.answer.set_result(Answer(detections, started - job.arrived, elapsed, len(batch)))
 
-    async def _recover(self, device: _Device) -> None:
-        """Keep a failing device from the queue until it answers for a picture that cannot be at fault."""
-        while device.failure is not None:
-            try:
-                await device.check()
-            except Exception as error:
-                logger.exception("%s does not answer", device.detector.device)
-                device.failure = f"{device.detector.device}: {type(error).__name__}"
-                await asyncio.sleep(_CHECK_INTERVAL_S)
+    async def _find_the_guilty(self, device: _Device, batch: list[_Job]) -> None:
+        """After a failure: is it the device, or which picture? Nobody else's answer is lost to it."""
+        if not await device.check():
+            if self.failure is None:
+                for job in reversed(batch):
+                    if not job.answer.done():
+                        self._queue.put_back(job)
+                async with self._changed:
+                    self._changed.notify_all()
             else:
-                device.failure = None
+                error = UnavailableError("no device answers", retry_after_s=1)
+                _fail(batch, error)
+                self._fail_all_waiting(error)
+        elif len(batch) == 1:
+            _fail(batch, InferenceError("the device failed on this image; the failure is logged"))
+        else:
+            for job in batch:
+                if not job.answer.done():
+                    await self._run(device, [job])
+
+    def _fail_all_waiting(self, error: ServiceError) -> None:
+        while waiting := self._queue.take(math.inf):
+            _fail(waiting, error)
 
     def _measure(self, images_per_s: float) -> None:
         before = images_per_s if self._images_per_s is None else self._images_per_s
@@ -248,6 +300,17 @@ class Batcher:
         surplus = self._in_flight + count - self.capacity
         seconds = math.ceil(surplus / (self._images_per_s * len(self._devices)))
         return min(max(seconds, 1), _LONGEST_RETRY_S)
+
+
+def _shutting_down() -> UnavailableError:
+    return UnavailableError("the service is shutting down")
+
+
+def _mourn(task: asyncio.Task[None], device: _Device) -> None:
+    """A worker only ever ends by being cancelled. Should it not, its device must not look well."""
+    if not task.cancelled():
+        logger.error("the worker of %s ended: this is a bug", device.detector.device, exc_info=task.exception())
+        device.fail("its worker ended")
 
 
 def _fail(batch: Sequence[_Job], error: ServiceError) -> None:

@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch and inspect weights.")
 app.add_typer(weights_app, name="weights")
 
+logger = logging.getLogger(__name__)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 _FAILED, _USAGE = 1, 2
 
@@ -55,10 +57,12 @@ def serve(**flags: Any) -> None:
 
     from service.app import create_app
     from service.lifecycle import Service
+    from service.protocol import UpgradeDecliningProtocol
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            service.drain()  # readiness first: uvicorn goes on to finish what was accepted
+            self.force_exit = self.should_exit  # the second signal ends it at once
+            service.drain()
             super().handle_exit(sig, frame)
 
         def stop_soon(self) -> None:
@@ -67,17 +71,33 @@ def serve(**flags: Any) -> None:
     application = create_app(settings, on_load_failure=lambda: server.stop_soon())
     service: Service = application.state.service
     config = uvicorn.Config(
-        application, host=settings.host, port=settings.port, log_config=None, access_log=False, lifespan="on"
+        application,
+        host=settings.host,
+        port=settings.port,
+        http=UpgradeDecliningProtocol,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     server = Server(config)
     # uvicorn passes the signals that ended it on to whoever handled them before: a clean end is exit code 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    server.run()
+    server.run(sockets=[_listen(settings.host, settings.port)])
     if service.load_error is not None:
         _fail(str(service.load_error))
-    if not server.started:
-        _fail(f"the service could not listen on {settings.host}:{settings.port}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Taken before anything is loaded, so that a port that is not free ends the process at once."""
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        _fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
+    shown = f"[{host}]" if ":" in host else host
+    logger.info("listening on http://%s:%d (Ctrl-C ends it)", shown, listener.getsockname()[1])
+    return listener
 
 
 def _with_settings_as_options() -> inspect.Signature:

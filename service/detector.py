@@ -106,7 +106,7 @@ class TorchDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        floats = [image.to(self._device, non_blocking=True).to(torch.float32) / 255 for image in images]
+        floats = [image.to(self._device, non_blocking=True).to(torch.float32).div_(255) for image in images]
         with self._autocast():
             found = self._model.detect(floats)
         return [
@@ -183,8 +183,8 @@ def parse_devices(text: str) -> list[str]:
     gpus = torch.cuda.device_count()
     if text == "auto":
         return [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
-    names = [name.strip() for name in text.split(",")]
-    known = {"cpu", "cuda", *(f"cuda:{index}" for index in range(gpus))} if gpus else {"cpu"}
+    names = ["cuda:0" if name.strip() == "cuda" else name.strip() for name in text.split(",")]
+    known = {"cpu", *(f"cuda:{index}" for index in range(gpus))}
     for name in names:
         if name not in known:
             raise DetectorError(f"there is no device {name!r} here; there is {', '.join(sorted(known))}")

@@ -9,9 +9,13 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
+from service.errors import BadParameterError
 from service.images import Picture
 
 DrawnFormat = Literal["JPEG", "PNG"]
+# A strip a million pixels long is no reason for letters of ten thousand.
+_LARGEST_SIDE_TO_SCALE_WITH = 6000
+_LONGEST_JPEG_SIDE = 65_500
 Color = tuple[int, int, int]
 
 
@@ -29,7 +33,7 @@ def draw(
     image = picture.to_pil()
     canvas = ImageDraw.Draw(image)
     # Legible on a thumbnail and on a 4,000 px photograph alike.
-    side = max(image.size)
+    side = min(max(image.size), _LARGEST_SIDE_TO_SCALE_WITH)
     line = max(2, round(side / 400))
     font = ImageFont.load_default(size=max(11, round(side / 60)))
     for box, label, caption in reversed(list(zip(boxes, labels, captions, strict=True))):
@@ -41,6 +45,13 @@ def draw(
 
 
 def encode(image: Image.Image, image_format: DrawnFormat) -> bytes:
+    """The file.
+
+    Raises:
+        BadParameterError: a JPEG cannot be that large.
+    """
+    if image_format == "JPEG" and max(image.size) > _LONGEST_JPEG_SIDE:
+        raise BadParameterError(f"a JPEG has at most {_LONGEST_JPEG_SIDE:,} pixels a side; ask for image/png")
     buffer = io.BytesIO()
     image.save(buffer, image_format, **({"quality": 90} if image_format == "JPEG" else {}))
     return buffer.getvalue()

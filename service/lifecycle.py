@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, TypeVar
 
 from service.batcher import Batcher
-from service.detector import Detector, ModelInfo
+from service.detector import RANDOM, Detector, ModelInfo
 from service.errors import UnavailableError
 from service.images import Picture, decode
 from service.metrics import Metrics
@@ -57,28 +60,25 @@ class Service:
         self._batcher: Batcher | None = None
         self._draining = False
         self._started = time.monotonic()
-        self._loading: asyncio.Task[None] | None = None
-        threads = settings.decode_threads or len(os.sched_getaffinity(0))
+        threads = settings.decode_threads or _cores()
+        self.metrics.ready.set_function(lambda: self.condition.status == "ok")
         self._decoders = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
 
     async def start(self) -> None:
-        """Begin to load. Returns at once."""
-        self._loading = asyncio.create_task(self._load_detectors())
+        """Begin to load, in a thread that does not keep the process from ending. Returns at once."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._load_detectors, args=(loop,), name="load", daemon=True).start()
 
     async def stop(self) -> None:
         """End: requests that still wait are told so."""
         self.drain()
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.gather(self._loading, return_exceptions=True)
         if self._batcher is not None:
             await self._batcher.stop()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def drain(self) -> None:
-        """Refuse new work from now on; what was accepted is still answered."""
+        """Refuse new work from now on; what was accepted is still answered. Safe in a signal handler."""
         self._draining = True
-        self.metrics.ready.set(0)
 
     @property
     def condition(self) -> Condition:
@@ -89,7 +89,11 @@ class Service:
         if self._batcher is None:
             return Condition("loading", "the model is being loaded")
         if self._batcher.failure is not None:
-            return Condition("failing", f"the device does not answer: {self._batcher.failure}")
+            return Condition("failing", f"no device answers: {self._batcher.failure}")
+        if self._batcher.failures:
+            return Condition("ok", f"some devices do not answer: {'; '.join(self._batcher.failures)}")
+        if self._batcher.info.weights == RANDOM:
+            return Condition("ok", "UNTRAINED, RANDOM WEIGHTS are served: nothing will be found")
         return Condition("ok", "the model is loaded and its device answers")
 
     @property
@@ -130,25 +134,37 @@ class Service:
         """Run something that blocks beside the event loop, in the decoding threads."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
-    async def _load_detectors(self) -> None:
+    def _load_detectors(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Runs in a thread of its own, and hands over to the event loop."""
         try:
-            self.detectors = await asyncio.to_thread(self._load, self.settings)
+            detectors = self._load(self.settings)
         except Exception as error:
-            self.load_error = error
             logger.exception("the model cannot be loaded")
-            if self._on_load_failure is not None:
-                self._on_load_failure()
+            arrived = partial(self._give_up, error)
+        else:
+            arrived = partial(self._open, detectors)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
+            loop.call_soon_threadsafe(arrived)
+
+    def _give_up(self, error: Exception) -> None:
+        self.load_error = error
+        if self._on_load_failure is not None:
+            self._on_load_failure()
+
+    def _open(self, detectors: Sequence[Detector]) -> None:
+        if self._draining:
             return
+        self.detectors = detectors
         self._batcher = Batcher(
-            self.detectors,
-            max_batch_size=_batch_size(self.settings, self.detectors),
+            detectors,
+            max_batch_size=_batch_size(self.settings, detectors),
             max_queue_delay_s=self.settings.max_queue_delay_ms / 1000,
             capacity=self.settings.queue_capacity,
+            hang_timeout_s=self.settings.hang_timeout_s,
             metrics=self.metrics,
         )
         self._batcher.start()
-        self.metrics.ready.set(1)
-        logger.info("ready: %s on %s", self.detectors[0].info.weights, ", ".join(d.device for d in self.detectors))
+        logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
 
 
 def _batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
@@ -163,3 +179,8 @@ def _version() -> str:
         return version("faster-rcnn-service")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _cores() -> int:
+    """The cores this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -81,7 +81,7 @@ async def in_time(deadline: float, work: Awaitable[T]) -> T:
         async with asyncio.timeout_at(deadline):
             return await work
     except TimeoutError as error:
-        raise DeadlineError("the time for this request was over before its image had been read and decoded") from error
+        raise DeadlineError("the time for this request was over before its answer was ready") from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,7 +19,7 @@ from service.pipeline import Found, find, find_all, in_time, while_connected
 from service.schemas import DetectQuery, Parameters, Selection
 from service.uploads import UploadLimits, read_files, read_image
 
-router = APIRouter()
+router = APIRouter(redirect_slashes=False)
 
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
@@ -38,6 +39,7 @@ async def detect(request: Request, query: Parameters) -> Response:
     """
     service = _service(request)
     batcher = service.batcher
+    _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     limits = UploadLimits(body_bytes=service.settings.max_body_bytes, files=1)
     deadline = _deadline(request, service)
@@ -48,7 +50,8 @@ async def detect(request: Request, query: Parameters) -> Response:
         media_type = _drawn_type(request)
         if media_type is None:
             return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
-        drawn = await service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
+        drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
+        drawn = await while_connected(request, in_time(deadline, drawing))
         return Response(drawn, media_type=media_type, headers=headers)
 
 
@@ -65,6 +68,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     service = _service(request)
     batcher = service.batcher
     settings = service.settings
+    _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     deadline = _deadline(request, service)
     limits = UploadLimits(
@@ -83,6 +87,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     return JSONResponse({"results": results})
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", tags=["health"], response_model=schemas.Health, responses=openapi.HEALTH_RESPONSES)
 async def healthz(request: Request) -> Response:
     """How the service is: 200 when the model is loaded and its device answers, else 503."""
@@ -104,12 +109,14 @@ async def healthz(request: Request) -> Response:
     return JSONResponse(body.model_dump(), status_code=200 if condition.status == "ok" else 503)
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", tags=["health"], response_model=schemas.Probe)
 async def livez() -> Response:
     """200 while the process answers at all: restart it when this fails."""
     return JSONResponse({"status": "ok"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.HEALTH_RESPONSES)
 async def readyz(request: Request) -> Response:
     """200 while requests are taken, else 503: send them elsewhere when this fails."""
@@ -142,12 +149,20 @@ def _service(request: Request) -> Service:
     return service
 
 
+def _refuse_repetition(request: Request) -> None:
+    """A parameter given twice would be half ignored."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadParameterError(f"{name} is given {names.count(name)} times")
+
+
 def _deadline(request: Request, service: Service) -> float:
     """When the answer must be there, on the event loop's clock."""
     milliseconds = service.settings.request_timeout_ms
     text = request.headers.get(openapi.TIMEOUT_HEADER)
     if text is not None:
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= openapi.LONGEST_TIMEOUT_MS):
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= openapi.LONGEST_TIMEOUT_MS:
             raise BadParameterError(
                 f"{openapi.TIMEOUT_HEADER} must be a whole number from 1 to {openapi.LONGEST_TIMEOUT_MS}"
             )

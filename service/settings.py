@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     max_batch_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body of /detect/batch.")
     max_batch_files: int = Field(64, ge=1, description="Most images in one /detect/batch request.")
     max_image_pixels: int = Field(8192 * 8192, ge=1, description="Largest width times height of an image.")
+    hang_timeout_s: float = Field(
+        120.0, gt=0, description="A device that works longer than this on one batch counts as failing."
+    )
+    shutdown_timeout_s: int = Field(
+        65, ge=0, description="How long a stopping server waits for the requests it accepted."
+    )
     decode_threads: int | None = Field(None, ge=1, description="Threads that decode images; by default one per core.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log shown.")
 

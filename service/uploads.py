@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -16,6 +17,10 @@ from service.errors import BadRequestError, TooLargeError, UnsupportedTypeError
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
+
+
+_MOST_FIELDS = 100
+_MOST_JSON_TOKENS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,8 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
         return (await read_files(request, limits))[0]
     if kind == "application/json":
         # Base64 takes four characters for three bytes.
-        return _image_in_json(await _read(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES))
+        body = await _read(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES)
+        return await asyncio.to_thread(_image_in_json, body)
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await _read(request, limits.body_bytes)
     raise UnsupportedTypeError(
@@ -60,22 +66,28 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
     body = await _read(request, limits.body_bytes + _OVERHEAD_BYTES)
     parser = MultiPartParser(
-        request.headers, _once(body), max_files=limits.files, max_fields=limits.files, max_part_size=len(body)
+        request.headers, _once(body), max_files=limits.files + 1, max_fields=_MOST_FIELDS, max_part_size=len(body)
     )
     parser.spool_max_size = len(body) + 1  # the bytes are in memory already: never through the disk
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
-        if "Too many" in str(error):
-            raise TooLargeError(f"too many files in one request: {limits.files} is the most that is taken") from error
+    except (MultiPartException, KeyError, UnicodeError) as error:
+        if "Too many files" in str(error):
+            raise _too_many(limits) from error
         raise BadRequestError(f"the multipart form is broken: {error}") from error
     try:
         files = [await f.read() for f in form.getlist(FILE_FIELD) if isinstance(f, UploadFile)]
     finally:
         await form.close()
+    if len(files) > limits.files:
+        raise _too_many(limits)
     if not files:
         raise BadRequestError(f"the form has no file in a field named {FILE_FIELD!r}")
     return files
+
+
+def _too_many(limits: UploadLimits) -> TooLargeError:
+    return TooLargeError(f"too many files in one request: {limits.files} is the most that is taken")
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -95,6 +107,9 @@ async def _once(body: bytes) -> AsyncGenerator[bytes]:
 
 
 def _image_in_json(body: bytes) -> bytes:
+    # Base64 has none of these. A body full of them would keep the parser, and so every thread, busy for seconds.
+    if sum(map(body.count, (b"[", b"{", b","))) > _MOST_JSON_TOKENS:
+        raise BadRequestError('the JSON body must be {"image": "<base64>"}')
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:

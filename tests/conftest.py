@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI
+
+from service.protocol import UpgradeDecliningProtocol
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -34,6 +37,12 @@ def odd_images() -> list[Path]:
     return sorted(path for path in _folder("odd_images").iterdir() if path.suffix != ".md")
 
 
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_developers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("FRCNN_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -41,7 +50,10 @@ def anyio_backend() -> str:
 
 @contextmanager
 def _served(app: FastAPI) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, http=UpgradeDecliningProtocol, log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -47,6 +47,19 @@ def test_a_job_that_left_does_not_run() -> None:
     assert len(queue) == 0
 
 
+def test_a_job_that_is_put_back_goes_before_the_others() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=2)
+    jobs = [Job(name, WIDE, n) for n, name in enumerate("abcd")]
+    for job in jobs:
+        queue.put(job)
+    for job in reversed(queue.take(now=9)):
+        queue.put_back(job)
+    assert names(queue.take(now=9)) == ["a", "b"]
+    assert names(queue.take(now=9)) == ["c", "d"]
+    queue.put_back(jobs[2])
+    assert names(queue.take(now=9)) == ["c"]
+
+
 def test_without_delay_a_lone_job_is_ready_at_once() -> None:
     queue: BatchQueue[Job] = BatchQueue(max_batch_size=8)
     queue.put(Job("a", WIDE, 5))

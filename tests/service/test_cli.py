@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -158,3 +159,34 @@ def test_serve_without_its_weights_ends_with_a_reason() -> None:
         output, _ = child.communicate(timeout=120)
         assert child.returncode == 1
         assert "no such file of weights: /nowhere/w.pth" in output.splitlines()[-1]
+
+
+def test_serve_on_a_port_that_is_taken_ends_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with process("serve", "--port", str(port), "--weights", "random") as child:
+            output, _ = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "in use" in output
+
+
+def test_sigterm_ends_a_service_that_is_still_loading() -> None:
+    script = (
+        "import time, service.detector as d\n"
+        "d.load_detectors = lambda _: time.sleep(100)\n"
+        "from service.cli import main; main()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, "serve", "--port", "0", "--weights", "random"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        url = address(child)
+        assert httpx.get(f"{url}/healthz", timeout=30).json()["status"] == "loading"
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+        child.communicate()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from typing import Any
 
@@ -77,8 +78,17 @@ async def test_a_device_that_fails_on_everything_is_told(fake: Any, make_png: An
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
         failed = await client.post("/detect", content=make_png(1))
-        assert (failed.status_code, failed.headers["content-type"]) == (500, "application/problem+json")
-        while (await client.get("/healthz")).status_code == 200:
-            await asyncio.sleep(0.01)
+        assert (failed.status_code, failed.headers["content-type"]) == (503, "application/problem+json")
+        assert "frcnn_ready 0.0" in (await client.get("/metrics")).text
         assert (await client.get("/healthz")).json()["status"] == "failing"
         assert (await client.post("/detect", content=make_png(1))).status_code == 503
+
+
+async def test_untrained_weights_are_said_so(fake: Any) -> None:
+    detector = fake()
+    detector.info = dataclasses.replace(detector.info, weights="random")
+    app = create_app(Settings(), load=lambda _: [detector])
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        assert "UNTRAINED" in (await client.get("/healthz")).json()["detail"]

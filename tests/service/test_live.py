@@ -60,6 +60,26 @@ def test_a_caller_who_hangs_up_frees_its_place_and_never_runs(fake: Any, live: A
     assert 'frcnn_requests_total{route="/detect",status="499"} 1.0' in metrics
 
 
+def test_a_caller_who_hangs_up_while_sending_is_counted_as_gone(fake: Any, live: Any) -> None:
+    with live(fake()) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+            until(lambda: in_flight(url) == 1)
+        until(lambda: in_flight(url) == 0)
+        metrics = httpx.get(f"{url}/metrics").text
+    assert 'frcnn_requests_total{route="/detect",status="499"} 1.0' in metrics
+    assert 'status="500"' not in metrics
+
+
+def test_an_offer_of_http_2_is_declined_and_the_body_kept(fake: Any, live: Any, make_png: Any) -> None:
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    with live(fake()) as url:
+        response = httpx.post(f"{url}/detect", content=make_png(7), headers=headers)
+    assert response.status_code == 200
+    assert response.json()["boxes"][0][0] == 7
+
+
 def test_half_a_body_times_out_and_frees_its_place(fake: Any, live: Any) -> None:
     with live(fake(), request_timeout_ms=200) as url:
         address = urlsplit(url)

@@ -96,9 +96,10 @@ async def test_the_query_shapes_the_answer(
         {"box_format": "yxyx"},
         {"normalized": "perhaps"},
         {"threshold": "0.5"},
+        {"labels": ["1", "2"]},
     ],
 )
-async def test_a_bad_parameter_is_named(query: dict[str, str], fake: Any, serving: Any, make_png: Any) -> None:
+async def test_a_bad_parameter_is_named(query: dict[str, Any], fake: Any, serving: Any, make_png: Any) -> None:
     detector = fake()
     async with serving(detector) as client:
         response = await client.post("/detect", params=query, content=make_png(7))
@@ -120,6 +121,16 @@ async def test_a_bad_parameter_is_named(query: dict[str, str], fake: Any, servin
         ({"files": [("file", b"x"), ("file", b"y")]}, 413, "too-large"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "bad-request"),
         ({"content": b"--y\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "bad-request"),
+        (
+            {"content": b"--x", "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}},
+            400,
+            "bad-request",
+        ),
+        (
+            {"content": b'{"image": [' + b"[]," * 100_000 + b"1]}", "headers": {"Content-Type": "application/json"}},
+            400,
+            "bad-request",
+        ),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "bad-request"),
         ({"content": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, 400, "bad-request"),
         ({"content": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, 400, "bad-request"),
@@ -214,6 +225,21 @@ async def test_the_answer_can_be_a_picture(
         assert len(np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)) > 2  # more than the one colour sent
 
 
+async def test_a_picture_too_long_for_a_jpeg(fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        data = make_png(7, (2, 70_000))
+        check_problem(
+            await client.post("/detect", content=data, headers={"Accept": "image/jpeg"}), 422, "bad-parameter"
+        )
+        assert (await client.post("/detect", content=data, headers={"Accept": "image/png"})).status_code == 200
+
+
+async def test_a_form_may_have_other_fields(fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        form = {"files": {"file": make_png(7, (32, 40))}, "data": {"a": "1", "b": "2", "c": "3"}}
+        assert (await client.post("/detect", **form)).json() == DETECTED
+
+
 async def test_request_ids_are_echoed_or_made(fake: Any, serving: Any) -> None:
     async with serving(fake()) as client:
         assert (await client.get("/livez", headers={"X-Request-ID": "abc-1.2"})).headers["x-request-id"] == "abc-1.2"
@@ -222,6 +248,7 @@ async def test_request_ids_are_echoed_or_made(fake: Any, serving: Any) -> None:
         assert all(len(one) == 32 for one in made)
         check_problem(await client.get("/nowhere"), 404, "no-such-path")
         check_problem(await client.get("/detect"), 405, "wrong-method")
+        check_problem(await client.post("/detect/"), 404, "no-such-path")
 
 
 async def test_health_labels_and_metrics(fake: Any, serving: Any, make_png: Any) -> None:
@@ -231,6 +258,8 @@ async def test_health_labels_and_metrics(fake: Any, serving: Any, make_png: Any)
         assert health.json()["status"] == "ok"
         assert health.json()["model"] == {"name": "fasterrcnn_resnet50_fpn", "weights": "fake"}
         assert (await client.get("/livez")).status_code == (await client.get("/readyz")).status_code == 200
+        for path in ("/healthz", "/livez", "/readyz"):
+            assert (await client.head(path)).status_code == 200
         assert (await client.get("/labels")).json()["labels"][3] == {"id": 4, "name": "dog"}
         await client.post("/detect", content=make_png(1))
         await client.get("/nowhere/1234")
@@ -242,7 +271,7 @@ async def test_health_labels_and_metrics(fake: Any, serving: Any, make_png: Any)
     assert "1234" not in text
 
 
-@pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "99999999999", "٣"])
+@pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "99999999999", "9" * 5000, "٣"])
 async def test_a_bad_timeout_is_a_problem(value: str, fake: Any, serving: Any, make_png: Any) -> None:
     async with serving(fake()) as client:
         headers = {"X-Request-Timeout-Ms": value.encode()}
