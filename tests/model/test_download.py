@@ -25,6 +25,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers.get("Range")
         server.asked.append(wanted)
+        server.encodings.append(self.headers.get("Accept-Encoding"))
         if server.status != 200:
             self.send_error(server.status)
             return
@@ -64,7 +65,7 @@ def server(tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.content, server.status, server.resumes = CONTENT, 200, True
         server.breaks_off_at, server.drip_s, server.over = None, 0.0, threading.Event()
-        server.asked = []
+        server.asked, server.encodings = [], []
         server.url = f"http://127.0.0.1:{server.server_port}/files/{NAME}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -86,7 +87,11 @@ def test_fetches_once(server, progress, capsys):
     assert path.read_bytes() == CONTENT
     assert fetch(server.url) == path
     assert server.asked == [None]
+    assert server.encodings == ["identity"]  # compressed on the way, the bytes would have another hash
     assert leftovers(path) == {NAME}
+    shown = capsys.readouterr()
+    assert shown.out == ""  # which belongs to the caller: `frcnn detect --json`
+    assert (NAME in shown.err) == progress
 
 
 def test_a_file_that_torchvision_fetched_is_found(server):

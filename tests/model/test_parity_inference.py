@@ -101,6 +101,15 @@ def test_every_stage_equals_torchvisions(case, make_pair, run_stages, make_pictu
         assert found["boxes"][:, 3].max() <= height + 1e-3
 
 
+def test_without_any_proposal_nothing_is_found_as_in_torchvision(make_pair, make_picture):
+    theirs, ours = make_pair(**SMALL, rpn_score_thresh=1.0)
+    images = [make_picture(120, 180), make_picture(100, 60)]
+    with torch.inference_mode():
+        for found, wanted in zip(ours(images), theirs(images), strict=True):
+            assert {key: value.shape for key, value in found.items()} == {k: v.shape for k, v in wanted.items()}
+            assert found["labels"].numel() == 0
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 def test_frozen_batch_norm_equals_torchvisions(eps, make_frozen_pair, run_stages, make_picture):
     theirs, ours = make_frozen_pair(eps=eps, **SMALL)

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 import model.weights
+from model.build import from_checkpoint
 from model.weights import (
     COCO_V1,
     Checkpoint,
@@ -23,6 +24,7 @@ from model.weights import (
     load_strictly,
     official_weights,
     read_checkpoint,
+    read_coco,
     save_checkpoint,
 )
 
@@ -224,3 +226,22 @@ def test_load_strictly_lets_batch_counters_come_and_go():
     assert norm.num_batches_tracked == 3
     plain = torch.nn.Linear(1, 1)
     load_strictly(plain, plain.state_dict() | {"bn.num_batches_tracked": torch.tensor(1)}, source="x")
+
+
+def test_a_cached_file_that_is_not_the_official_one_is_not_taken_for_it(tmp_path, monkeypatch):
+    path = tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
+    torch.save({"weight": torch.zeros(2)}, path)
+    monkeypatch.setattr(model.weights, "fetch_coco", lambda **_: path)
+    with pytest.raises(WeightsError, match="is not the official file, or is damaged: delete it"):
+        read_coco()
+
+
+@pytest.mark.parametrize(
+    "model_kwargs", [{"box_roi_pool": 3}, {"backbone": None}, {"min_size": 0}, {"image_std": [0.2, 0.0, 0.2]}, {"x": 1}]
+)
+def test_model_arguments_that_no_file_may_set_are_refused(tmp_path, model_kwargs):
+    path = tmp_path / "crafted.pth"
+    tensors = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(3, 4)}
+    save_checkpoint(path, tensors, CheckpointInfo(model_kwargs=model_kwargs))
+    with pytest.raises(WeightsError):
+        from_checkpoint(read_checkpoint(path))
