@@ -223,8 +223,8 @@ class Trainer:
             return
         if tuple(state["class_names"]) != self.info.class_names:
             raise DataError(
-                f"the run in {self.folder} has the classes {', '.join(state['class_names'])}; "
-                f"the data have {', '.join(self.info.class_names or ())}. Train without --resume, into another folder"
+                f"the run in {self.folder} has the classes {', '.join(state['class_names'][1:])}; the data have "
+                f"{', '.join((self.info.class_names or ())[1:])}. Train without --resume, into another folder"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
