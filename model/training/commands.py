@@ -1,6 +1,7 @@
 """The commands `frcnn train`, `frcnn evaluate`, `frcnn sample` and `frcnn pack`, as functions for a typer app.
 
 What a user can put right ends with exit code 1 and a message, never with a trace; a wrong flag with 2.
+torch takes seconds to import, so what needs it is imported by the commands themselves.
 """
 
 from __future__ import annotations
@@ -12,25 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from model.build import from_checkpoint
-from model.training.augmentation import Augmentation
-from model.training.data import DataError, DetectionData, Report
-from model.training.evaluation import detect_all, evaluate
-from model.training.plots import plot_all
-from model.training.processes import joined_processes
-from model.training.run import RunRequest, TrainingError, read_start, read_weights, run_training
-from model.training.settings import TrainSettings
-from model.training.sources import open_data
-from model.training.synthetic import SyntheticData
-from model.training.table import metrics_table
-from model.weights import WeightsError, WeightsUnavailableError, read_checkpoint, save_checkpoint
+if TYPE_CHECKING:
+    from model.training.data import DetectionData, Report
 
 
 class Schedule(StrEnum):
@@ -64,7 +54,7 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
-_DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+_DTYPE_NAMES = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}
 _DATA_HELP = "A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic"
 _DEVICE_HELP = "auto, cpu, cuda or cuda:N"
 
@@ -122,6 +112,12 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard too")] = False,
 ) -> None:
     """Train a detector on your own images; serve it with: frcnn serve --weights OUTPUT/best.safetensors"""
+    from model.training.augmentation import Augmentation
+    from model.training.processes import joined_processes
+    from model.training.run import RunRequest, read_start, run_training
+    from model.training.settings import TrainSettings
+    from model.training.sources import open_data
+
     with told_errors():
         console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
         begin = read_start(weights, console)
@@ -187,6 +183,17 @@ def evaluate_command(
     device: Annotated[str, typer.Option(help=_DEVICE_HELP)] = "auto",
 ) -> None:
     """Measure a detector's average precision by COCO's rules."""
+    import torch
+
+    from model.build import from_checkpoint
+    from model.training.evaluation import detect_all, evaluate
+    from model.training.plots import plot_all
+    from model.training.processes import joined_processes
+    from model.training.run import read_weights
+    from model.training.sources import open_data
+    from model.training.table import metrics_table
+
+    dtype = getattr(torch, _DTYPE_NAMES[precision]) if precision in _DTYPE_NAMES else None
     with told_errors():
         console = Console(stderr=True)
         checkpoint = read_weights(weights)
@@ -200,7 +207,7 @@ def evaluate_command(
                 model.to(processes.device),
                 measured,
                 device=processes.device,
-                precision=_DTYPES.get(precision),
+                precision=dtype,
                 advance=lambda: bar.advance(task),
             )
         metrics = evaluate(measured, found, checkpoint.categories)
@@ -222,6 +229,8 @@ def sample(
     height: Annotated[int, typer.Option(min=64, max=8192)] = 480,
 ) -> None:
     """Draw pictures like blood smears: sample_0.jpg, ... and boxes.json with what they show."""
+    from model.training.synthetic import SyntheticData
+
     with told_errors():
         data = SyntheticData("test", count=count, size_hw=(height, width), seed=seed)
         output.mkdir(parents=True, exist_ok=True)
@@ -246,6 +255,8 @@ def pack(
     ] = 0.125,
 ) -> None:
     """Shrink a file of weights to about an eighth, by rounding; measure what it costs with: frcnn evaluate"""
+    from model.weights import read_checkpoint, save_checkpoint
+
     with told_errors():
         if target.suffix != ".frcnn":
             raise typer.BadParameter("the packed file must end in .frcnn", param_hint="TARGET")
@@ -258,6 +269,10 @@ def pack(
 @contextmanager
 def told_errors() -> Iterator[None]:
     """Expected failures end the command with a message and exit code 1."""
+    from model.training.data import DataError
+    from model.training.trainer import TrainingError
+    from model.weights import WeightsError, WeightsUnavailableError
+
     try:
         yield
     except (DataError, TrainingError, WeightsError, WeightsUnavailableError, OSError) as error:
