@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -197,7 +197,7 @@ def evaluate_command(
     with told_errors():
         console = Console(stderr=True)
         checkpoint = read_weights(weights)
-        chosen = {"min_size": min_size, "max_size": max_size}
+        chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
         model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
         measured, report = open_data(data, split, keep_empty=True)
         tell(report, console)

@@ -49,6 +49,10 @@ class DetectionData(Protocol):
         """The image, uint8 `[3, H, W]`, and its `boxes` and `labels`."""
         ...
 
+    def target(self, index: int) -> Target:
+        """The boxes and labels alone, without decoding the image."""
+        ...
+
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         """Boxes `[G, 4]` and labels `[G]` of regions where detections are neither right nor wrong."""
         ...
@@ -60,7 +64,7 @@ class Report:
 
     source: str
     used_images: int = 0
-    used_boxes: int = 0
+    used_boxes: int | None = None  # None if nobody counted
     _names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def note(self, reason: str, name: str) -> None:
@@ -71,7 +75,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people: one line of sums, then one for each reason with up to three examples."""
-        lines = [f"{self.source}: {self.used_images} images with {self.used_boxes} boxes"]
+        boxes = "" if self.used_boxes is None else f" with {self.used_boxes} boxes"
+        lines = [f"{self.source}: {self.used_images} images{boxes}"]
         for reason, names in sorted(self._names.items()):
             shown = ", ".join(dict.fromkeys(names[:3])) + (", ..." if len(names) > 3 else "")
             lines.append(f"  {len(names)} x {reason}: {shown}")
@@ -126,6 +131,9 @@ class FileData:
     def size_hw(self, index: int) -> SizeHW:
         return self._examples[index].size_hw
 
+    def target(self, index: int) -> Target:
+        return Target(boxes=self._examples[index].boxes, labels=self._examples[index].labels)
+
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         return self._examples[index].crowd_boxes, self._examples[index].crowd_labels
 
@@ -136,7 +144,7 @@ class FileData:
             image = read_image(example.path, as_stored=example.transposed)
             if self._cache is not None:
                 self._cache[index] = image
-        return image, Target(boxes=example.boxes, labels=example.labels)
+        return image, self.target(index)
 
 
 def read_image(path: Path, *, as_stored: bool = False) -> Tensor:

@@ -121,7 +121,7 @@ def _coco_truth(data: DetectionData) -> dict[str, Any]:
     for index in range(len(data)):
         height, width = data.size_hw(index)
         images.append({"id": index + 1, "height": height, "width": width})
-        target = data[index][1]
+        target = data.target(index)
         for (boxes, labels), is_crowd in (
             ((target["boxes"], target["labels"]), 0),
             (data.crowd_boxes(index), 1),

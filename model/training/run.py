@@ -72,7 +72,7 @@ def read_start(name: str, console: Console) -> Checkpoint | None:
     try:
         if not coco_is_cached():
             fetch_coco(timeout_s=_FETCH_TIMEOUT_S)
-        begin = read_coco()
+        begin: Checkpoint | None = read_coco()
     except WeightsUnavailableError:
         begin = read_bundled() if bundled_is_present() else None
         console.print("COCO_V1 cannot be fetched.", highlight=False)

@@ -19,6 +19,7 @@ from model.structures import SizeHW, Target
 
 CLASS_NAMES = ("Platelets", "RBC", "WBC")  # as in BCCD
 DEFAULT_SIZE_HW = (480, 640)
+_KEPT_BYTES = 1 << 30  # pictures are kept up to this sum: drawing one takes longer than learning from it
 _DATA_SEEDS = {"train": 1, "val": 2, "test": 3}
 
 Floats = NDArray[np.float32]
@@ -60,6 +61,8 @@ class SyntheticData:
         if split not in _DATA_SEEDS:
             raise ValueError(f"the synthetic data have the splits {', '.join(_DATA_SEEDS)}, not {split!r}")
         self._split, self._count, self._size_hw, self._seed = split, count, size_hw, seed
+        self._drawn: dict[int, tuple[Tensor, Target]] = {}
+        self._keeps = 3 * count * size_hw[0] * size_hw[1] <= _KEPT_BYTES
 
     def __len__(self) -> int:
         return self._count
@@ -72,12 +75,21 @@ class SyntheticData:
             raise IndexError(index)
         return self._size_hw
 
+    def target(self, index: int) -> Target:
+        return self[index][1]
+
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         return torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         if not 0 <= index < self._count:
             raise IndexError(index)
+        example = self._drawn.get(index) or self._draw(index)
+        if self._keeps:
+            self._drawn[index] = example
+        return example
+
+    def _draw(self, index: int) -> tuple[Tensor, Target]:
         random = np.random.default_rng((self._seed, _DATA_SEEDS[self._split], index))
         pixels, boxes, names = draw_smear(random, self._size_hw)
         labels = [CLASS_NAMES.index(name) + 1 for name in names]

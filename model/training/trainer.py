@@ -88,7 +88,7 @@ class Trainer:
         self.info = CheckpointInfo(class_names=categories.names, norm_eps=norm_eps, model_kwargs=settings.model_kwargs)
         if processes.count > 1 and processes.device.type == "cuda":
             model = cast(FasterRCNN, nn.SyncBatchNorm.convert_sync_batchnorm(model))
-        self.model = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: FasterRCNN = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = MovingAverage(self.model, settings.average_decay)
         self.judged = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.SGD(

@@ -36,6 +36,9 @@ class Listed:
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         return self._crowd, torch.ones(len(self._crowd), dtype=torch.int64)
 
+    def target(self, index: int) -> Target:
+        return self._target
+
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         return torch.zeros(3, 200, 200, dtype=torch.uint8), self._target
 

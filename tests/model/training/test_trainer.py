@@ -123,7 +123,7 @@ def test_training_learns(tiny: ModuleType, tmp_path: Path) -> None:
         roi_samples=64,
     )
     data, unseen = SyntheticData("train", count=60, size_hw=SIZE_HW), SyntheticData("val", count=30, size_hw=SIZE_HW)
-    run = trainer(tiny, tmp_path, settings, data=_Kept(data), listeners=[])
+    run = trainer(tiny, tmp_path, settings, data=data, listeners=[])
     assert (_measure(run, unseen).overall.ap50 or 0) < 0.05
     run.run()
     assert (_measure(run, unseen).overall.ap50 or 0) > 0.4
@@ -200,14 +200,6 @@ def test_another_runs_classes_or_a_broken_state_are_told(tiny: ModuleType, tmp_p
     (tmp_path / "last.pth").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(DataError, match="cannot be resumed"):
         trainer(tiny, tmp_path, tiny.tiny_settings(2)).run(resume=True)
-
-
-class _Kept(list[Any]):
-    """Data drawn once: drawing takes longer than training on them."""
-
-    def __init__(self, data: SyntheticData) -> None:
-        super().__init__(data[index] for index in range(len(data)))
-        self.categories, self.size_hw = data.categories, data.size_hw
 
 
 def _measure(run: Trainer, data: SyntheticData) -> Metrics:
