@@ -41,5 +41,5 @@ bench: install ## Compare with torchvision, side by side (arguments: make bench 
 
 constraints: ## Resolve the pinned dependencies anew
 	$(BIN)/python -m pip install --quiet uv
-	$(COMPILE) --extra dev --upgrade --output-file constraints.txt
+	$(COMPILE) --extra dev --extra train --upgrade --output-file constraints.txt
 	$(COMPILE) --constraint constraints.txt --output-file docker/requirements.txt

@@ -15,6 +15,7 @@ from model.download import fetch
 from model.faster_rcnn import FasterRCNN
 from model.resnet import ResNet
 from model.weights import (
+    BUNDLED,
     COCO_V1,
     Checkpoint,
     CheckpointInfo,
@@ -22,6 +23,7 @@ from model.weights import (
     coco_categories,
     load_strictly,
     official_weights,
+    read_bundled,
     read_checkpoint,
     read_coco,
 )
@@ -42,8 +44,9 @@ def fasterrcnn_resnet50_fpn(
     """Build a Faster R-CNN with a ResNet-50 FPN backbone, equal to torchvision's function of this name.
 
     Args:
-        weights: None for untrained, "COCO_V1" (or torchvision's enum member) for the official checkpoint, or the
-            path of a `.pth` or `.safetensors` file. Excludes `weights_backbone`, which is then ignored.
+        weights: None for untrained, "COCO_V1" (or torchvision's enum member) for the official checkpoint, "bundled"
+            for the package's own detector of blood cells, or the path of a file of weights. Excludes
+            `weights_backbone`, which is then ignored.
         progress: show a bar while fetching.
         num_classes: K, background included. By default 91, or as many as the weights have.
         weights_backbone: None, "IMAGENET1K_V1" or "IMAGENET1K_V2" (or torchvision's enum member), or a path, for a
@@ -78,14 +81,21 @@ def fasterrcnn_resnet50_fpn(
 
 
 def from_checkpoint(
-    checkpoint: Checkpoint, *, trainable_backbone_layers: int | None = None, **kwargs: Any
+    checkpoint: Checkpoint,
+    *,
+    trainable_backbone_layers: int | None = None,
+    frozen_norm: bool = True,
+    **kwargs: Any,
 ) -> FasterRCNN:
-    """Build the detector that a checkpoint describes and load it strictly; frozen batch norm.
+    """Build the detector that a checkpoint describes and load it strictly.
+
+    Args:
+        frozen_norm: batch norm is constant; else it goes on learning, which needs large batches.
 
     Raises:
         WeightsError: the checkpoint does not fit.
     """
-    body = resnet50_body(frozen_norm=True, norm_eps=checkpoint.info.norm_eps)
+    body = resnet50_body(frozen_norm=frozen_norm, norm_eps=checkpoint.info.norm_eps)
     backbone = resnet_fpn(body, trainable_layers=_trainable(trainable_backbone_layers))
     arguments = checkpoint.info.model_kwargs | kwargs
     num_classes = None if arguments.get("box_predictor") is not None else checkpoint.num_classes
@@ -111,6 +121,8 @@ def _resolve(weights: WeightsSource, progress: bool) -> Checkpoint:
         weights = weights.name
     if weights in (COCO_V1, "DEFAULT"):
         return read_coco(progress=progress)
+    if weights == BUNDLED:
+        return read_bundled()
     return read_checkpoint(weights)
 
 

@@ -1,7 +1,8 @@
 """Checkpoints: what a file of weights holds, and how it gets into a model, strictly.
 
-Two formats are read and written: `.safetensors`, and `.pth` with `weights_only=True`, so that a file from anywhere
-cannot run code. Both may carry a `CheckpointInfo` beside the tensors. Fetching the official files is in `download`.
+Three formats are read and written: `.safetensors`; `.pth` with `weights_only=True`, so that a file from anywhere
+cannot run code; and `.frcnn`, which is small but rounds the weights (see `packed`). All may carry a `CheckpointInfo`
+beside the tensors. Fetching the official files is in `download`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ import hashlib
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,13 @@ from torchvision.models._api import Weights
 from model.categories import Categories
 from model.download import WeightsUnavailableError, cached_path, fetch
 from model.faster_rcnn import FasterRCNN, modern_key
+from model.packed import DEFAULT_STEP, pack, unpack
 
 COCO_V1 = "COCO_V1"
+BUNDLED = "bundled"
+BUNDLED_PATH = Path(__file__).parent / "bundled" / "blood_cells.frcnn"
 INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".frcnn")
 _STATE_DICT_KEYS = ("model", "state_dict")  # where training scripts put the tensors in a .pth
 _PREDICTOR_KEY = "roi_heads.box_predictor.cls_score.weight"
 # What a file may set: numbers, never modules.
@@ -63,7 +67,7 @@ class CheckpointInfo:
 class Checkpoint:
     """A state dict in today's spelling, and what is known about it."""
 
-    name: str  # "COCO_V1", or the file's name
+    name: str  # "COCO_V1", "bundled", or the file's name
     state_dict: dict[str, Tensor]
     info: CheckpointInfo
 
@@ -149,8 +153,24 @@ def read_coco(*, progress: bool = True) -> Checkpoint:
     return read_checkpoint(path)
 
 
+def bundled_is_present() -> bool:
+    """Whether this installation has the detector of blood cells that ships with the package."""
+    return BUNDLED_PATH.is_file()
+
+
+def read_bundled() -> Checkpoint:
+    """The detector that ships with the package: it finds red and white blood cells and platelets.
+
+    Raises:
+        WeightsError: the installation lacks its file, or the file is broken.
+    """
+    if not bundled_is_present():
+        raise WeightsError(f"this installation has no bundled weights: {BUNDLED_PATH} is missing. Install it again")
+    return replace(read_checkpoint(BUNDLED_PATH), name=BUNDLED)
+
+
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a `.pth`, `.pt` or `.safetensors` file.
+    """Read a `.pth`, `.pt`, `.safetensors` or `.frcnn` file.
 
     A `.pth` holds a state dict, or a dict with one under "model" or "state_dict". The official COCO file is known by
     its hash, wherever it lies and whatever it is called.
@@ -167,8 +187,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         tensors, info = _read_safetensors(path)
     elif path.suffix in {".pth", ".pt"}:
         tensors, info = _read_pth(path)
+    elif path.suffix == ".frcnn":
+        tensors, info = _read_packed(path)
     else:
-        raise WeightsError(f"{path} is neither .pth, .pt nor .safetensors")
+        raise WeightsError(f"the weights {path} end in none of {', '.join(_SUFFIXES)}")
     name = path.name
     if info is None and _is_official_coco(path):
         name = COCO_V1
@@ -177,22 +199,34 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(name=name, state_dict=state_dict, info=info or CheckpointInfo())
 
 
-def save_checkpoint(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], info: CheckpointInfo) -> None:
-    """Write a file that `read_checkpoint` reads back, by its ending; a crash leaves the old file or the new one."""
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, Tensor],
+    info: CheckpointInfo,
+    *,
+    packing_step: float = DEFAULT_STEP,
+) -> None:
+    """Write a file that `read_checkpoint` reads back, by its ending; a crash leaves the old file or the new one.
+
+    Args:
+        packing_step: how coarsely a `.frcnn` rounds the weights, see `pack`.
+    """
     path = Path(path)
-    if path.suffix not in {".pth", ".pt", ".safetensors"}:
-        raise WeightsError(f"{path} is neither .pth, .pt nor .safetensors")
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    os.close(handle)
+    if path.suffix not in _SUFFIXES:
+        raise WeightsError(f"the weights {path} end in none of {', '.join(_SUFFIXES)}")
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not _is_counter(key)}
+    # Not by `tempfile`, whose files nobody else may read.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         if path.suffix == ".safetensors":
             safetensors.torch.save_file(tensors, partial, metadata={INFO_KEY: json.dumps(asdict(info))})
+        elif path.suffix == ".frcnn":
+            partial.write_bytes(pack(tensors, asdict(info), step=packing_step))
         else:
             torch.save({"model": tensors, INFO_KEY: asdict(info)}, partial)
-        Path(partial).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(partial).unlink()
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -261,6 +295,14 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
     return dict(content), info
 
 
+def _read_packed(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    try:
+        tensors, info = unpack(path.read_bytes())
+        return tensors, _info_from(info)
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} is not a readable .frcnn file: {error}") from error
+
+
 def _info_from(raw: Any) -> CheckpointInfo:
     known = CheckpointInfo(**raw)
     if unknown := set(known.model_kwargs) - _MODEL_KWARGS:
@@ -285,17 +327,20 @@ def _first_line(error: BaseException) -> str:
 
 
 __all__ = [
+    "BUNDLED",
     "COCO_V1",
     "Checkpoint",
     "CheckpointInfo",
     "WeightsError",
     "WeightsUnavailableError",
+    "bundled_is_present",
     "coco_categories",
     "coco_is_cached",
     "coco_weights",
     "fetch_coco",
     "load_strictly",
     "official_weights",
+    "read_bundled",
     "read_checkpoint",
     "read_coco",
     "save_checkpoint",

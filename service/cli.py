@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from model.training import commands as training_commands
 from service.settings import Precision, Settings
 
 if TYPE_CHECKING:
@@ -172,12 +173,16 @@ def detect(
 @weights_app.command("list")
 def list_weights() -> None:
     """What --weights takes, and what of it is here."""
-    from model.weights import coco_is_cached, coco_weights
+    from model.weights import bundled_is_present, coco_is_cached, coco_weights
 
     state = "in the cache" if coco_is_cached() else "to be fetched once"
     typer.echo(f"COCO_V1   {state}: {coco_weights().url}")
+    typer.echo(
+        f"bundled   {'in the package' if bundled_is_present() else 'missing'}: red and white blood cells, platelets"
+    )
+    typer.echo("auto      COCO_V1 if it is cached or can be fetched soon, else bundled")
     typer.echo("random    untrained, for tests: finds nothing")
-    typer.echo("PATH      a .pth or .safetensors file of your own")
+    typer.echo("PATH      a .pth, .safetensors or .frcnn file of your own")
 
 
 @weights_app.command("fetch")
@@ -208,6 +213,12 @@ def inspect_weights(weights: Annotated[str, typer.Argument(metavar="W", help="CO
         typer.echo(f"arguments   {checkpoint.info.model_kwargs or 'the defaults'}")
         from_checkpoint(checkpoint)
         typer.echo("fits        yes")
+
+
+app.command("train")(training_commands.train)
+app.command("evaluate")(training_commands.evaluate_command)
+app.command("sample")(training_commands.sample)
+weights_app.command("pack")(training_commands.pack)
 
 
 def main() -> None:

@@ -18,13 +18,22 @@ from model.build import from_checkpoint, random_checkpoint
 from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
 from model.roi_pool import MultiScaleRoIAlign
-from model.weights import COCO_V1, Checkpoint, WeightsUnavailableError, fetch_coco, read_checkpoint, read_coco
+from model.weights import (
+    BUNDLED,
+    COCO_V1,
+    Checkpoint,
+    WeightsUnavailableError,
+    fetch_coco,
+    read_bundled,
+    read_checkpoint,
+    read_coco,
+)
 from service.settings import Precision, Settings
 
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "fasterrcnn_resnet50_fpn"
-RANDOM, AUTO, BUNDLED = "random", "auto", "bundled"
+RANDOM, AUTO = "random", "auto"
 # `auto` would rather serve something soon than COCO_V1 late; what has arrived by then is kept for the next start.
 _AUTO_FETCH_TIMEOUT_S = 30.0
 # The strides of the pyramid levels that RoIs are pooled from.
@@ -152,7 +161,7 @@ def resolve_weights(name: str) -> Checkpoint:
     """The checkpoint that a `--weights` argument means; "auto" says loudly what it falls back to.
 
     Raises:
-        WeightsError: a file that is missing or unreadable.
+        WeightsError: a file that is missing or unreadable, or weights that this installation lacks.
         WeightsUnavailableError: COCO_V1 was asked for by name and cannot be had.
     """
     if name == RANDOM:
@@ -161,6 +170,8 @@ def resolve_weights(name: str) -> Checkpoint:
         return _resolve_auto()
     if name == COCO_V1:
         return read_coco()
+    if name == BUNDLED:
+        return read_bundled()
     return read_checkpoint(name)
 
 
@@ -170,8 +181,10 @@ def _resolve_auto() -> Checkpoint:
         return read_coco()
     except WeightsUnavailableError as error:
         logger.warning("%s", error)
-    logger.warning("UNTRAINED, RANDOM WEIGHTS are served instead: requests are answered, but nothing will be found")
-    return random_checkpoint()
+    checkpoint = read_bundled()
+    names = ", ".join(checkpoint.categories.objects().values())
+    logger.warning("THE BUNDLED DETECTOR is served instead, which finds nothing but %s", names)
+    return checkpoint
 
 
 def parse_devices(text: str) -> list[str]:

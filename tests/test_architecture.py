@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
-        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download weights build""",
+        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download packed weights build""",
     "service": """settings errors images drawing batch_queue metrics detector schemas batcher lifecycle uploads pipeline
         openapi routes middleware app protocol detect_files cli __main__""",
 }
@@ -19,13 +19,10 @@ LISTED = [(package, name) for package, names in ORDER.items() for name in names]
 SOURCES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
 
 
-def imports(path: Path, *, lazy: bool = True) -> set[str]:
-    """Dotted names that a file imports; without `lazy`, only those outside of functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    put_off = set() if lazy else {inner for function in functions for inner in ast.walk(function)}
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, at once or inside of functions."""
     found = set()
-    for node in set(ast.walk(tree)) - put_off:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -60,6 +57,5 @@ def test_what_no_file_may_do(path):
     assert path.stem not in {"utils", "util", "helpers", "common"}
     if path.is_relative_to(ROOT / "model"):
         assert not any(within(name, "service") for name in imported)
-    elif path.name not in {"detector.py", "schemas.py"}:
-        at_once = imports(path, lazy=path.name != "cli.py")  # the command line may, where a command needs it
-        assert not any(within(name, "model") for name in at_once)
+    elif path.name not in {"detector.py", "schemas.py", "cli.py"}:
+        assert not any(within(name, "model") for name in imported)

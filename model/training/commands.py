@@ -1,0 +1,287 @@
+"""The commands `frcnn train`, `frcnn evaluate`, `frcnn sample` and `frcnn pack`, as functions for a typer app.
+
+What a user can put right ends with exit code 1 and a message, never with a trace; a wrong flag with 2.
+torch takes seconds to import, so what needs it is imported by the commands themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from model.training.data import DetectionData, Report
+
+
+class Schedule(StrEnum):
+    cosine = "cosine"
+    onecycle = "onecycle"
+    step = "step"
+
+
+class Norm(StrEnum):
+    auto = "auto"
+    frozen = "frozen"
+    live = "live"
+
+
+class Flips(StrEnum):
+    none = "none"
+    horizontal = "horizontal"
+    both = "both"
+    dihedral = "dihedral"
+
+
+class TrainPrecision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+_DTYPE_NAMES = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}
+_DATA_HELP = "A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic"
+_DEVICE_HELP = "auto, cpu, cuda or cuda:N"
+
+
+def train(
+    data: Annotated[str, typer.Option(help=_DATA_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder for best.safetensors, the log and the state to resume from")],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data")] = 20,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Updates of the weights; wins over --epochs")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off")] = False,
+    weights: Annotated[
+        str, typer.Option(help="To begin with: COCO_V1, bundled, a path, none, or auto for the first there is")
+    ] = "auto",
+    split: Annotated[str, typer.Option(help="Learn from this split")] = "train",
+    validation_split: Annotated[
+        str, typer.Option(help="Choose the best weights on this split; none for the last")
+    ] = "val",
+    keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Learn from images without boxes too")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images an update, over all processes")] = 8,
+    accumulate: Annotated[int, typer.Option(min=1, help="Compute a batch in so many parts, to save memory")] = 1,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Its peak; by default 0.00125 for each image of a batch")
+    ] = None,
+    momentum: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.9,
+    weight_decay: Annotated[float, typer.Option(min=0.0)] = 1e-4,
+    schedule: Annotated[Schedule, typer.Option(help="How the rate falls")] = Schedule.cosine,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Iterations of linear rise; by default 5 %")] = None,
+    clip_norm: Annotated[float, typer.Option(min=0.0, help="Bound on the gradients' norm; 0 for none")] = 5.0,
+    norm: Annotated[Norm, typer.Option(help="Batch norm; auto is live from scratch, else frozen")] = Norm.auto,
+    trainable_layers: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Stages of the body that learn; by default 3, from scratch 5")
+    ] = None,
+    average_decay: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the weights' moving average")] = 0.998,
+    precision: Annotated[TrainPrecision, typer.Option(help="Of the network's arithmetic")] = TrainPrecision.bf16,
+    min_size: Annotated[
+        int | None, typer.Option(min=32, help="Shorter side, px; by default the weights', or 800")
+    ] = None,
+    max_size: Annotated[
+        int | None, typer.Option(min=32, help="Longer side, px; by default the weights', or 1333")
+    ] = None,
+    scale_jitter: Annotated[float, typer.Option(min=0.0, max=0.9, help="Sizes vary by this share")] = 0.1,
+    flips: Annotated[Flips, typer.Option(help="dihedral adds quarter turns")] = Flips.horizontal,
+    crop: Annotated[float, typer.Option(min=0.1, max=1.0, help="Learn from parts with this share of each side")] = 1.0,
+    whole_from: Annotated[float, typer.Option(min=0.0, max=1.0, help="Crop no more after this share of the run")] = 0.7,
+    colour: Annotated[float, typer.Option(min=0.0, max=0.9, help="Brightness and colours vary by this share")] = 0.0,
+    rpn_samples: Annotated[int, typer.Option(min=1, help="Anchors an image in the losses")] = 256,
+    roi_samples: Annotated[int, typer.Option(min=1, help="Proposals an image in the losses")] = 512,
+    roi_positive_fraction: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.25,
+    proposals: Annotated[int, typer.Option(min=1, help="That the RPN hands on in training")] = 2000,
+    detection_proposals: Annotated[int, typer.Option(min=1, help="That it hands on when the result detects")] = 1000,
+    evaluate_every: Annotated[int | None, typer.Option(min=0, help="Iterations; by default a tenth of the run")] = None,
+    save_every: Annotated[int, typer.Option(min=0, help="Iterations between states to resume from; 0: the end")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help=_DEVICE_HELP)] = "auto",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard too")] = False,
+) -> None:
+    """Train a detector on your own images; serve it with: frcnn serve --weights OUTPUT/best.safetensors"""
+    from model.training.augmentation import Augmentation
+    from model.training.processes import joined_processes
+    from model.training.run import RunRequest, read_start, run_training
+    from model.training.settings import TrainSettings
+    from model.training.sources import open_data
+
+    with told_errors():
+        console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+        begin = read_start(weights, console)
+        learned, report = open_data(data, split, keep_empty=keep_empty, seed=seed)
+        tell(report, console)
+        judge: DetectionData | None = None
+        if validation_split != "none":
+            judge, report = open_data(data, validation_split, categories=learned.categories, keep_empty=True, seed=seed)
+            tell(report, console)
+        sizes = begin.info.model_kwargs if begin is not None else {}
+        total = iterations or max(1, round(epochs * len(learned) / batch_size))
+        is_live = norm is Norm.live or (norm is Norm.auto and begin is None)
+        settings = TrainSettings(
+            iterations=total,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            learning_rate=0.00125 * batch_size if learning_rate is None else learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule.value,
+            warmup=total // 20 if warmup is None else warmup,
+            clip_norm=clip_norm,
+            live_norm=is_live,
+            trainable_layers=(5 if begin is None else 3) if trainable_layers is None else trainable_layers,
+            average_decay=average_decay,
+            precision=precision.value,
+            min_size=min_size or sizes.get("min_size", 800),
+            max_size=max_size or sizes.get("max_size", 1333),
+            scale_jitter=scale_jitter,
+            augmentation=Augmentation(flips=flips.value, crop=crop, colour=colour),
+            whole_from=whole_from,
+            rpn_samples=rpn_samples,
+            roi_samples=roi_samples,
+            roi_positive_fraction=roi_positive_fraction,
+            proposals=proposals,
+            detection_proposals=detection_proposals,
+            evaluate_every=max(1, total // 10) if evaluate_every is None else evaluate_every,
+            save_every=save_every,
+            seed=seed,
+        )
+        request = RunRequest(
+            data=learned,
+            validation=judge,
+            begin=begin,
+            settings=settings,
+            folder=output,
+            resume=resume,
+            tensorboard=tensorboard,
+        )
+        with joined_processes(device) as processes:
+            run_training(request, processes, console)
+
+
+def evaluate_command(
+    weights: Annotated[str, typer.Option(help="COCO_V1, bundled, or the path of a file of weights")],
+    data: Annotated[str, typer.Option(help=_DATA_HELP)],
+    split: Annotated[str, typer.Option(help="Measure on this split")] = "val",
+    precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic; auto is fp32")] = Precision.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write precision-recall curves and example pictures here")] = None,
+    min_size: Annotated[int | None, typer.Option(min=32, help="Shorter side, px; by default the weights' own")] = None,
+    max_size: Annotated[int | None, typer.Option(min=32, help="Longer side, px; by default the weights' own")] = None,
+    device: Annotated[str, typer.Option(help=_DEVICE_HELP)] = "auto",
+) -> None:
+    """Measure a detector's average precision by COCO's rules."""
+    import torch
+
+    from model.build import from_checkpoint
+    from model.training.evaluation import detect_all, evaluate
+    from model.training.plots import plot_all
+    from model.training.processes import joined_processes
+    from model.training.run import read_weights
+    from model.training.sources import open_data
+    from model.training.table import metrics_table
+
+    dtype = getattr(torch, _DTYPE_NAMES[precision]) if precision in _DTYPE_NAMES else None
+    with told_errors():
+        console = Console(stderr=True)
+        checkpoint = read_weights(weights)
+        chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
+        model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
+        measured, report = open_data(data, split, keep_empty=True)
+        tell(report, console)
+        with joined_processes(device) as processes, Progress(console=console, transient=True) as bar:
+            task = bar.add_task("detecting", total=len(measured))
+            found = detect_all(
+                model.to(processes.device),
+                measured,
+                device=processes.device,
+                precision=dtype,
+                advance=lambda: bar.advance(task),
+            )
+        metrics = evaluate(measured, found, checkpoint.categories)
+        if as_json:
+            about = {"weights": checkpoint.name, "data": data, "split": split, "precision": precision.value}
+            sys.stdout.write(json.dumps(about | metrics.as_json() | {"left_out": report.counts()}, indent=2) + "\n")
+        else:
+            Console().print(metrics_table(metrics, title=f"{checkpoint.name} on {report.source}"))
+        if plot is not None:
+            written = plot_all(plot, metrics, measured, found, checkpoint.categories)
+            console.print(f"wrote {len(written)} pictures to {plot}", highlight=False)
+
+
+def sample(
+    output: Annotated[Path, typer.Option(help="Folder to write to")] = Path("samples"),
+    count: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Other pictures for another seed")] = 0,
+    width: Annotated[int, typer.Option(min=64, max=8192)] = 640,
+    height: Annotated[int, typer.Option(min=64, max=8192)] = 480,
+) -> None:
+    """Draw pictures like blood smears: sample_0.jpg, ... and boxes.json with what they show."""
+    from model.training.synthetic import SyntheticData
+
+    with told_errors():
+        data = SyntheticData("test", count=count, size_hw=(height, width), seed=seed)
+        output.mkdir(parents=True, exist_ok=True)
+        truth = {}
+        for index in range(count):
+            path = output / f"sample_{index}.jpg"
+            data.picture(index).save(path, quality=92)
+            target = data[index][1]
+            truth[path.name] = {
+                "boxes": target["boxes"].tolist(),
+                "label_names": [data.categories.name(label) for label in target["labels"].tolist()],
+            }
+            sys.stdout.write(f"{path}\n")
+        (output / "boxes.json").write_text(json.dumps(truth), encoding="utf-8")
+
+
+def pack(
+    source: Annotated[Path, typer.Argument(help="A file of weights")],
+    target: Annotated[Path, typer.Argument(help="The packed file to write; ends in .frcnn")],
+    step: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")
+    ] = 0.125,
+) -> None:
+    """Shrink a file of weights to about an eighth, by rounding; measure what it costs with: frcnn evaluate"""
+    from model.weights import read_checkpoint, save_checkpoint
+
+    with told_errors():
+        if target.suffix != ".frcnn":
+            raise typer.BadParameter("the packed file must end in .frcnn", param_hint="TARGET")
+        checkpoint = read_checkpoint(source)
+        save_checkpoint(target, checkpoint.state_dict, checkpoint.info, packing_step=step)
+        before, after = (path.stat().st_size / 1e6 for path in (source, target))
+        sys.stdout.write(f"{target}: {after:.1f} MB, from {before:.1f} MB\n")
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """Expected failures end the command with a message and exit code 1."""
+    from model.training.data import DataError
+    from model.training.trainer import TrainingError
+    from model.weights import WeightsError, WeightsUnavailableError
+
+    try:
+        yield
+    except (DataError, TrainingError, WeightsError, WeightsUnavailableError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def tell(report: Report, console: Console) -> None:
+    for line in report.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

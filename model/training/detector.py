@@ -1,0 +1,62 @@
+"""The detector that a run begins with: untrained, or from weights whose classes may be others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from model.build import fasterrcnn_resnet50_fpn, from_checkpoint
+from model.categories import Categories
+from model.faster_rcnn import REPRESENTATION_SIZE, FasterRCNN
+from model.resnet import Bottleneck
+from model.roi_heads import FastRCNNPredictor
+from model.roi_pool import MultiScaleRoIAlign
+from model.training.settings import TrainSettings
+from model.weights import Checkpoint
+
+_PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+def untrained_detector(categories: Categories, settings: TrainSettings) -> FasterRCNN:
+    """All weights at their random start, from torch's generator; live batch norm, whatever the settings say."""
+    model = fasterrcnn_resnet50_fpn(num_classes=len(categories), **_arguments(settings))
+    for module in model.modules():
+        # Each block begins as the identity, which lets a fresh body learn faster (Goyal et al. 2017, section 5.1).
+        if isinstance(module, Bottleneck) and isinstance(module.bn3, nn.BatchNorm2d):
+            nn.init.zeros_(module.bn3.weight)
+    return _prepared(model)
+
+
+def detector_from(checkpoint: Checkpoint, categories: Categories, settings: TrainSettings) -> FasterRCNN:
+    """All weights of a checkpoint; where its classes are others, a fresh last layer for the new ones.
+
+    Raises:
+        WeightsError: the checkpoint does not fit.
+    """
+    model = from_checkpoint(
+        checkpoint,
+        trainable_backbone_layers=settings.trainable_layers,
+        frozen_norm=not settings.live_norm,
+        **_arguments(settings),
+    )
+    if checkpoint.categories.names != categories.names:
+        model.roi_heads.box_predictor = FastRCNNPredictor(REPRESENTATION_SIZE, len(categories))
+    return _prepared(model)
+
+
+def _arguments(settings: TrainSettings) -> dict[str, Any]:
+    return settings.model_kwargs | {
+        "rpn_batch_size_per_image": settings.rpn_samples,
+        "rpn_pre_nms_top_n_train": settings.proposals,
+        "rpn_post_nms_top_n_train": settings.proposals,
+        "box_batch_size_per_image": settings.roi_samples,
+        "box_positive_fraction": settings.roi_positive_fraction,
+    }
+
+
+def _prepared(model: FasterRCNN) -> FasterRCNN:
+    pool = model.roi_heads.box_roi_pool
+    assert isinstance(pool, MultiScaleRoIAlign)
+    pool.pin_scales(_PYRAMID_STRIDES)
+    return model.train()

@@ -1,0 +1,130 @@
+"""A training run as a whole: what to begin with, the detector, the trainer, and who is told."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from model.training.board import TensorBoard
+from model.training.data import DataError, DetectionData
+from model.training.detector import detector_from, untrained_detector
+from model.training.processes import Processes
+from model.training.progress import JsonLog, ProgressBar
+from model.training.settings import TrainSettings
+from model.training.snapshot import LAST_NAME, finished_iterations
+from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer, TrainingError
+from model.weights import (
+    BUNDLED,
+    COCO_V1,
+    Checkpoint,
+    WeightsUnavailableError,
+    bundled_is_present,
+    coco_is_cached,
+    fetch_coco,
+    read_bundled,
+    read_checkpoint,
+    read_coco,
+)
+
+AUTO, NONE = "auto", "none"
+_FETCH_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What to train, on what, and where to.
+
+    Attributes:
+        validation: None to keep the last weights instead of the best.
+        begin: None for training from scratch.
+    """
+
+    data: DetectionData
+    validation: DetectionData | None
+    begin: Checkpoint | None
+    settings: TrainSettings
+    folder: Path
+    resume: bool = False
+    tensorboard: bool = False
+
+
+def read_weights(name: str) -> Checkpoint:
+    """By name, "COCO_V1" or "bundled", or by path.
+
+    Raises:
+        WeightsError, WeightsUnavailableError: they cannot be had.
+    """
+    if name == COCO_V1:
+        return read_coco()
+    return read_bundled() if name == BUNDLED else read_checkpoint(name)
+
+
+def read_start(name: str, console: Console) -> Checkpoint | None:
+    """The weights to begin with; None for "none". "auto" is COCO_V1 if it can be had, else bundled, else none."""
+    if name == NONE:
+        return None
+    if name != AUTO:
+        return read_weights(name)
+    try:
+        if not coco_is_cached():
+            fetch_coco(timeout_s=_FETCH_TIMEOUT_S)
+        begin: Checkpoint | None = read_coco()
+    except WeightsUnavailableError:
+        begin = read_bundled() if bundled_is_present() else None
+        console.print("COCO_V1 cannot be fetched.", highlight=False)
+    console.print(f"beginning with {'untrained' if begin is None else begin.name} weights", highlight=False)
+    return begin
+
+
+def run_training(request: RunRequest, processes: Processes, console: Console) -> Result:
+    """Train, and say where the result is.
+
+    Raises:
+        DataError: the folder already has a run that is not to be resumed, or the batch cannot be shared out.
+        TrainingError: the losses are no longer finite.
+    """
+    settings, folder = request.settings, request.folder
+    if (folder / LAST_NAME).exists() and not request.resume:
+        raise DataError(f"{folder} already holds a run. Continue it with --resume, or give another --output")
+    parts = processes.count * settings.accumulate
+    if settings.batch_size % parts:
+        raise DataError(
+            f"a batch of {settings.batch_size} images cannot be shared out equally over {processes.count} processes "
+            f"times {settings.accumulate} accumulated parts. Give a --batch-size that is a multiple of {parts}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
+    torch.manual_seed(settings.seed)
+    categories = request.data.categories
+    begin = request.begin
+    model = untrained_detector(categories, settings) if begin is None else detector_from(begin, categories, settings)
+    with ExitStack() as stack:
+        done = finished_iterations(folder) if request.resume else 0
+        listeners: list[Listener] = []
+        if processes.is_first:
+            bar = ProgressBar(settings.iterations, done, console=console)
+            listeners = [stack.enter_context(bar), JsonLog(folder / LOG_NAME)]
+            if request.tensorboard:
+                listeners.append(stack.enter_context(TensorBoard(folder)))
+        trainer = Trainer(
+            model=model,
+            categories=categories,
+            data=request.data,
+            validation=request.validation,
+            settings=settings,
+            folder=folder,
+            processes=processes,
+            norm_eps=1e-5 if begin is None else begin.info.norm_eps,
+            listeners=listeners,
+        )
+        result = trainer.run(resume=request.resume)
+    best = "" if result.best_ap is None else f", AP {result.best_ap:.3f}"
+    console.print(f"done{best}. Serve it: frcnn serve --weights {folder / BEST_NAME}", soft_wrap=True, highlight=False)
+    return result
+
+
+__all__ = ["RunRequest", "TrainingError", "read_start", "read_weights", "run_training"]

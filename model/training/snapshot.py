@@ -1,0 +1,56 @@
+"""The state of an unfinished run on disk, from which `--resume` continues to the same numbers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.training.data import DataError
+
+LAST_NAME = "last.pth"
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+
+
+def save_snapshot(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write all of it, or leave the one before: a reader never sees half a file, even after a power cut."""
+    path = folder / LAST_NAME
+    partial = path.with_name(f"{LAST_NAME}.partial")
+    with partial.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def finished_iterations(folder: Path) -> int:
+    """How far the run in this folder came; 0 if there is none, or none that can be read."""
+    path = folder / LAST_NAME
+    if not path.is_file():
+        return 0
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["iteration"])
+    except _UNREADABLE:
+        return 0
+
+
+def read_snapshot(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """What `save_snapshot` wrote last; None if there is nothing.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    path = folder / LAST_NAME
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except _UNREADABLE as error:
+        raise DataError(
+            f"{path} cannot be read, so the run cannot be resumed: {error}. Train without --resume"
+        ) from error
+    return state

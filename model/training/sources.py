@@ -1,0 +1,53 @@
+"""From what the command line calls data to images with boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.categories import Categories
+from model.training.coco import read_coco_data
+from model.training.data import DataError, DetectionData, Report
+from model.training.synthetic import SyntheticData
+from model.training.voc import is_voc, read_voc
+
+SYNTHETIC = "synthetic"
+_SYNTHETIC_COUNTS = {"train": 200, "val": 50}
+
+
+def open_data(
+    source: str, split: str, *, categories: Categories | None = None, keep_empty: bool = False, seed: int = 0
+) -> tuple[DetectionData, Report]:
+    """The images of a split, and the account of those left out.
+
+    Args:
+        source: "synthetic", a Pascal VOC folder, a folder with COCO JSON and images, or such a JSON.
+        categories: what the labels mean; by default what the data themselves say.
+        keep_empty: keep images without boxes.
+        seed: of the synthetic pictures.
+
+    Raises:
+        DataError: there are no such data, or nothing in them can be used.
+    """
+    if source == SYNTHETIC:
+        return _synthetic(split, seed)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(
+            f"no such data: {source}. Give a Pascal VOC folder (JPEGImages, Annotations, ImageSets/Main), a folder "
+            "with COCO JSON and images, or the word synthetic"
+        )
+    if path.is_dir() and is_voc(path):
+        return read_voc(path, split, categories=categories, keep_empty=keep_empty)
+    if path.is_dir() and not any(path.rglob("*.json")):
+        raise DataError(
+            f"{source} is neither a Pascal VOC folder, which has Annotations and JPEGImages, nor COCO data, which "
+            "have a .json"
+        )
+    return read_coco_data(path, split, categories=categories, keep_empty=keep_empty)
+
+
+def _synthetic(split: str, seed: int) -> tuple[DetectionData, Report]:
+    if split not in _SYNTHETIC_COUNTS:
+        raise DataError(f"the synthetic data have the splits {', '.join(_SYNTHETIC_COUNTS)}, not {split!r}")
+    data = SyntheticData(split, count=_SYNTHETIC_COUNTS[split], seed=seed)
+    return data, Report(f"{SYNTHETIC} {split}, drawn as needed", used_images=len(data))

@@ -1,0 +1,276 @@
+"""The training loop.
+
+Everything random in an update is drawn from a seed made of the run's seed and the iteration (see `batches`), so a run
+that was killed continues to the same numbers, and the order of a run does not depend on how many processes share it.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.categories import Categories
+from model.faster_rcnn import FasterRCNN
+from model.structures import Target
+from model.training.averaging import MovingAverage
+from model.training.batches import batches, shard_seed, shards
+from model.training.data import DataError, DetectionData
+from model.training.evaluation import Metrics, detect_all, evaluate
+from model.training.processes import Processes
+from model.training.schedule import rate_factor
+from model.training.settings import TrainSettings
+from model.training.snapshot import read_snapshot, save_snapshot
+from model.weights import CheckpointInfo, save_checkpoint
+
+BEST_NAME = "best.safetensors"
+LOG_NAME = "log.jsonl"
+LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+
+Loaded = list[tuple[Tensor, Target]]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The message tells what to do."""
+
+
+class Listener(Protocol):
+    """Is told how a run goes: the progress bar, the log, TensorBoard."""
+
+    def updated(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None: ...
+
+    def evaluated(self, iteration: int, metrics: Metrics, is_best: bool) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    iterations: int
+    best_ap: float | None
+
+
+class Trainer:
+    """One run: a model, its data, and the folder that its results go to.
+
+    Args:
+        model: from `detector`; it is trained in place.
+        categories: names of its classes.
+        validation: judges which weights are best; without it the last ones are.
+        norm_eps: epsilon of the model's batch norms, which its checkpoints tell.
+        listeners: called in the first process only.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: FasterRCNN,
+        categories: Categories,
+        data: DetectionData,
+        validation: DetectionData | None,
+        settings: TrainSettings,
+        folder: Path,
+        processes: Processes,
+        norm_eps: float = 1e-5,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.settings, self.processes, self.folder = settings, processes, folder
+        self.data, self.validation, self.listeners = data, validation, listeners
+        self.info = CheckpointInfo(class_names=categories.names, norm_eps=norm_eps, model_kwargs=settings.model_kwargs)
+        if processes.count > 1 and processes.device.type == "cuda":
+            model = cast(FasterRCNN, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+        self.model: FasterRCNN = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = MovingAverage(self.model, settings.average_decay)
+        self.judged = copy.deepcopy(self.model).eval()
+        self.optimizer = torch.optim.SGD(
+            _parameter_groups(self.model, settings), momentum=settings.momentum, fused=True
+        )
+        self.engine = self._engine()
+        self.iteration = 0
+        self.best_ap: float | None = None
+
+    def run(self, *, resume: bool = False) -> Result:
+        """Train to the end, or from where the folder's last snapshot was taken.
+
+        Raises:
+            TrainingError: the loss is no longer finite.
+            DataError: an image can no longer be read, or the snapshot is broken.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self._resume()
+        sizes = [self.data.size_hw(index) for index in range(len(self.data))]
+        order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
+        with ThreadPoolExecutor() as pool:
+            ahead = self._load_ahead(order, pool)
+            while self.iteration < self.settings.iterations:
+                self._update(next(ahead))
+        self.processes.wait()
+        return Result(iterations=self.iteration, best_ap=self.best_ap)
+
+    def _update(self, loaded: list[Loaded]) -> None:
+        """One step of the weights, and what is due after it."""
+        settings = self.settings
+        rate = settings.learning_rate * rate_factor(
+            settings.schedule, self.iteration, settings.iterations, settings.warmup
+        )
+        losses = self._gradients(loaded)
+        if settings.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.model)
+        self.iteration += 1
+        if self.processes.is_first:
+            for listener in self.listeners:
+                listener.updated(self.iteration, losses, rate)
+        self._after_update()
+
+    def _gradients(self, loaded: list[Loaded]) -> dict[str, float]:
+        """Backward passes over this process's shards; the losses are means over all shards of all processes."""
+        accumulate = self.settings.accumulate
+        total = torch.zeros(len(LOSSES), device=self.processes.device)
+        for part, shard in enumerate(loaded):
+            torch.manual_seed(shard_seed(self.settings.seed, self.iteration, self.processes.rank * accumulate + part))
+            images, targets = self._augmented(shard)
+            is_last = part == accumulate - 1
+            with nullcontext() if is_last or self.processes.count == 1 else cast(Any, self.engine).no_sync():
+                losses = self._losses(images, targets)
+                (torch.stack(list(losses.values())).sum() / accumulate).backward()
+            total += torch.stack([losses[name].detach() for name in LOSSES]) / accumulate
+        values = dict(zip(LOSSES, self.processes.mean(total).tolist(), strict=True))
+        if not all(math.isfinite(value) for value in values.values()):
+            raise TrainingError(
+                f"the losses at iteration {self.iteration} are {values}: no longer finite. Begin again with a lower "
+                "--learning-rate, a longer --warmup, or --clip-norm 1"
+            )
+        return values
+
+    def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        device = self.processes.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            losses: dict[str, Tensor] = self.engine(images, targets)
+        return losses
+
+    def _augmented(self, loaded: Loaded) -> tuple[list[Tensor], list[Target]]:
+        """Draw what happens to this shard, and set the size that the model resizes it to."""
+        settings, device = self.settings, self.processes.device
+        augmentation = settings.augmentation
+        if self.iteration >= settings.whole_from * settings.iterations:
+            augmentation = replace(augmentation, crop=1.0)
+        factor = augmentation.crop * (1 + settings.scale_jitter * (2 * torch.rand(()).item() - 1))
+        self.model.transform.min_size = (round(settings.min_size * factor),)
+        self.model.transform.max_size = round(settings.max_size * factor)
+        transpose = augmentation.draw_transpose()
+        images, targets = [], []
+        for image, target in loaded:
+            changed, changed_target = augmentation(image.float() / 255, target, transpose=transpose)
+            images.append(changed.to(device))
+            targets.append(Target(boxes=changed_target["boxes"].to(device), labels=changed_target["labels"].to(device)))
+        return images, targets
+
+    def _after_update(self) -> None:
+        settings = self.settings
+        is_over = self.iteration == settings.iterations
+        if is_over or _is_due(self.iteration, settings.evaluate_every):
+            self._judge()
+        if self.processes.is_first and (is_over or _is_due(self.iteration, settings.save_every)):
+            save_snapshot(self.folder, self._snapshot())
+
+    def _judge(self) -> None:
+        """Evaluate the averaged weights and keep them if they are the best so far."""
+        if self.processes.is_first:
+            self.judged.load_state_dict(self.average.state_dict)
+            ap = None
+            if self.validation is not None:
+                precision = torch.bfloat16 if self.settings.precision == "bf16" else None
+                found = detect_all(self.judged, self.validation, device=self.processes.device, precision=precision)
+                metrics = evaluate(self.validation, found)
+                ap = metrics.overall.ap or 0.0
+            if ap is None or self.best_ap is None or ap >= self.best_ap:
+                self.best_ap = ap
+                save_checkpoint(self.folder / BEST_NAME, self.average.state_dict, self.info)
+            if self.validation is not None:
+                for listener in self.listeners:
+                    listener.evaluated(self.iteration, metrics, ap == self.best_ap)
+        self.processes.wait()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict,
+            "average_updates": self.average.updates,
+            "best_ap": self.best_ap,
+            "class_names": list(self.info.class_names or ()),
+        }
+
+    def _resume(self) -> None:
+        state = read_snapshot(self.folder, self.processes.device)
+        if state is None:
+            return
+        if tuple(state["class_names"]) != self.info.class_names:
+            raise DataError(
+                f"the run in {self.folder} has the classes {', '.join(state['class_names'][1:])}; the data have "
+                f"{', '.join((self.info.class_names or ())[1:])}. Train without --resume, into another folder"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load(state["average"], state["average_updates"])
+        self.iteration, self.best_ap = state["iteration"], state["best_ap"]
+        _cut_log(self.folder / LOG_NAME, self.iteration)
+
+    def _engine(self) -> nn.Module:
+        """The model as it is called in training: with several processes, one that shares gradients."""
+        if self.processes.count == 1:
+            return self.model
+        on_gpu = self.processes.device.type == "cuda"
+        engine: nn.Module = DistributedDataParallel(self.model, device_ids=[self.processes.device] if on_gpu else None)
+        return engine
+
+    def _load_ahead(self, order: Iterator[list[int]], pool: ThreadPoolExecutor) -> Iterator[list[Loaded]]:
+        """This process's shards of each batch, decoded while the batch before is computed."""
+        accumulate, rank = self.settings.accumulate, self.processes.rank
+
+        def begin() -> list[list[Future[tuple[Tensor, Target]]]]:
+            parts = shards(next(order), self.processes.count * accumulate)
+            mine = parts[rank * accumulate : (rank + 1) * accumulate]
+            return [[pool.submit(self.data.__getitem__, index) for index in part] for part in mine]
+
+        upcoming = begin()
+        while True:
+            current, upcoming = upcoming, begin()
+            yield [[future.result() for future in part] for part in current]
+
+
+def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Weights decay; norms and biases, which are vectors, do not."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in learning if p.dim() > 1], "weight_decay": settings.weight_decay, "lr": 0.0},
+        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0, "lr": 0.0},
+    ]
+
+
+def _is_due(iteration: int, every: int) -> bool:
+    return every > 0 and iteration % every == 0
+
+
+def _cut_log(path: Path, iteration: int) -> None:
+    """Forget what was logged after the snapshot: it happens again."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= iteration]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.training.augmentation import Augmentation, flip_horizontally, flip_vertically
+
+
+def blob(height: int, width: int, box: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """A black picture with a white box, and that box."""
+    image = torch.zeros(3, height, width)
+    x1, y1, x2, y2 = box
+    image[:, y1:y2, x1:x2] = 1
+    return image, torch.tensor([box], dtype=torch.float32)
+
+
+def bounds(image: Tensor) -> list[float]:
+    ys, xs = torch.where(image[0] > 0.5)
+    return [float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)]
+
+
+def test_flips_by_hand() -> None:
+    image, boxes = blob(6, 10, (1, 2, 4, 5))
+    assert flip_horizontally(image, boxes)[1].tolist() == [[6, 2, 9, 5]]
+    assert flip_vertically(image, boxes)[1].tolist() == [[1, 1, 4, 4]]
+
+
+@given(seed=st.integers(0, 10_000), crop=st.sampled_from([1.0, 0.8, 0.5]), transpose=st.booleans())
+def test_boxes_stay_on_what_they_bound(seed: int, crop: float, transpose: bool) -> None:
+    torch.manual_seed(seed)
+    image, boxes = blob(40, 60, (10, 8, 34, 30))
+    augmentation = Augmentation(flips="dihedral", crop=crop, min_visible=0.0)
+    target = {"boxes": boxes, "labels": torch.tensor([3])}
+    changed, changed_target = augmentation(image, target, transpose=transpose)  # type: ignore[arg-type]
+    shape = (round(40 * crop), round(60 * crop))
+    assert tuple(changed.shape[1:]) == (shape[::-1] if transpose else shape)
+    if len(changed_target["boxes"]):
+        assert changed_target["boxes"].tolist() == [bounds(changed)]
+        assert changed_target["labels"].tolist() == [3]
+
+
+def test_a_crop_drops_what_it_hardly_shows() -> None:
+    image, boxes = blob(100, 100, (0, 0, 100, 100))
+    target = {"boxes": boxes, "labels": torch.tensor([1])}
+    cropped = Augmentation(flips="none", crop=0.5, min_visible=0.3)(image, target, transpose=False)  # type: ignore[arg-type]
+    assert cropped[1]["boxes"].shape == (0, 4)
+
+
+def test_colour_changes_pixels_only_and_stays_in_range() -> None:
+    torch.manual_seed(0)
+    image, boxes = blob(20, 20, (2, 2, 9, 9))
+    target = {"boxes": boxes, "labels": torch.tensor([1])}
+    changed, kept = Augmentation(flips="none", colour=0.5)(image, target, transpose=False)  # type: ignore[arg-type]
+    assert not changed.equal(image)
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert kept["boxes"].equal(boxes)
+
+
+@pytest.mark.parametrize("wrong", [{"flips": "sideways"}, {"crop": 0.0}])
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        Augmentation(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,106 @@
+"""The commands, run as a user does, on a detector of full size and pictures small enough for it to be quick."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from model.training import commands
+from model.weights import read_checkpoint
+
+MakeVoc = Callable[..., Path]
+QUICK = (
+    *("--weights", "none", "--batch-size", "2", "--min-size", "64", "--max-size", "96", "--rpn-samples", "16"),
+    *("--roi-samples", "16", "--proposals", "20", "--detection-proposals", "20", "--precision", "fp32"),
+    *("--device", "cpu"),
+)
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command("train")(commands.train)
+    app.command("evaluate")(commands.evaluate_command)
+    app.command("sample")(commands.sample)
+    app.command("pack")(commands.pack)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_a_users_own_class_is_trained_evaluated_and_packed(
+    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
+) -> None:
+    folder = make_voc({f"{n}": [("gear wheel", 10, 10, 60, 60)] for n in range(2)} | {"empty": []})
+    output = tmp_path / "out"
+    done = run("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
+    assert done.exit_code == 0, done.output
+    assert "1 x image without boxes, left out: empty.jpg" in done.stderr
+    checkpoint = read_checkpoint(output / "best.safetensors")
+    assert checkpoint.categories.objects() == {1: "gear wheel"}
+    assert checkpoint.info.model_kwargs["min_size"] == 64
+
+    words = ("--weights", output / "best.safetensors", "--data", folder, "--device", "cpu")
+    measured = run("evaluate", *words, "--json", "--plot", tmp_path / "plots")
+    assert measured.exit_code == 0, measured.output
+    metrics = json.loads(measured.stdout)
+    assert metrics["images"] == 3
+    assert 0 <= metrics["AP"] <= metrics["AP50"] <= 1
+    assert list(metrics["by_class"]) == ["gear wheel"]
+    assert (tmp_path / "plots" / "precision_recall.png").is_file()
+
+    again = run("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
+    assert again.exit_code == 1
+    assert "--resume" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (("train", "--data", "nowhere", "--output", "out", "--weights", "none"), 1, "no such data: nowhere"),
+        (("train", "--data", "synthetic", "--output", "out", "--weights", "gone.pth"), 1, "no such file of weights"),
+        (("train", "--data", "synthetic", "--output", "out", "--crop", "7"), 2, "--crop"),
+        (("train", "--data", "synthetic"), 2, "--output"),
+        (
+            ("train", "--data", "synthetic", "--output", "out", *QUICK, "--batch-size", "3", "--accumulate", "2"),
+            1,
+            "multiple of 2",
+        ),
+        (("evaluate", "--weights", "gone.frcnn", "--data", "synthetic"), 1, "no such file of weights"),
+        (("pack", "a.pth", "b.zip"), 2, "must end in .frcnn"),
+    ],
+)
+def test_what_is_wrong_is_told_without_a_trace(
+    run: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    exit_code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == exit_code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_sample_writes_pictures_and_what_they_show(run: Callable[..., Result], tmp_path: Path) -> None:
+    result = run("sample", "--output", tmp_path, "--count", 2, "--width", 160, "--height", 120)
+    assert result.exit_code == 0, result.output
+    truth = json.loads((tmp_path / "boxes.json").read_text())
+    with Image.open(tmp_path / "sample_1.jpg") as picture:
+        assert picture.size == (160, 120)
+    assert set(truth) == {"sample_0.jpg", "sample_1.jpg"}
+    assert len(truth["sample_0.jpg"]["boxes"]) == len(truth["sample_0.jpg"]["label_names"]) > 0
+
+
+def test_asking_for_help_does_not_import_torch(script_environment: dict[str, str]) -> None:
+    code = "import sys, model.training.commands; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=script_environment, check=False).returncode == 0

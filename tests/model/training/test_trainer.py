@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from model.training.augmentation import Augmentation
+from model.training.data import DataError
+from model.training.evaluation import Metrics, detect_all, evaluate
+from model.training.processes import Processes
+from model.training.progress import JsonLog
+from model.training.settings import TrainSettings
+from model.training.synthetic import SyntheticData
+from model.training.trainer import BEST_NAME, LOG_NAME, LOSSES, Trainer, TrainingError
+from model.weights import read_checkpoint
+
+HERE = Path(__file__).parent
+SIZE_HW = (96, 128)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors here are so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trainer(tiny: ModuleType, folder: Path, settings: TrainSettings, **changes: Any) -> Trainer:
+    data = SyntheticData("train", count=10, size_hw=SIZE_HW)
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = {
+        "model": tiny.tiny_detector(settings),
+        "categories": data.categories,
+        "data": data,
+        "validation": None,
+        "settings": settings,
+        "folder": folder,
+        "processes": Processes(rank=0, count=1, device=torch.device("cpu")),
+        "listeners": [JsonLog(folder / LOG_NAME)],
+    }
+    return Trainer(**(arguments | changes))
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / LOG_NAME).read_text().splitlines()]
+
+
+def start(
+    folder: Path, environment: dict[str, str], *arguments: str, launch: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    command = [sys.executable, *launch, str(HERE / "tiny_run.py"), str(folder), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_resumed_run_ends_with_the_same_weights(tiny: ModuleType, tmp_path: Path, live: bool) -> None:
+    settings = tiny.tiny_settings(7, live_norm=live)
+    whole = trainer(tiny, tmp_path / "whole", settings)
+    whole.run()
+    begun = trainer(tiny, tmp_path / "cut", settings)
+    updates = iter(range(5))
+
+    def stop_after_five(*_: object) -> None:
+        if next(updates, None) is None:
+            raise InterruptedError
+
+    begun.listeners = [*begun.listeners, type("Stopper", (), {"updated": stop_after_five})()]
+    with pytest.raises(InterruptedError):
+        begun.run()
+    resumed = trainer(tiny, tmp_path / "cut", settings)
+    resumed.run(resume=True)
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    for key, tensor in whole.average.state_dict.items():
+        assert tensor.equal(resumed.average.state_dict[key]), key
+
+
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path, script_environment: dict[str, str]) -> None:
+    finish(start(tmp_path / "whole", script_environment))
+    killed = start(tmp_path / "killed", script_environment)
+    log = tmp_path / "killed" / LOG_NAME
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") >= 5) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert 5 <= len(log.read_text().splitlines()) < 12
+    finish(start(tmp_path / "killed", script_environment, "--resume"))
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, script_environment: dict[str, str]) -> None:
+    """Of one process that computes the same global batch in the same two parts."""
+    finish(start(tmp_path / "one", script_environment, "--iterations", "5", "--accumulate", "2"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    finish(start(tmp_path / "two", script_environment, "--iterations", "5", launch=torchrun))
+    one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
+    assert len(one) == len(two) == 5
+    for first, second in zip(one, two, strict=True):
+        assert [first[name] for name in LOSSES] == pytest.approx([second[name] for name in LOSSES], rel=1e-4)
+    weights = [read_checkpoint(tmp_path / name / BEST_NAME).state_dict for name in ("one", "two")]
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][key], rtol=1e-4, atol=1e-5)
+
+
+def test_training_learns(tiny: ModuleType, tmp_path: Path) -> None:
+    """From near nothing to a floor of 0.4 AP50 on pictures never seen."""
+    settings = tiny.tiny_settings(
+        260,
+        batch_size=8,
+        learning_rate=0.05,
+        schedule="onecycle",
+        live_norm=True,
+        average_decay=0.98,
+        save_every=0,
+        rpn_samples=64,
+        roi_samples=64,
+    )
+    data, unseen = SyntheticData("train", count=60, size_hw=SIZE_HW), SyntheticData("val", count=30, size_hw=SIZE_HW)
+    run = trainer(tiny, tmp_path, settings, data=data, listeners=[])
+    assert (_measure(run, unseen).overall.ap50 or 0) < 0.05
+    run.run()
+    assert (_measure(run, unseen).overall.ap50 or 0) > 0.4
+
+
+def test_the_best_weights_carry_names_and_sizes(tiny: ModuleType, tmp_path: Path) -> None:
+    settings = tiny.tiny_settings(2, evaluate_every=1)
+    told: list[tuple[int, bool]] = []
+
+    class Listener:
+        def updated(self, *_: object) -> None: ...
+
+        def evaluated(self, iteration: int, metrics: Metrics, is_best: bool) -> None:
+            told.append((iteration, is_best))
+
+    validation = SyntheticData("val", count=2, size_hw=SIZE_HW)
+    result = trainer(tiny, tmp_path, settings, validation=validation, listeners=[Listener()]).run()
+    assert [iteration for iteration, _ in told] == [1, 2]
+    assert result.best_ap is not None
+    checkpoint = read_checkpoint(tmp_path / BEST_NAME)
+    assert checkpoint.info.class_names == ("__background__", "Platelets", "RBC", "WBC")
+    assert checkpoint.info.norm_eps == 1e-5
+    assert checkpoint.info.model_kwargs == settings.model_kwargs
+    assert not any(key.endswith("num_batches_tracked") for key in checkpoint.state_dict)
+
+
+def test_accumulating_changes_the_memory_needed_but_not_the_sum(tiny: ModuleType, tmp_path: Path) -> None:
+    """Without augmentation, and with every candidate sampled, the parts' mean gradient is the whole batch's."""
+    plain = Augmentation(flips="none")
+    losses = []
+    for accumulate in (1, 2):
+        settings = tiny.tiny_settings(
+            1, accumulate=accumulate, augmentation=plain, scale_jitter=0.0, rpn_samples=10_000, roi_samples=10_000
+        )
+        trainer(tiny, tmp_path / str(accumulate), settings).run()
+        losses.append([logged(tmp_path / str(accumulate))[0][name] for name in LOSSES])
+    assert losses[0] == pytest.approx(losses[1], rel=0.15)
+
+
+def test_bf16_touches_neither_boxes_nor_losses(tiny: ModuleType, tmp_path: Path) -> None:
+    settings = tiny.tiny_settings(1, precision="bf16")
+    run = trainer(tiny, tmp_path, settings)
+    seen: dict[str, torch.dtype] = {}
+    rpn: Any = run.model.rpn
+    propose = rpn.propose
+
+    def watched(predictions: Any, *rest: Any) -> Any:
+        seen["logits"] = predictions.logits[0].dtype
+        seen["anchors"] = predictions.anchors.dtype
+        proposals = propose(predictions, *rest)
+        seen["proposals"] = proposals[0].dtype
+        return proposals
+
+    rpn.propose = watched
+    data = run.data
+    images, targets = run._augmented([data[0], data[1]])
+    losses = run._losses(images, targets)
+    assert seen == {"logits": torch.bfloat16, "anchors": torch.float32, "proposals": torch.float32}
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+
+
+def test_infinite_losses_say_what_to_do(tiny: ModuleType, tmp_path: Path) -> None:
+    settings = tiny.tiny_settings(30, learning_rate=1e8, clip_norm=0.0, warmup=0)
+    with pytest.raises(TrainingError, match="--learning-rate"):
+        trainer(tiny, tmp_path, settings).run()
+
+
+def test_another_runs_classes_or_a_broken_state_are_told(tiny: ModuleType, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run()
+    other = trainer(tiny, tmp_path, tiny.tiny_settings(2))
+    other.info = type(other.info)(class_names=("__background__", "dog", "cat", "cow"))
+    with pytest.raises(DataError, match="has the classes Platelets, RBC, WBC"):
+        other.run(resume=True)
+    (tmp_path / "last.pth").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(DataError, match="cannot be resumed"):
+        trainer(tiny, tmp_path, tiny.tiny_settings(2)).run(resume=True)
+
+
+def _measure(run: Trainer, data: SyntheticData) -> Metrics:
+    run.judged.load_state_dict(run.average.state_dict)
+    return evaluate(data, detect_all(run.judged, data, device=torch.device("cpu")))

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.categories import Categories
+from model.training.data import DataError
+from model.training.voc import read_voc
+
+MakeVoc = Callable[..., Path]
+
+
+def test_boxes_labels_and_names_are_read_as_they_stand(make_voc: MakeVoc) -> None:
+    folder = make_voc({"a": [("dog", 10, 20, 50, 60), ("cat", 1, 2, 30, 40)]})
+    data, report = read_voc(folder, "train")
+    image, target = data[0]
+    assert data.categories.names == ("__background__", "cat", "dog")
+    assert target["boxes"].tolist() == [[10, 20, 50, 60], [1, 2, 30, 40]]
+    assert target["labels"].tolist() == [2, 1]
+    assert image.shape == (3, 80, 100)
+    assert image.dtype == torch.uint8
+    assert report.lines() == ["voc train: 1 images with 2 boxes"]
+
+
+def test_odd_boxes_are_put_right_or_left_out_and_counted(make_voc: MakeVoc) -> None:
+    folder = make_voc(
+        {
+            "a": [
+                ("dog", -5, 10, 500, 60),  # clipped
+                ("dog", 30, 30, 30, 60),  # no width
+                ("dog", 200, 10, 220, 30),  # outside
+                ("dog", "nan", 1, 2, 3),
+                ("", 1, 1, 20, 20),
+                ("dog", "x", 1, 2, 3),
+            ]
+        }
+    )
+    data, report = read_voc(folder, "train")
+    assert data[0][1]["boxes"].tolist() == [[0, 10, 100, 60]]
+    assert report.counts() == {
+        "box reaching out of the image, clipped": 1,
+        "box without area inside the image, left out": 2,
+        "object without a class name or four finite numbers, left out": 3,
+    }
+
+
+def test_a_wrong_stated_size_does_not_move_boxes(make_voc: MakeVoc) -> None:
+    data, report = read_voc(make_voc({"a": [("dog", 10, 20, 50, 60)]}, stated_hw=(0, 0)), "train")
+    assert data[0][1]["boxes"].tolist() == [[10, 20, 50, 60]]
+    assert data.size_hw(0) == (80, 100)
+    assert list(report.counts()) == ["annotation states a wrong image size, ignored"]
+
+
+@pytest.mark.parametrize("keep_empty", [False, True])
+def test_images_without_boxes_are_kept_only_where_asked(make_voc: MakeVoc, keep_empty: bool) -> None:
+    data, report = read_voc(make_voc({"a": [("dog", 1, 1, 20, 20)], "b": []}), "train", keep_empty=keep_empty)
+    assert len(data) == 1 + keep_empty
+    assert sum("without boxes" in reason for reason in report.counts()) == 1
+
+
+def test_broken_images_and_missing_files_are_left_out_and_named(make_voc: MakeVoc) -> None:
+    box = [("dog", 1, 1, 20, 20)]
+    folder = make_voc({"good": box, "cut": box, "gone": box, "empty": box, "unlabelled": box, "badxml": box})
+    cut = folder / "JPEGImages" / "cut.jpg"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    (folder / "JPEGImages" / "gone.jpg").unlink()
+    (folder / "JPEGImages" / "empty.jpg").write_bytes(b"")
+    (folder / "Annotations" / "unlabelled.xml").unlink()
+    (folder / "Annotations" / "badxml.xml").write_text("<annotation><object>")
+    data, report = read_voc(folder, "train")
+    assert [data.name(index) for index in range(len(data))] == ["good.jpg"]
+    assert report.counts() == {
+        "annotation file missing, image left out": 1,
+        "annotation is not readable XML, image left out": 1,
+        "image broken or truncated, left out": 2,
+        "image file missing, left out": 1,
+    }
+    assert "cut.jpg" in "\n".join(report.lines())
+
+
+def test_validation_speaks_of_the_classes_learned(make_voc: MakeVoc) -> None:
+    folder = make_voc({"a": [("dog", 1, 1, 20, 20), ("bird", 1, 1, 20, 20)]})
+    data, report = read_voc(folder, "val", categories=Categories.of_objects(["cat", "dog"]))
+    assert data[0][1]["labels"].tolist() == [2]
+    assert report.counts() == {"box of the class 'bird', which is not learned, left out": 1}
+
+
+def test_without_lists_every_tenth_image_is_held_out(make_voc: MakeVoc) -> None:
+    folder = make_voc({f"{n:02d}": [("dog", 1, 1, 20, 20)] for n in range(20)})
+    for path in (folder / "ImageSets" / "Main").glob("*.txt"):
+        path.unlink()
+    (folder / "ImageSets" / "Main").rmdir()
+    val = read_voc(folder, "val")[0]
+    assert [val.name(index) for index in range(len(val))] == ["09.jpg", "19.jpg"]
+    assert len(read_voc(folder, "train")[0]) == 18
+    assert len(read_voc(folder, "all")[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "ImageSets" / "Main" / "train.txt").unlink(), "no split 'train'.*Its splits: val"),
+        (lambda f: (f / "ImageSets" / "Main" / "train.txt").write_text("\n\n"), "is empty"),
+        (lambda f: (f / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe\x00\xd8"), "is not text"),
+        (lambda f: (f / "JPEGImages" / "a.jpg").write_text("no image"), "No image with a usable box"),
+        (lambda f: (f / "Annotations" / "a.xml").write_text("<annotation/>"), "has no box"),
+        (lambda f: (f / "JPEGImages").rename(f / "Images"), "no JPEGImages"),
+    ],
+)
+def test_data_that_cannot_be_used_say_why(make_voc: MakeVoc, break_it: Callable[[Path], object], message: str) -> None:
+    folder = make_voc({"a": [("dog", 1, 1, 20, 20)]})
+    break_it(folder)
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        read_voc(folder, "train")
