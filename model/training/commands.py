@@ -1,4 +1,4 @@
-"""The commands `frcnn train`, `frcnn evaluate`, `frcnn sample` and `frcnn pack`, as functions for a typer app.
+"""The commands `frcnn train`, `frcnn evaluate`, `frcnn sample` and `frcnn weights pack`, as functions for a typer app.
 
 What a user can put right ends with exit code 1 and a message, never with a trace; a wrong flag with 2.
 torch takes seconds to import, so what needs it is imported by the commands themselves.
