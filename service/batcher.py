@@ -106,6 +106,7 @@ class Batcher:
         max_batch_size: most images in a batch.
         max_queue_delay_s: how long an idle device waits for a batch to fill.
         capacity: most images accepted and not yet answered.
+        pixel_capacity: most pixels of those of them that are being, or have been, decoded.
         hang_timeout_s: a device that works longer than this on one batch counts as failing.
         metrics: where to count.
     """
@@ -117,17 +118,20 @@ class Batcher:
         max_batch_size: int,
         max_queue_delay_s: float,
         capacity: int,
+        pixel_capacity: int,
         hang_timeout_s: float,
         metrics: Metrics,
     ) -> None:
         if not detectors:
             raise ValueError("a batcher needs at least one detector")
         self.capacity = capacity
+        self.pixel_capacity = pixel_capacity
         self._devices = [_Device(detector, hang_timeout_s) for detector in detectors]
         self._queue: BatchQueue[_Job] = BatchQueue(max_batch_size=max_batch_size, max_delay=max_queue_delay_s)
         self._changed = asyncio.Condition()
         self._metrics = metrics
         self._in_flight = 0
+        self._pixels_in_flight = 0
         self._images_per_s: float | None = None  # of one device, smoothed
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
@@ -193,6 +197,25 @@ class Batcher:
         finally:
             self._in_flight -= count
             self._metrics.in_flight.set(self._in_flight)
+
+    @contextmanager
+    def room_for(self, pixels: int) -> Iterator[None]:
+        """Memory for a picture, from before it is decoded until it is answered. An image alone always has it.
+
+        Raises:
+            QueueFullError: the pictures in flight are too large together.
+        """
+        if self._pixels_in_flight and self._pixels_in_flight + pixels > self.pixel_capacity:
+            self._metrics.rejected.labels("pixels-full").inc()
+            raise QueueFullError(
+                f"{self._pixels_in_flight:,} pixels are being looked at, of at most {self.pixel_capacity:,}",
+                retry_after_s=self._retry_after_s(1),
+            )
+        self._pixels_in_flight += pixels
+        try:
+            yield
+        finally:
+            self._pixels_in_flight -= pixels
 
     async def submit(self, picture: Picture, *, deadline: float) -> Answer:
         """Queue a picture and wait for its detections. A caller who is cancelled leaves the queue.

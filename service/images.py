@@ -63,17 +63,19 @@ class Picture:
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:
-    """Decode the first frame, turn it upright by its EXIF orientation, and bring it to 8-bit RGB.
+    """`open_image`, then `upright_rgb`. Blocking: call it in a thread."""
+    return upright_rgb(open_image(data, max_pixels=max_pixels))
 
-    16-bit grey keeps its upper eight bits, as 16-bit colour does in Pillow. An alpha channel is dropped: what lies
-    under it stays visible. Colour profiles are not applied. Blocking: call it in a thread.
+
+def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Read the header alone: what it is, and how large.
 
     Args:
         data: the file.
-        max_pixels: bound on width times height, checked on the header alone.
+        max_pixels: bound on width times height.
 
     Raises:
-        BrokenImageError: not an image, or damaged.
+        BrokenImageError: not an image, or its header is damaged.
         UnsupportedTypeError: an image of a kind that is not taken.
         TooLargeError: too many pixels.
     """
@@ -83,13 +85,26 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
         raise TooLargeError(f"the image has {width} x {height} pixels; at most {max_pixels:,} in all are taken")
     if width < 1 or height < 1:
         raise BrokenImageError(f"the image has {width} x {height} pixels")
+    return image
+
+
+def upright_rgb(image: Image.Image) -> Picture:
+    """Decode the first frame, turn it upright by its EXIF orientation, and bring it to 8-bit RGB.
+
+    16-bit grey keeps its upper eight bits, as 16-bit colour does in Pillow. An alpha channel is dropped: what lies
+    under it stays visible. Colour profiles are not applied. Blocking: call it in a thread.
+
+    Raises:
+        BrokenImageError: the image is damaged.
+        UnsupportedTypeError: its pixels are of a kind that is not taken.
+    """
     try:
         image.load()
         orientation = _orientation(image)
         rgb = _to_rgb(image)
     except UnsupportedTypeError:
         raise
-    except Exception as error:
+    except Exception as error:  # Pillow's decoders raise whatever the malformed bytes lead them to
         raise BrokenImageError(f"the {image.format} image is broken: {_reason(error)}") from error
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])

@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple, TypeVar
 from service.batcher import Batcher
 from service.detector import RANDOM, Detector, ModelInfo
 from service.errors import UnavailableError
-from service.images import Picture, decode
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -125,11 +124,6 @@ class Service:
     def uptime_s(self) -> float:
         return time.monotonic() - self._started
 
-    async def decode(self, data: bytes) -> Picture:
-        """Decode an image in the thread pool; see `images.decode`."""
-        with self.metrics.stage_seconds.labels("decode").time():
-            return await self.in_thread(lambda: decode(data, max_pixels=self.settings.max_image_pixels))
-
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run something that blocks beside the event loop, in the decoding threads."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
@@ -160,6 +154,7 @@ class Service:
             max_batch_size=_batch_size(self.settings, detectors),
             max_queue_delay_s=self.settings.max_queue_delay_ms / 1000,
             capacity=self.settings.queue_capacity,
+            pixel_capacity=self.settings.queue_capacity_pixels,
             hang_timeout_s=self.settings.hang_timeout_s,
             metrics=self.metrics,
         )

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from service.batcher import Answer
 from service.errors import DeadlineError, ServiceError, TooLargeError
-from service.images import Picture
+from service.images import Picture, open_image, upright_rgb
 from service.lifecycle import Service
 
 T = TypeVar("T")
@@ -53,11 +53,16 @@ async def find(service: Service, data: bytes, *, deadline: float) -> Found:
     limit = service.settings.max_body_bytes
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
+    batcher = service.batcher
     started = time.perf_counter()
-    picture = await in_time(deadline, service.decode(data))
-    decode_s = time.perf_counter() - started
-    answer = await service.batcher.submit(picture, deadline=deadline)
-    return Found(picture, answer, decode_s)
+    opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
+    image = await in_time(deadline, opening)
+    with batcher.room_for(image.width * image.height):
+        picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
+        decode_s = time.perf_counter() - started
+        service.metrics.stage_seconds.labels("decode").observe(decode_s)
+        answer = await batcher.submit(picture, deadline=deadline)
+        return Found(picture, answer, decode_s)
 
 
 async def find_all(service: Service, files: Sequence[bytes], *, deadline: float) -> list[Found | ServiceError]:

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         0.0, ge=0, le=10_000, description="How long an idle device waits for a batch to fill; 0 starts at once."
     )
     queue_capacity: int = Field(256, ge=1, description="Most images accepted and not yet answered.")
+    queue_capacity_pixels: int = Field(
+        1 << 29, ge=1, description="Most pixels of those images; each takes 3 bytes while it waits."
+    )
     request_timeout_ms: int = Field(
         60_000, ge=1, le=3_600_000, description="Time for a request that does not set X-Request-Timeout-Ms."
     )

@@ -17,13 +17,19 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def running(
-    *detectors: Any, max_batch_size: int = 8, capacity: int = 100, delay: float = 0.0, hang: float = 60.0
+    *detectors: Any,
+    max_batch_size: int = 8,
+    capacity: int = 100,
+    delay: float = 0.0,
+    hang: float = 60.0,
+    pixels: int = 10**9,
 ) -> AsyncIterator[Batcher]:
     batcher = Batcher(
         detectors,
         max_batch_size=max_batch_size,
         max_queue_delay_s=delay,
         capacity=capacity,
+        pixel_capacity=pixels,
         hang_timeout_s=hang,
         metrics=Metrics(),
     )
@@ -243,6 +249,16 @@ async def test_places_are_all_or_none_and_come_back(fake: Any, make_picture: Any
             with batcher.places(1):
                 assert batcher.in_flight == 4
         assert batcher.in_flight == 0
+
+
+async def test_room_in_pixels_runs_out_but_never_for_a_lone_picture(fake: Any) -> None:
+    async with running(fake(), pixels=1000) as batcher:
+        with batcher.room_for(5000), pytest.raises(QueueFullError), batcher.room_for(1):
+            pass
+        with batcher.room_for(600), batcher.room_for(400), pytest.raises(QueueFullError), batcher.room_for(1):
+            pass
+        with batcher.room_for(1000):
+            pass
 
 
 async def test_retry_after_follows_the_measured_rate(fake: Any, make_picture: Any) -> None:

@@ -303,6 +303,19 @@ async def test_a_full_queue_says_when_to_come_back(fake: Any, serving: Any, make
         assert [r.status_code for r in await asyncio.gather(*accepted)] == [200, 200]
 
 
+async def test_small_files_of_large_pictures_cannot_fill_the_memory(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    async with serving(detector, queue_capacity_pixels=10_000) as client:
+        first = asyncio.create_task(client.post("/detect", content=make_png(1, (90, 90))))
+        assert await asyncio.to_thread(detector.started.wait, 20)
+        refused = await client.post("/detect", content=make_png(2, (90, 90)))
+        check_problem(refused, 429, "queue-full")
+        detector.gate.set()
+        assert (await first).status_code == 200
+        assert (await client.post("/detect", content=make_png(2, (200, 200)))).status_code == 200
+
+
 async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving: Any) -> None:
     async with serving(fake()) as client:
         document = (await client.get("/openapi.json")).json()
