@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,9 +14,10 @@ from model.resnet import Bottleneck
 from model.roi_heads import FastRCNNPredictor
 from model.roi_pool import MultiScaleRoIAlign
 from model.training.settings import TrainSettings
-from model.weights import Checkpoint
+from model.weights import Checkpoint, CheckpointInfo
 
 _PYRAMID_STRIDES = (4, 8, 16, 32)
+_LIVE_EPS = 1e-5  # torch's own; live batch norm cannot do with the official COCO file's 0.0
 
 
 def untrained_detector(categories: Categories, settings: TrainSettings) -> FasterRCNN:
@@ -34,8 +36,9 @@ def detector_from(checkpoint: Checkpoint, categories: Categories, settings: Trai
     Raises:
         WeightsError: the checkpoint does not fit.
     """
+    norm_eps = result_info(checkpoint.info, categories, settings).norm_eps
     model = from_checkpoint(
-        checkpoint,
+        replace(checkpoint, info=replace(checkpoint.info, norm_eps=norm_eps)),
         trainable_backbone_layers=settings.trainable_layers,
         frozen_norm=not settings.live_norm,
         **_arguments(settings),
@@ -43,6 +46,20 @@ def detector_from(checkpoint: Checkpoint, categories: Categories, settings: Trai
     if checkpoint.categories.names != categories.names:
         model.roi_heads.box_predictor = FastRCNNPredictor(REPRESENTATION_SIZE, len(categories))
     return _prepared(model)
+
+
+def result_info(begin: CheckpointInfo | None, categories: Categories, settings: TrainSettings) -> CheckpointInfo:
+    """What the run's checkpoints tell: what its start told (thresholds, pixel norms), and the settings.
+
+    Args:
+        begin: of the weights that the run begins with; None from scratch.
+    """
+    begin = begin or CheckpointInfo()
+    return CheckpointInfo(
+        class_names=categories.names,
+        norm_eps=(begin.norm_eps or _LIVE_EPS) if settings.live_norm else begin.norm_eps,
+        model_kwargs=begin.model_kwargs | settings.model_kwargs,
+    )
 
 
 def _arguments(settings: TrainSettings) -> dict[str, Any]:

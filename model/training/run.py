@@ -11,7 +11,7 @@ from rich.console import Console
 
 from model.training.board import TensorBoard
 from model.training.data import DataError, DetectionData
-from model.training.detector import detector_from, untrained_detector
+from model.training.detector import detector_from, result_info, untrained_detector
 from model.training.processes import Processes
 from model.training.progress import JsonLog, ProgressBar
 from model.training.settings import TrainSettings
@@ -118,7 +118,7 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
             settings=settings,
             folder=folder,
             processes=processes,
-            norm_eps=1e-5 if begin is None else begin.info.norm_eps,
+            info=result_info(None if begin is None else begin.info, categories, settings),
             listeners=listeners,
         )
         result = trainer.run(resume=request.resume)

@@ -27,6 +27,7 @@ from model.structures import Target
 from model.training.averaging import MovingAverage
 from model.training.batches import batches, shard_seed, shards
 from model.training.data import DataError, DetectionData
+from model.training.detector import result_info
 from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.processes import Processes
 from model.training.schedule import rate_factor
@@ -66,7 +67,7 @@ class Trainer:
         model: from `detector`; it is trained in place.
         categories: names of its classes.
         validation: judges which weights are best; without it the last ones are.
-        norm_eps: epsilon of the model's batch norms, which its checkpoints tell.
+        info: what its checkpoints tell; by default the settings alone decide it.
         listeners: called in the first process only.
     """
 
@@ -80,12 +81,12 @@ class Trainer:
         settings: TrainSettings,
         folder: Path,
         processes: Processes,
-        norm_eps: float = 1e-5,
+        info: CheckpointInfo | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self.settings, self.processes, self.folder = settings, processes, folder
         self.data, self.validation, self.listeners = data, validation, listeners
-        self.info = CheckpointInfo(class_names=categories.names, norm_eps=norm_eps, model_kwargs=settings.model_kwargs)
+        self.info = info or result_info(None, categories, settings)
         if processes.count > 1 and processes.device.type == "cuda":
             model = cast(FasterRCNN, nn.SyncBatchNorm.convert_sync_batchnorm(model))
         self.model: FasterRCNN = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
