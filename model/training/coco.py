@@ -33,7 +33,7 @@ def read_coco_data(
     try:
         names = {int(category["id"]): str(category["name"]).strip() for category in content["categories"]}
         raw_examples = _raw_examples(content, names, _image_folders(json_path, path, split), report)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{json_path} is not a COCO file of instances: {type(error).__name__} {error}. It needs images "
             "(id, file_name), annotations (image_id, category_id, bbox) and categories (id, name)"
@@ -74,7 +74,7 @@ def find_json(path: Path, split: str) -> tuple[Path, bool]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is not a COCO file: its outermost value is not an object")

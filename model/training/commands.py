@@ -62,7 +62,7 @@ _DEVICE_HELP = "auto, cpu, cuda or cuda:N"
 def train(
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
     output: Annotated[Path, typer.Option(help="Folder for best.safetensors, the log and the state to resume from")],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data")] = 20,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; by default 20")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of the weights; wins over --epochs")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off")] = False,
     weights: Annotated[
@@ -113,14 +113,18 @@ def train(
 ) -> None:
     """Train a detector on your own images; serve it with: frcnn serve --weights OUTPUT/best.safetensors"""
     from model.training.augmentation import Augmentation
-    from model.training.processes import joined_processes
-    from model.training.run import RunRequest, read_start, run_training
+    from model.training.processes import find_device, joined_processes
+    from model.training.run import RunRequest, read_earlier, read_start, run_training
     from model.training.settings import TrainSettings
     from model.training.sources import open_data
 
     with told_errors():
         console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
-        begin = read_start(weights, console)
+        find_device(device)  # told before anything is fetched or read
+        earlier = read_earlier(output, weights) if resume else None
+        begin = read_start(weights, console) if earlier is None else earlier.begin
+        if begin is None and (norm is Norm.frozen or trainable_layers not in {None, 5}):
+            raise typer.BadParameter("without weights to begin with, batch norm is live and all layers learn")
         learned, report = open_data(data, split, keep_empty=keep_empty, seed=seed)
         tell(report, console)
         judge: DetectionData | None = None
@@ -128,36 +132,40 @@ def train(
             judge, report = open_data(data, validation_split, categories=learned.categories, keep_empty=True, seed=seed)
             tell(report, console)
         sizes = begin.info.model_kwargs if begin is not None else {}
-        total = iterations or max(1, round(epochs * len(learned) / batch_size))
+        total = iterations or max(1, round((epochs or 20) * len(learned) / batch_size))
+        if earlier is not None:  # what depends on the length of the run stays, unless it is given
+            total = total if iterations or epochs else earlier.settings["iterations"]
+            warmup = earlier.settings["warmup"] if warmup is None else warmup
         is_live = norm is Norm.live or (norm is Norm.auto and begin is None)
-        settings = TrainSettings(
-            iterations=total,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            learning_rate=0.00125 * batch_size if learning_rate is None else learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule.value,
-            warmup=total // 20 if warmup is None else warmup,
-            clip_norm=clip_norm,
-            live_norm=is_live,
-            trainable_layers=(5 if begin is None else 3) if trainable_layers is None else trainable_layers,
-            average_decay=average_decay,
-            precision=precision.value,
-            min_size=min_size or sizes.get("min_size", 800),
-            max_size=max_size or sizes.get("max_size", 1333),
-            scale_jitter=scale_jitter,
-            augmentation=Augmentation(flips=flips.value, crop=crop, colour=colour),
-            whole_from=whole_from,
-            rpn_samples=rpn_samples,
-            roi_samples=roi_samples,
-            roi_positive_fraction=roi_positive_fraction,
-            proposals=proposals,
-            detection_proposals=detection_proposals,
-            evaluate_every=max(1, total // 10) if evaluate_every is None else evaluate_every,
-            save_every=save_every,
-            seed=seed,
-        )
+        with told_usage():
+            settings = TrainSettings(
+                iterations=total,
+                batch_size=batch_size,
+                accumulate=accumulate,
+                learning_rate=0.00125 * batch_size if learning_rate is None else learning_rate,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                schedule=schedule.value,
+                warmup=total // 20 if warmup is None else warmup,
+                clip_norm=clip_norm,
+                live_norm=is_live,
+                trainable_layers=(5 if begin is None else 3) if trainable_layers is None else trainable_layers,
+                average_decay=average_decay,
+                precision=precision.value,
+                min_size=min_size or sizes.get("min_size", 800),
+                max_size=max_size or sizes.get("max_size", 1333),
+                scale_jitter=scale_jitter,
+                augmentation=Augmentation(flips=flips.value, crop=crop, colour=colour),
+                whole_from=whole_from,
+                rpn_samples=rpn_samples,
+                roi_samples=roi_samples,
+                roi_positive_fraction=roi_positive_fraction,
+                proposals=proposals,
+                detection_proposals=detection_proposals,
+                evaluate_every=max(1, total // 10) if evaluate_every is None else evaluate_every,
+                save_every=save_every,
+                seed=seed,
+            )
         request = RunRequest(
             data=learned,
             validation=judge,
@@ -218,7 +226,7 @@ def evaluate_command(
             Console().print(metrics_table(metrics, title=f"{checkpoint.name} on {report.source}"))
         if plot is not None:
             written = plot_all(plot, metrics, measured, found, checkpoint.categories)
-            console.print(f"wrote {len(written)} pictures to {plot}", highlight=False)
+            console.print(f"wrote {len(written)} pictures to {plot}", markup=False, highlight=False)
 
 
 def sample(
@@ -270,14 +278,22 @@ def pack(
 def told_errors() -> Iterator[None]:
     """Expected failures end the command with a message and exit code 1."""
     from model.training.data import DataError
+    from model.training.processes import DeviceError
     from model.training.trainer import TrainingError
     from model.weights import WeightsError, WeightsUnavailableError
 
     try:
         yield
-    except (DataError, TrainingError, WeightsError, WeightsUnavailableError, OSError) as error:
+    except (DataError, DeviceError, TrainingError, WeightsError, WeightsUnavailableError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def told_usage() -> Iterator[None]:
+    """Settings refuse flags that contradict each other or mean nothing by a ValueError."""
+    try:
+        yield
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -6,6 +6,7 @@ background and belongs to no box.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,10 @@ class DetectionData(Protocol):
 
     def target(self, index: int) -> Target:
         """The boxes and labels alone, without decoding the image."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for two sets only if they have the same images, by name and size, with the same boxes."""
         ...
 
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
@@ -133,6 +138,13 @@ class FileData:
 
     def target(self, index: int) -> Target:
         return Target(boxes=self._examples[index].boxes, labels=self._examples[index].labels)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(self.categories.names).encode())
+        for one in self._examples:
+            values = (one.path.name, one.size_hw, one.boxes.tolist(), one.labels.tolist(), one.crowd_boxes.tolist())
+            digest.update(repr(values).encode())
+        return digest.hexdigest()
 
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         return self._examples[index].crowd_boxes, self._examples[index].crowd_labels

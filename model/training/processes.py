@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+class DeviceError(ValueError):
+    """There is no such device here. The message tells which there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,14 @@ class Processes:
             values /= self.count
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
     def wait(self) -> None:
         if self.count > 1:
             dist.barrier()
@@ -44,13 +57,12 @@ def joined_processes(device_name: str) -> Iterator[Processes]:
 
     Args:
         device_name: "auto" for the GPU of the local rank if there is one, "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        DeviceError: there is no such device.
     """
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if device_name == "auto":
-        device_name = "cuda" if torch.cuda.is_available() else "cpu"
-    if device_name == "cuda":
-        device_name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    device = torch.device(device_name)
+    device = find_device(device_name, os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if count == 1:
@@ -62,3 +74,18 @@ def joined_processes(device_name: str) -> Iterator[Processes]:
         yield Processes(rank=rank, count=count, device=device)
     finally:
         dist.destroy_process_group()
+
+
+def find_device(name: str, local_rank: str = "0") -> torch.device:
+    """The device that a `--device` argument means.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name == "auto":
+        name = "cuda" if len(known) > 1 else "cpu"
+    wanted = f"cuda:{local_rank}" if name == "cuda" else name
+    if wanted not in known:
+        raise DeviceError(f"there is no device {wanted!r} here; there is {', '.join(known)}. Choose with --device")
+    return torch.device(wanted)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,12 +16,13 @@ from model.training.detector import detector_from, result_info, untrained_detect
 from model.training.processes import Processes
 from model.training.progress import JsonLog, ProgressBar
 from model.training.settings import TrainSettings
-from model.training.snapshot import LAST_NAME, finished_iterations
+from model.training.snapshot import LAST_NAME, finished_iterations, read_snapshot
 from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer, TrainingError
 from model.weights import (
     BUNDLED,
     COCO_V1,
     Checkpoint,
+    CheckpointInfo,
     WeightsUnavailableError,
     bundled_is_present,
     coco_is_cached,
@@ -68,7 +70,7 @@ def read_start(name: str, console: Console) -> Checkpoint | None:
     if name == NONE:
         return None
     if name != AUTO:
-        return read_weights(name)
+        return replace(read_weights(name), name=Path(name).name)
     try:
         if not coco_is_cached():
             fetch_coco(timeout_s=_FETCH_TIMEOUT_S)
@@ -76,8 +78,41 @@ def read_start(name: str, console: Console) -> Checkpoint | None:
     except WeightsUnavailableError:
         begin = read_bundled() if bundled_is_present() else None
         console.print("COCO_V1 cannot be fetched.", highlight=False)
-    console.print(f"beginning with {'untrained' if begin is None else begin.name} weights", highlight=False)
+    console.print(
+        f"beginning with {'untrained' if begin is None else begin.name} weights", markup=False, highlight=False
+    )
     return begin
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierRun:
+    """The run that a folder holds: what it began with, carrying its present weights, and its settings by name."""
+
+    begin: Checkpoint | None
+    settings: dict[str, Any]
+
+
+def read_earlier(folder: Path, weights: str) -> EarlierRun | None:
+    """What is to be resumed, so that its weights are not looked for again; None if there is nothing yet.
+
+    Args:
+        weights: that it is now asked to begin with; "auto" for its own.
+
+    Raises:
+        DataError: its state is broken, or it began with other weights.
+    """
+    state = read_snapshot(folder, torch.device("cpu"))
+    if state is None:
+        return None
+    name = state["begin"]
+    if weights != AUTO and Path(weights).name != (name or NONE):
+        raise DataError(
+            f"the run in {folder} began with the weights {name or NONE}, not {weights}. Repeat them, or train without "
+            "--resume, into another folder"
+        )
+    info = CheckpointInfo(**state["info"])
+    begin = None if name is None else Checkpoint(name=name, state_dict=state["model"], info=info)
+    return EarlierRun(begin=begin, settings=state["settings"])
 
 
 def run_training(request: RunRequest, processes: Processes, console: Console) -> Result:
@@ -118,12 +153,18 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
             settings=settings,
             folder=folder,
             processes=processes,
+            begin=None if begin is None else begin.name,
             info=result_info(None if begin is None else begin.info, categories, settings),
             listeners=listeners,
         )
         result = trainer.run(resume=request.resume)
     best = "" if result.best_ap is None else f", AP {result.best_ap:.3f}"
-    console.print(f"done{best}. Serve it: frcnn serve --weights {folder / BEST_NAME}", soft_wrap=True, highlight=False)
+    console.print(
+        f"done{best}. Serve it: frcnn serve --weights {folder / BEST_NAME}",
+        markup=False,
+        soft_wrap=True,
+        highlight=False,
+    )
     return result
 
 

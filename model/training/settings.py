@@ -83,5 +83,7 @@ class TrainSettings:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a snapshot or a log."""
-        return asdict(self)
+        """Plain values by name, the augmentation's among them, for a snapshot."""
+        values = asdict(self)
+        augmentation: dict[str, Any] = values.pop("augmentation")
+        return values | augmentation

@@ -13,6 +13,10 @@ import torch
 from model.training.data import DataError
 
 LAST_NAME = "last.pth"
+_KEYS = frozenset(
+    {"iteration", "model", "optimizer", "average", "average_updates", "best_ap"}
+    | {"info", "begin", "settings", "parts", "data", "validation"}
+)
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 
 
@@ -42,7 +46,7 @@ def read_snapshot(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """What `save_snapshot` wrote last; None if there is nothing.
 
     Raises:
-        DataError: the file is broken.
+        DataError: the file is broken, or of another version.
     """
     path = folder / LAST_NAME
     if not path.is_file():
@@ -53,4 +57,9 @@ def read_snapshot(folder: Path, device: torch.device) -> dict[str, Any] | None:
         raise DataError(
             f"{path} cannot be read, so the run cannot be resumed: {error}. Train without --resume"
         ) from error
+    if not isinstance(state, dict) or not state.keys() >= _KEYS:
+        raise DataError(
+            f"{path} is not the state of a run of this version, so it cannot be resumed. Train without --resume, into "
+            "another folder"
+        )
     return state

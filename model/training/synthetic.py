@@ -78,6 +78,9 @@ class SyntheticData:
     def target(self, index: int) -> Target:
         return self[index][1]
 
+    def fingerprint(self) -> str:
+        return f"synthetic {self._split}, {self._count} of {self._size_hw}, seed {self._seed}"
+
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         return torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
 

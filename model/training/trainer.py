@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -37,6 +37,8 @@ from model.weights import CheckpointInfo, save_checkpoint
 
 BEST_NAME = "best.safetensors"
 LOG_NAME = "log.jsonl"
+# What may change when a run is resumed. `accumulate` may too, as long as the parts of a batch are as many.
+_CHANGEABLE = frozenset({"iterations", "evaluate_every", "save_every", "accumulate"})
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 Loaded = list[tuple[Tensor, Target]]
@@ -68,6 +70,7 @@ class Trainer:
         categories: names of its classes.
         validation: judges which weights are best; without it the last ones are.
         info: what its checkpoints tell; by default the settings alone decide it.
+        begin: name of the weights that it began with, None for untrained ones.
         listeners: called in the first process only.
     """
 
@@ -82,11 +85,12 @@ class Trainer:
         folder: Path,
         processes: Processes,
         info: CheckpointInfo | None = None,
+        begin: str | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self.settings, self.processes, self.folder = settings, processes, folder
         self.data, self.validation, self.listeners = data, validation, listeners
-        self.info = info or result_info(None, categories, settings)
+        self.begin, self.info = begin, info or result_info(None, categories, settings)
         if processes.count > 1 and processes.device.type == "cuda":
             model = cast(FasterRCNN, nn.SyncBatchNorm.convert_sync_batchnorm(model))
         self.model: FasterRCNN = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -104,11 +108,19 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is no longer finite.
-            DataError: an image can no longer be read, or the snapshot is broken.
+            DataError: an image can no longer be read, the snapshot is broken or of a run with other settings or
+                data, or the processes do not begin alike.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._same_as: dict[str, Any] = {
+            "settings": self.settings.as_dict(),
+            "parts": self.processes.count * self.settings.accumulate,
+            "data": self.data.fingerprint(),
+            "validation": None if self.validation is None else self.validation.fingerprint(),
+        }
         if resume:
             self._resume()
+        self._check_agreement()
         sizes = [self.data.size_hw(index) for index in range(len(self.data))]
         order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
         with ThreadPoolExecutor() as pool:
@@ -215,23 +227,65 @@ class Trainer:
             "average": self.average.state_dict,
             "average_updates": self.average.updates,
             "best_ap": self.best_ap,
-            "class_names": list(self.info.class_names or ()),
+            "begin": self.begin,
+            "info": asdict(self.info),
+            **self._same_as,
         }
 
     def _resume(self) -> None:
         state = read_snapshot(self.folder, self.processes.device)
         if state is None:
             return
-        if tuple(state["class_names"]) != self.info.class_names:
-            raise DataError(
-                f"the run in {self.folder} has the classes {', '.join(state['class_names'][1:])}; the data have "
-                f"{', '.join((self.info.class_names or ())[1:])}. Train without --resume, into another folder"
-            )
+        self._check_same_run(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"], state["average_updates"])
         self.iteration, self.best_ap = state["iteration"], state["best_ap"]
         _cut_log(self.folder / LOG_NAME, self.iteration)
+
+    def _check_same_run(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on with a run under settings or on data that are not its own.
+
+        Raises:
+            DataError: with what differs.
+        """
+        theirs, ours = list(state["info"]["class_names"]), list(self.info.class_names or ())
+        advice = "Repeat the run's own, or train without --resume, into another folder"
+        if theirs != ours:
+            raise DataError(
+                f"the run in {self.folder} has the classes {', '.join(theirs[1:])}; the data have "
+                f"{', '.join(ours[1:])}. {advice}"
+            )
+        before, now = (
+            dict(same["settings"]) | {"processes times accumulated parts": same["parts"]}
+            for same in (state, self._same_as)
+        )
+        changes = [
+            f"{name} {before.get(name)} -> {now.get(name)}"
+            for name in dict.fromkeys([*before, *now])
+            if name not in _CHANGEABLE and before.get(name) != now.get(name)
+        ]
+        if changes:
+            raise DataError(f"the run in {self.folder} was begun with other settings: {'; '.join(changes)}. {advice}")
+        for name, what in (("data", "training"), ("validation", "validation")):
+            if state[name] != self._same_as[name]:
+                raise DataError(f"the run in {self.folder} was begun with other {what} data. {advice}")
+
+    def _check_agreement(self) -> None:
+        """Processes that begin differently would wait for each other for ever, or average unlike weights.
+
+        Raises:
+            DataError: in all of them.
+        """
+        starts = self.processes.gather((self.iteration, self._same_as))
+        if any(iteration != starts[0][0] for iteration, _ in starts):
+            iterations = ", ".join(str(iteration) for iteration, _ in starts)
+            raise DataError(
+                f"the processes would go on from different iterations: {iterations}, by rank. Copy {self.folder} of "
+                "the first machine to the others, or share it between them"
+            )
+        if any(same != starts[0][1] for _, same in starts):
+            raise DataError("the processes have different data or settings. Give all of them the same")
 
     def _engine(self) -> nn.Module:
         """The model as it is called in training: with several processes, one that shares gradients."""

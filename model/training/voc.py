@@ -73,7 +73,7 @@ def _read_annotation(folder: Path, name: str, report: Report) -> RawExample | No
         return None
     try:
         root = ET.parse(path).getroot()  # noqa: S314 - expat bounds entity expansion; external ones are not fetched
-    except (ET.ParseError, ValueError):
+    except (ET.ParseError, ValueError, LookupError):  # a LookupError is of an encoding that nobody knows
         report.note("annotation is not readable XML, image left out", path.name)
         return None
     boxes = []

@@ -64,6 +64,8 @@ def test_a_json_for_the_split_is_preferred(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "not readable JSON"),
+        ("[" * 200_000, "not readable JSON"),
+        ('{"images": [{"id": 1e999, "file_name": "a"}], "annotations": [], "categories": []}', "not a COCO|no cat"),
         ("[]", "outermost value"),
         ("{}", "not a COCO file of instances"),
         ('{"images": [], "annotations": [], "categories": []}', "has no categories"),

@@ -59,6 +59,15 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(
     assert again.exit_code == 1
     assert "--resume" in again.stderr
 
+    # The state itself says what the run began with: without the length of the run, nothing is left to do.
+    words = ("train", "--data", folder, "--output", output, "--resume", *QUICK)
+    resumed = run(*words)
+    assert resumed.exit_code == 0, resumed.output
+    assert len((output / "log.jsonl").read_text().splitlines()) == 2
+    refused = run(*words, "--weights", "COCO_V1")
+    assert refused.exit_code == 1
+    assert "began with the weights none, not COCO_V1" in refused.stderr
+
 
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
@@ -72,6 +81,14 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(
             1,
             "multiple of 2",
         ),
+        (("train", "--data", "synthetic", "--output", "out", *QUICK, "--norm", "frozen"), 2, "without weights to"),
+        (
+            ("train", "--data", "synthetic", "--output", "out", *QUICK, "--trainable-layers", "2"),
+            2,
+            "without weights to",
+        ),
+        (("train", "--data", "synthetic", "--output", "out", *QUICK, "--device", "foo"), 1, "device 'foo' here; there"),
+        (("train", "--data", "synthetic", "--output", "out", *QUICK, "--device", "cuda:77"), 1, "there is cpu"),
         (("evaluate", "--weights", "gone.frcnn", "--data", "synthetic"), 1, "no such file of weights"),
         (("pack", "a.pth", "b.zip"), 2, "must end in .frcnn"),
     ],
@@ -89,6 +106,19 @@ def test_what_is_wrong_is_told_without_a_trace(
     assert result.exit_code == exit_code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_bug_is_not_told_as_wrong_usage(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def buggy(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("model.training.run.run_training", buggy)
+    result = run("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK)
+    assert isinstance(result.exception, ValueError)
+    refused = run("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK, "--scale-jitter", "nan")
+    assert refused.exit_code == 2
 
 
 def test_sample_writes_pictures_and_what_they_show(run: Callable[..., Result], tmp_path: Path) -> None:

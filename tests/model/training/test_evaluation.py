@@ -99,6 +99,16 @@ def test_classes_meet_by_name() -> None:
         evaluate(Listed(TWO, [1, 2]), found(TWO, [1, 1], [0.9, 0.8]), Categories.of_objects(["zebra"]))
 
 
+def test_a_class_may_be_called_like_markup() -> None:
+    data = Listed(TWO[:1], [1])
+    data.categories = Categories.of_objects(["[/b] [red]cell"])
+    console = Console(width=80)
+    with console.capture() as printed:
+        console.print(metrics_table(evaluate(data, found(TWO[:1], [1], [0.9])), title="[/i]"))
+    assert "[/b] [red]cell" in printed.get()
+    assert "[/i]" in printed.get()
+
+
 def test_the_metrics_go_into_json_a_table_and_pictures(tmp_path: Path) -> None:
     data, detections = Listed(TWO, [1, 2]), found(TWO, [1, 2], [0.9, 0.8])
     metrics = evaluate(data, detections)

@@ -207,9 +207,39 @@ def test_another_runs_classes_or_a_broken_state_are_told(tiny: ModuleType, tmp_p
     other.info = type(other.info)(class_names=("__background__", "dog", "cat", "cow"))
     with pytest.raises(DataError, match="has the classes Platelets, RBC, WBC"):
         other.run(resume=True)
+    torch.save({"iteration": 1}, tmp_path / "last.pth")
+    with pytest.raises(DataError, match="not the state of a run of this version"):
+        trainer(tiny, tmp_path, tiny.tiny_settings(2)).run(resume=True)
     (tmp_path / "last.pth").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(DataError, match="cannot be resumed"):
         trainer(tiny, tmp_path, tiny.tiny_settings(2)).run(resume=True)
+
+
+def test_a_run_goes_on_only_as_it_was_begun(tiny: ModuleType, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run()
+    changed = tiny.tiny_settings(2, learning_rate=0.5, augmentation=Augmentation(flips="none", colour=0.1))
+    with pytest.raises(DataError, match=r"learning_rate 0\.02 -> 0\.5; flips dihedral -> none\. Repeat"):
+        trainer(tiny, tmp_path, changed).run(resume=True)
+    with pytest.raises(DataError, match="processes times accumulated parts 1 -> 2"):
+        trainer(tiny, tmp_path, tiny.tiny_settings(2, accumulate=2)).run(resume=True)
+    fewer = SyntheticData("train", count=9, size_hw=SIZE_HW)
+    with pytest.raises(DataError, match="begun with other training data"):
+        trainer(tiny, tmp_path, tiny.tiny_settings(2), data=fewer).run(resume=True)
+    longer = tiny.tiny_settings(2, save_every=1, evaluate_every=1)
+    assert trainer(tiny, tmp_path, longer).run(resume=True).iterations == 2
+
+
+def test_processes_that_begin_differently_say_so(tiny: ModuleType, tmp_path: Path) -> None:
+    """As of two machines without a shared disk, only one of which has the snapshot."""
+    run = trainer(tiny, tmp_path, tiny.tiny_settings(2))
+
+    class Two(Processes):
+        def gather(self, value: Any) -> list[Any]:
+            return [(12, value[1]), value]
+
+    run.processes = Two(rank=0, count=1, device=torch.device("cpu"))
+    with pytest.raises(DataError, match=r"different iterations: 12, 0.*Copy"):
+        run.run()
 
 
 def _measure(run: Trainer, data: SyntheticData) -> Metrics:

@@ -81,6 +81,13 @@ def test_broken_images_and_missing_files_are_left_out_and_named(make_voc: MakeVo
     assert "cut.jpg" in "\n".join(report.lines())
 
 
+def test_an_unknown_encoding_is_unreadable_xml(make_voc: MakeVoc) -> None:
+    folder = make_voc({"a": [("dog", 1, 1, 20, 20)], "b": [("dog", 1, 1, 20, 20)]})
+    path = folder / "Annotations" / "b.xml"
+    path.write_text(f'<?xml version="1.0" encoding="ansi"?>{path.read_text()}')
+    assert read_voc(folder, "train")[1].counts() == {"annotation is not readable XML, image left out": 1}
+
+
 def test_validation_speaks_of_the_classes_learned(make_voc: MakeVoc) -> None:
     folder = make_voc({"a": [("dog", 1, 1, 20, 20), ("bird", 1, 1, 20, 20)]})
     data, report = read_voc(folder, "val", categories=Categories.of_objects(["cat", "dog"]))
