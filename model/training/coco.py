@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.categories import Categories
 from model.structures import SizeHW
-from model.training.data import DataError, FileData, RawBox, RawExample, Report, held_out, settle
+from model.training.data import DataError, FileData, RawBox, RawExample, Report, held_out, object_names, settle
 
 
 def read_coco_data(
-    path: Path, split: str, *, categories: Categories | None = None, keep_empty: bool = False
+    path: Path,
+    split: str,
+    *,
+    categories: Categories | None = None,
+    keep_empty: bool = False,
+    whole: bool = False,
+    images: Path | None = None,
 ) -> tuple[FileData, Report]:
     """The images of a split that can be used, and the account of the others.
 
@@ -23,6 +30,8 @@ def read_coco_data(
             `<split>/*.json`, or one JSON for all splits (see `held_out`). Images lie beside it, or in `images`,
             `<split>` or `<split>2017`.
         categories: what the labels mean; by default the JSON's categories in the order of their ids.
+        whole: a JSON for all splits is used whole, as this split.
+        images: where the images lie.
 
     Raises:
         DataError: there is no such JSON, it is not COCO's, or nothing in it can be used.
@@ -32,19 +41,20 @@ def read_coco_data(
     report = Report(f"{json_path.name} {split}")
     try:
         names = {int(category["id"]): str(category["name"]).strip() for category in content["categories"]}
-        raw_examples = _raw_examples(content, names, _image_folders(json_path, path, split), report)
+        raw_examples = _raw_examples(content, names, _image_folders(json_path, path, split, images), report)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{json_path} is not a COCO file of instances: {type(error).__name__} {error}. It needs images "
             "(id, file_name), annotations (image_id, category_id, bbox) and categories (id, name)"
         ) from error
-    if is_shared:
+    if is_shared and not whole:
         kept = set(held_out([str(raw.path) for raw in raw_examples], split))
         raw_examples = [raw for raw in raw_examples if str(raw.path) in kept]
     if categories is None:
-        if not names:
+        objects = object_names(names[key] for key in sorted(names))
+        if not objects:
             raise DataError(f"{json_path} has no categories")
-        categories = Categories.of_objects(list(dict.fromkeys(names[key] for key in sorted(names))))
+        categories = Categories.of_objects(objects)
     return settle(raw_examples, categories, report, keep_empty=keep_empty), report
 
 
@@ -62,6 +72,9 @@ def find_json(path: Path, split: str) -> tuple[Path, bool]:
         *sorted(path.glob(f"{split}.json")),
         *sorted((path / split).glob("*.json")),
     ]
+    if len(of_split) > 1:
+        names = ", ".join(str(p.relative_to(path)) for p in of_split)
+        raise DataError(f"{path} has {names}, which may each be the split {split!r}: name the one to use")
     if of_split:
         return of_split[0], False
     shared = [*sorted(path.glob("*.json")), *sorted((path / "annotations").glob("*.json"))]
@@ -69,6 +82,11 @@ def find_json(path: Path, split: str) -> tuple[Path, bool]:
         return shared[0], True
     found = f"It has {', '.join(p.name for p in shared)}: name the one to use" if shared else "It has no .json"
     raise DataError(f"{path} has neither a JSON of the split {split!r} nor one for all splits. {found}")
+
+
+def is_named_for(path: Path, split: str) -> bool:
+    """Whether a JSON says by its name that it is one split alone, as `instances_val2017.json` does."""
+    return path.is_file() and re.search(rf"(^|[_-]){re.escape(split)}\d*$", path.stem) is not None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -81,49 +99,102 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _image_folders(json_path: Path, path: Path, split: str) -> list[Path]:
-    roots = dict.fromkeys([json_path.parent, path if path.is_dir() else path.parent, json_path.parent.parent])
+def _image_folders(json_path: Path, path: Path, split: str, images: Path | None) -> list[Path]:
+    if images is not None:
+        if not images.is_dir():
+            raise DataError(f"there is no folder of images {images}")
+        return [images]
+    # From a folder named, nothing is read that lies outside of it.
+    roots = dict.fromkeys([json_path.parent, path if path.is_dir() else json_path.parent.parent])
     places = ("images", f"images/{split}", f"images/{split}2017", split, f"{split}2017", ".")
     return [folder for root in roots for place in places if (folder := root / place).is_dir()]
 
 
 def _raw_examples(
-    content: dict[str, Any], names: dict[int, str], folders: Iterable[Path], report: Report
+    content: dict[str, Any], names: dict[int, str], folders: list[Path], report: Report
 ) -> list[RawExample]:
-    boxes: defaultdict[int, list[RawBox]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        raw = _box(annotation, names)
-        if raw is None:
-            report.note("annotation without a known category or four finite numbers, left out", str(annotation["id"]))
+    """Every record by itself: one that makes no sense is left out and counted, and the others are used."""
+    found: dict[Path, dict[str, Any]] = {}
+    path_of: dict[int, Path] = {}  # by the id of the image
+    for image in content["images"]:
+        number, file_name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
+        number = _whole_number(number)
+        if number is None or not isinstance(file_name, str) or not file_name:
+            report.note("image record without an id or a file name, left out", str(file_name or number))
+            continue
+        path = _image_path(file_name, folders)
+        if number in path_of:
+            report.note("image record with the id of another, left out", file_name)
+        elif path in found and found[path]["file_name"] != file_name:
+            report.note("image record that means the file of another, left out", file_name)
         else:
-            boxes[int(annotation["image_id"])].append(raw)
-    folders = list(folders)
-    return [
-        RawExample(
-            path=_image_path(str(image["file_name"]), folders),
-            stated_hw=_stated_hw(image),
-            boxes=boxes[int(image["id"])],
-        )
-        for image in content["images"]
-    ]
+            if path in found:
+                report.note("image listed twice, its boxes joined", file_name)
+            path_of[number] = path
+            found.setdefault(path, image)
+    if not found and content["images"]:
+        raise ValueError("no image has an id and a file name")
+    boxes = _boxes(content["annotations"], names, path_of, report)
+    return [RawExample(path=path, stated_hw=_stated_hw(image), boxes=boxes[path]) for path, image in found.items()]
+
+
+def _boxes(
+    annotations: Iterable[Any], names: dict[int, str], path_of: dict[int, Path], report: Report
+) -> defaultdict[Path, list[RawBox]]:
+    boxes: defaultdict[Path, list[RawBox]] = defaultdict(list)
+    for position, annotation in enumerate(annotations):
+        record = annotation if isinstance(annotation, dict) else {}
+        about = f"annotation {record.get('id', f'at {position}')}"
+        path = path_of.get(_whole_number(record.get("image_id")))  # type: ignore[arg-type]  # None is no key
+        raw = _box(record, names)
+        if raw is None:
+            report.note("annotation without a known category or four finite numbers, left out", about)
+        elif path is None:
+            report.note("annotation of an unknown image, left out", about)
+        else:
+            boxes[path].append(raw)
+    return boxes
 
 
 def _image_path(file_name: str, folders: list[Path]) -> Path:
-    """Some tools write a folder before the name; it need not exist here."""
-    candidates = [folder / name for name in (file_name, Path(file_name).name) for folder in folders]
-    return next((path for path in candidates if path.is_file()), folders[0] / Path(file_name).name)
+    """Some tools write a folder before the name, or a whole path of someone else's disk; only these folders count."""
+    stated = PurePosixPath(file_name.replace("\\", "/"))
+    is_inside = not stated.is_absolute() and ".." not in stated.parts
+    candidates = [folder / name for name in ([stated] if is_inside else []) + [stated.name] for folder in folders]
+    return next((path for path in candidates if path.is_file()), folders[0] / stated.name)
 
 
 def _stated_hw(image: dict[str, Any]) -> SizeHW | None:
-    return (int(image["height"]), int(image["width"])) if "height" in image and "width" in image else None
+    height, width = _whole_number(image.get("height")), _whole_number(image.get("width"))
+    return None if height is None or width is None else (height, width)
+
+
+def _whole_number(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _box(annotation: dict[str, Any], names: dict[int, str]) -> RawBox | None:
-    name = names.get(int(annotation["category_id"]))
+    name = names.get(_whole_number(annotation.get("category_id")))  # type: ignore[arg-type]  # None is no key
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         return None
     if name is None or not all(abs(value) < float("inf") for value in (x, y, width, height)):
         return None
-    return RawBox(class_name=name, xyxy=(x, y, x + width, y + height), is_crowd=bool(annotation.get("iscrowd", 0)))
+    return RawBox(
+        class_name=name,
+        xyxy=(x, y, x + width, y + height),
+        is_crowd=str(annotation.get("iscrowd") or 0).strip().lower() not in {"0", "0.0", "", "false"},
+        area=_area(annotation.get("area")),
+    )
+
+
+def _area(value: Any) -> float | None:
+    try:
+        area = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return area if 0 < area < float("inf") else None

@@ -56,6 +56,7 @@ class Precision(StrEnum):
 
 _DTYPE_NAMES = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}
 _DATA_HELP = "A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic"
+_IMAGES_HELP = "Folder of a COCO JSON's images; by default the JSON's own, or images in it"
 _DEVICE_HELP = "auto, cpu, cuda or cuda:N"
 
 
@@ -69,6 +70,11 @@ def train(
         str, typer.Option(help="To begin with: COCO_V1, bundled, a path, none, or auto for the first there is")
     ] = "auto",
     split: Annotated[str, typer.Option(help="Learn from this split")] = "train",
+    images: Annotated[Path | None, typer.Option(help=_IMAGES_HELP)] = None,
+    validation_data: Annotated[
+        str | None, typer.Option(help="Data to choose the best weights on, where they are others than --data")
+    ] = None,
+    validation_images: Annotated[Path | None, typer.Option(help="Their folder of images; by default --images")] = None,
     validation_split: Annotated[
         str, typer.Option(help="Choose the best weights on this split; none for the last")
     ] = "val",
@@ -125,11 +131,20 @@ def train(
         begin = read_start(weights, console) if earlier is None else earlier.begin
         if begin is None and (norm is Norm.frozen or trainable_layers not in {None, 5}):
             raise typer.BadParameter("without weights to begin with, batch norm is live and all layers learn")
-        learned, report = open_data(data, split, keep_empty=keep_empty, seed=seed)
+        whole = validation_data is not None  # no part of the data is then held out
+        learned, report = open_data(data, split, keep_empty=keep_empty, seed=seed, whole=whole, images=images)
         tell(report, console)
         judge: DetectionData | None = None
         if validation_split != "none":
-            judge, report = open_data(data, validation_split, categories=learned.categories, keep_empty=True, seed=seed)
+            judge, report = open_data(
+                validation_data or data,
+                validation_split,
+                categories=learned.categories,
+                keep_empty=True,
+                seed=seed,
+                whole=whole,
+                images=validation_images or images,
+            )
             tell(report, console)
         sizes = begin.info.model_kwargs if begin is not None else {}
         total = iterations or max(1, round((epochs or 20) * len(learned) / batch_size))
@@ -183,6 +198,7 @@ def evaluate_command(
     weights: Annotated[str, typer.Option(help="COCO_V1, bundled, or the path of a file of weights")],
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
     split: Annotated[str, typer.Option(help="Measure on this split")] = "val",
+    images: Annotated[Path | None, typer.Option(help=_IMAGES_HELP)] = None,
     precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic; auto is fp32")] = Precision.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write precision-recall curves and example pictures here")] = None,
@@ -194,6 +210,7 @@ def evaluate_command(
     import torch
 
     from model.build import from_checkpoint
+    from model.training.coco import is_named_for
     from model.training.evaluation import detect_all, evaluate
     from model.training.plots import plot_all
     from model.training.processes import joined_processes
@@ -207,7 +224,8 @@ def evaluate_command(
         checkpoint = read_weights(weights)
         chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
         model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
-        measured, report = open_data(data, split, keep_empty=True)
+        whole = is_named_for(Path(data), split)
+        measured, report = open_data(data, split, keep_empty=True, whole=whole, images=images)
         tell(report, console)
         with joined_processes(device) as processes, Progress(console=console, transient=True) as bar:
             task = bar.add_task("detecting", total=len(measured))

@@ -7,9 +7,10 @@ background and belongs to no box.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +18,18 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torch import Tensor
 
-from model.categories import Categories
+from model.boxes import box_area
+from model.categories import BACKGROUND_NAME, UNUSED_NAME, Categories
 from model.structures import SizeHW, Target
 
 MIN_BOX_SIDE = 1.0  # px; a thinner box has no area to learn from
 _CACHE_BYTES = 1 << 30  # decoded images are kept up to this sum: a small set is then decoded once
 _MAX_PIXELS = 100_000_000  # an image beyond this is taken for a decompression bomb
+# As served, too: Pillow's other readers are for rarer files, and less well tried.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -56,6 +60,10 @@ class DetectionData(Protocol):
 
     def fingerprint(self) -> str:
         """The same for two sets only if they have the same images, by name and size, with the same boxes."""
+        ...
+
+    def areas(self, index: int) -> Tensor:
+        """`[G]`, by which evaluation tells small objects from large ones: the outline's if known, else the box's."""
         ...
 
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
@@ -95,6 +103,7 @@ class RawBox:
     class_name: str
     xyxy: tuple[float, float, float, float]
     is_crowd: bool = False
+    area: float | None = None  # of the object's outline, where the file states it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +124,7 @@ class Example:
     transposed: bool  # the boxes belong to the stored pixels, not to those that EXIF turns upright
     boxes: Tensor  # [G, 4]
     labels: Tensor  # [G]
+    areas: Tensor  # [G]
     crowd_boxes: Tensor
     crowd_labels: Tensor
 
@@ -146,6 +156,9 @@ class FileData:
             digest.update(repr(values).encode())
         return digest.hexdigest()
 
+    def areas(self, index: int) -> Tensor:
+        return self._examples[index].areas
+
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         return self._examples[index].crowd_boxes, self._examples[index].crowd_labels
 
@@ -166,7 +179,7 @@ def read_image(path: Path, *, as_stored: bool = False) -> Tensor:
         DataError: it cannot be decoded, or is too large.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=_FORMATS) as opened:
             _check_pixels(opened)
             picture = opened if as_stored else ImageOps.exif_transpose(opened)
             if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
@@ -216,7 +229,7 @@ def _stored_and_upright_hw(path: Path) -> tuple[SizeHW, SizeHW] | str:
         return "image file missing, left out"
     try:
         height, width = read_image(path).shape[1:]
-        with Image.open(path) as opened:
+        with Image.open(path, formats=_FORMATS) as opened:
             return (opened.height, opened.width), (height, width)
     except DataError:
         return "image broken or truncated, left out"
@@ -231,10 +244,13 @@ def _settle_one(
     if raw.stated_hw is not None and raw.stated_hw != size_hw:
         report.note("annotation states a wrong image size, ignored", raw.path.name)
     labels = {name: label for label, name in categories.objects().items()}
-    kept: dict[bool, list[tuple[list[float], int]]] = {False: [], True: []}
+    kept: dict[bool, list[tuple[list[float], int, float | None]]] = {False: [], True: []}
     for box in raw.boxes:
         if box.class_name not in labels:
             report.note(f"box of the class {box.class_name!r}, which is not learned, left out", raw.path.name)
+            continue
+        if box.xyxy[2] < box.xyxy[0] or box.xyxy[3] < box.xyxy[1]:
+            report.note("box with its corners swapped, left out", raw.path.name)
             continue
         clipped = _clip(box.xyxy, size_hw)
         if not (clipped[2] - clipped[0] >= MIN_BOX_SIDE and clipped[3] - clipped[1] >= MIN_BOX_SIDE):
@@ -244,15 +260,16 @@ def _settle_one(
             report.note("box reaching out of the image, clipped", raw.path.name)
         if box.is_crowd:
             report.note("crowd box, not learned", raw.path.name)
-        kept[box.is_crowd].append((clipped, labels[box.class_name]))
-    boxes, box_labels = _tensors(kept[False])
-    crowd_boxes, crowd_labels = _tensors(kept[True])
+        kept[box.is_crowd].append((clipped, labels[box.class_name], box.area))
+    boxes, box_labels, areas = _tensors(kept[False])
+    crowd_boxes, crowd_labels, _ = _tensors(kept[True])
     return Example(
         path=raw.path,
         size_hw=size_hw,
         transposed=transposed,
         boxes=boxes,
         labels=box_labels,
+        areas=areas,
         crowd_boxes=crowd_boxes,
         crowd_labels=crowd_labels,
     )
@@ -264,10 +281,13 @@ def _clip(xyxy: tuple[float, float, float, float], size_hw: SizeHW) -> list[floa
     return [min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height)]
 
 
-def _tensors(boxes: Sequence[tuple[list[float], int]]) -> tuple[Tensor, Tensor]:
+def _tensors(found: Sequence[tuple[list[float], int, float | None]]) -> tuple[Tensor, Tensor, Tensor]:
+    boxes = torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4)
+    stated = torch.tensor([math.nan if area is None else area for _, _, area in found], dtype=torch.float32)
     return (
-        torch.tensor([box for box, _ in boxes], dtype=torch.float32).reshape(-1, 4),
-        torch.tensor([label for _, label in boxes], dtype=torch.int64),
+        boxes,
+        torch.tensor([label for _, label, _ in found], dtype=torch.int64),
+        torch.where(stated.isnan(), box_area(boxes), stated),
     )
 
 
@@ -275,14 +295,22 @@ def _decoded_bytes(examples: Sequence[Example]) -> int:
     return sum(3 * example.size_hw[0] * example.size_hw[1] for example in examples)
 
 
+def object_names(names: Iterable[str]) -> list[str]:
+    """Each name once, without those that mean no object to a detector; boxes of these are left out and counted."""
+    return [name for name in dict.fromkeys(names) if name not in {BACKGROUND_NAME, UNUSED_NAME}]
+
+
 def held_out(names: Sequence[str], split: str) -> Iterator[str]:
     """The splits of data that come without: of the sorted names every tenth for "val", the rest for "train"; "all".
+
+    Of fewer than ten, the last one is for "val".
 
     Raises:
         DataError: another split is asked for.
     """
     if split not in {"train", "val", "all"}:
         raise DataError(f"the data come without splits, so there are only train, val and all; not {split!r}")
+    first_held = min(10, len(names)) - 1
     for position, name in enumerate(sorted(names)):
-        if split == "all" or (position % 10 == 9) == (split == "val"):
+        if split == "all" or (position % 10 == first_held) == (split == "val"):
             yield name

@@ -122,11 +122,12 @@ def _coco_truth(data: DetectionData) -> dict[str, Any]:
         height, width = data.size_hw(index)
         images.append({"id": index + 1, "height": height, "width": width})
         target = data.target(index)
-        for (boxes, labels), is_crowd in (
-            ((target["boxes"], target["labels"]), 0),
-            (data.crowd_boxes(index), 1),
+        crowd_boxes, crowd_labels = data.crowd_boxes(index)
+        for boxes, labels, areas, is_crowd in (
+            (target["boxes"], target["labels"], data.areas(index), 0),
+            (crowd_boxes, crowd_labels, box_area(crowd_boxes), 1),
         ):
-            for xywh, area, label in zip(_xywh(boxes), box_area(boxes).tolist(), labels.tolist(), strict=True):
+            for xywh, area, label in zip(_xywh(boxes), areas.tolist(), labels.tolist(), strict=True):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -164,19 +165,27 @@ def _count(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, ND
     except ModuleNotFoundError as error:
         raise DataError('evaluation needs faster-coco-eval: pip install "faster-rcnn-service[train]"') from error
     if not results:
-        labels = [category["id"] for category in truth["categories"]]
-        has_box = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
-        nothing = np.array([0.0 if label in has_box else -1.0 for label in labels])
         # The evaluator refuses an empty list, though finding nothing is an answer: precision and recall are 0.
+        labels = [category["id"] for category in truth["categories"]]
+        nothing = np.full((len(labels), len(_AREA_INDEX), 1), -1.0)
+        for annotation in truth["annotations"]:
+            for size, column in _AREA_INDEX.items():
+                if not annotation["iscrowd"] and _is_of_size(annotation["area"], size):
+                    nothing[labels.index(annotation["category_id"]), column] = 0.0
         return {
-            "precision": np.broadcast_to(nothing[:, None, None], (10, 101, len(labels), 4, 3)),
-            "recall": np.broadcast_to(nothing[:, None, None], (10, len(labels), 4, 3)),
+            "precision": np.broadcast_to(nothing, (10, 101, len(labels), 4, 3)),
+            "recall": np.broadcast_to(nothing, (10, len(labels), 4, 3)),
         }
     counted = COCO(truth)
     evaluator = COCOeval_faster(counted, counted.loadRes(results), iouType="bbox", print_function=_silent)
     evaluator.evaluate()
     evaluator.accumulate()
     return cast(dict[str, NDArray[np.float64]], evaluator.eval)
+
+
+def _is_of_size(area: float, size: str) -> bool:
+    low, high = SIZES.get(size, (0.0, math.inf))
+    return low <= area <= high
 
 
 def _silent(*_: object) -> None:
@@ -188,7 +197,6 @@ def _metrics(counted: dict[str, NDArray[np.float64]], truth: dict[str, Any], nam
     found = [annotation for annotation in truth["annotations"] if not annotation["iscrowd"]]
 
     def precision_of(classes: Sequence[int], size: str) -> Precision:
-        low, high = SIZES.get(size, (0.0, math.inf))
         columns = [labels.index(label) for label in classes]
         precision = counted["precision"][:, :, columns, _AREA_INDEX[size], -1]
         recall = counted["recall"][:, columns, _AREA_INDEX[size], -1]
@@ -197,7 +205,7 @@ def _metrics(counted: dict[str, NDArray[np.float64]], truth: dict[str, Any], nam
             ap50=_mean(precision[_IOU_INDEX[0.5]]),
             ap75=_mean(precision[_IOU_INDEX[0.75]]),
             recall=_mean(recall),
-            boxes=sum(a["category_id"] in classes and low <= a["area"] <= high for a in found),
+            boxes=sum(a["category_id"] in classes and _is_of_size(a["area"], size) for a in found),
         )
 
     return Metrics(

@@ -15,7 +15,14 @@ _SYNTHETIC_COUNTS = {"train": 200, "val": 50}
 
 
 def open_data(
-    source: str, split: str, *, categories: Categories | None = None, keep_empty: bool = False, seed: int = 0
+    source: str,
+    split: str,
+    *,
+    categories: Categories | None = None,
+    keep_empty: bool = False,
+    seed: int = 0,
+    whole: bool = False,
+    images: Path | None = None,
 ) -> tuple[DetectionData, Report]:
     """The images of a split, and the account of those left out.
 
@@ -24,6 +31,8 @@ def open_data(
         categories: what the labels mean; by default what the data themselves say.
         keep_empty: keep images without boxes.
         seed: of the synthetic pictures.
+        whole: data without splits are used whole, as this split.
+        images: where a COCO JSON's images lie, if neither beside it nor in `images` or the like.
 
     Raises:
         DataError: there are no such data, or nothing in them can be used.
@@ -37,13 +46,13 @@ def open_data(
             "with COCO JSON and images, or the word synthetic"
         )
     if path.is_dir() and is_voc(path):
-        return read_voc(path, split, categories=categories, keep_empty=keep_empty)
+        return read_voc(path, split, categories=categories, keep_empty=keep_empty, whole=whole)
     if path.is_dir() and not any(path.rglob("*.json")):
         raise DataError(
             f"{source} is neither a Pascal VOC folder, which has Annotations and JPEGImages, nor COCO data, which "
             "have a .json"
         )
-    return read_coco_data(path, split, categories=categories, keep_empty=keep_empty)
+    return read_coco_data(path, split, categories=categories, keep_empty=keep_empty, whole=whole, images=images)
 
 
 def _synthetic(split: str, seed: int) -> tuple[DetectionData, Report]:

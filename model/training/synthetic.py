@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from model.boxes import box_area
 from model.categories import Categories
 from model.structures import SizeHW, Target
 
@@ -80,6 +81,9 @@ class SyntheticData:
 
     def fingerprint(self) -> str:
         return f"synthetic {self._split}, {self._count} of {self._size_hw}, seed {self._seed}"
+
+    def areas(self, index: int) -> Tensor:
+        return box_area(self.target(index)["boxes"])
 
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         return torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)

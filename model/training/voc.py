@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from model.categories import Categories
 from model.structures import SizeHW
-from model.training.data import DataError, FileData, RawBox, RawExample, Report, held_out, settle
+from model.training.data import DataError, FileData, RawBox, RawExample, Report, held_out, object_names, settle
 
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
 
@@ -17,7 +18,7 @@ def is_voc(folder: Path) -> bool:
 
 
 def read_voc(
-    folder: Path, split: str, *, categories: Categories | None = None, keep_empty: bool = False
+    folder: Path, split: str, *, categories: Categories | None = None, keep_empty: bool = False, whole: bool = False
 ) -> tuple[FileData, Report]:
     """The images of a split that can be used, and the account of the others.
 
@@ -27,6 +28,7 @@ def read_voc(
     Args:
         split: the name of a file in ImageSets/Main; without such a folder, see `held_out`.
         categories: what the labels mean; by default the class names found in the split, in alphabetical order.
+        whole: a folder without lists is used whole, as this split.
 
     Raises:
         DataError: there is no such split, or nothing in it can be used.
@@ -35,35 +37,50 @@ def read_voc(
         raise DataError(f"{folder} has Annotations but no JPEGImages: a Pascal VOC folder needs both")
     report = Report(f"{folder.name} {split}")
     raw_examples = []
-    for name in _names(folder, split):
+    for name in _names(folder, split, whole):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            report.note("name of a file outside the folder, left out", name)
+            continue
         raw = _read_annotation(folder, name, report)
         if raw is not None:
             raw_examples.append(raw)
     if categories is None:
-        names = sorted({box.class_name for raw in raw_examples for box in raw.boxes})
+        names = object_names(sorted({box.class_name for raw in raw_examples for box in raw.boxes}))
         if not names:
             raise DataError("\n".join([*report.lines(), f"{folder} has no box in its split {split!r}."]))
         categories = Categories.of_objects(names)
     return settle(raw_examples, categories, report, keep_empty=keep_empty), report
 
 
-def _names(folder: Path, split: str) -> list[str]:
+def _names(folder: Path, split: str, whole: bool) -> list[str]:
     lists = folder / "ImageSets" / "Main"
     if not lists.is_dir():
-        return list(held_out([path.stem for path in (folder / "Annotations").glob("*.xml")], split))
+        return list(held_out([path.stem for path in (folder / "Annotations").glob("*.xml")], "all" if whole else split))
     path = lists / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
-        raise DataError(f"{folder} has no split {split!r}: there is no {path}. Its splits: {known}")
+        raise DataError(
+            f"{folder} has no split {split!r}: there is no {path}. Its splits: {known}. "
+            "Training does without one for validation by --validation-split none"
+        )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text: {error}. It should have the name of one image on each line") from error
-    # VOC's own per-class lists have a second column.
-    names = [line.split()[0] for line in lines if line.strip()]
+    # VOC's own per-class lists have a second column, and some people's names have spaces.
+    names = [_known_or_first(folder, line.strip()) for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path} is empty. It should have the name of one image on each line")
-    return [name if Path(name).suffix not in _IMAGE_ENDINGS else Path(name).stem for name in dict.fromkeys(names)]
+    return list(dict.fromkeys(names))
+
+
+def _known_or_first(folder: Path, line: str) -> str:
+    """The name that a line means: all of it if it has an annotation, else without its second column."""
+    for name in (line, re.sub(r"\s+-?[01]$", "", line)):
+        bare = name.removesuffix(Path(name).suffix) if Path(name).suffix in _IMAGE_ENDINGS else name
+        if (folder / "Annotations" / f"{bare}.xml").is_file():
+            break
+    return bare
 
 
 def _read_annotation(folder: Path, name: str, report: Report) -> RawExample | None:

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from model.training.coco import read_coco_data
+from model.structures import Detection
+from model.training.coco import is_named_for, read_coco_data
 from model.training.data import DataError
+from model.training.evaluation import evaluate
 
 SHARED_PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "coco_photos"
 
@@ -17,7 +20,8 @@ SHARED_PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "coco_photos"
 def write(folder: Path, content: dict[str, Any], name: str = "instances.json") -> Path:
     (folder / "images").mkdir(exist_ok=True)
     for image in content.get("images", []):
-        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(folder / "images" / Path(image["file_name"]).name)
+        if isinstance(image.get("file_name"), str):
+            Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(folder / "images" / Path(image["file_name"]).name)
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
@@ -76,6 +80,87 @@ def test_a_json_of_another_kind_says_why(tmp_path: Path, text: str, message: str
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_coco_data(tmp_path, "all")
+
+
+def test_records_that_make_no_sense_are_counted_and_the_others_used(tmp_path: Path) -> None:
+    good = {"image_id": 0, "category_id": 7, "bbox": [10, 20, 30, 40], "iscrowd": "0"}
+    odd = [
+        {**good, "image_id": 99},
+        {**good, "category_id": None},
+        {**good, "image_id": None},
+        {"category_id": 7, "bbox": [1, 2, 3, 4]},
+        {**good, "bbox": [1]},
+        {**good, "image_id": 2, "bbox": [50, 20, 30, 40]},  # of a second record of the same file
+    ]
+    made = content([good, *odd])
+    made["images"] = [
+        {"id": 0, "file_name": "0.png", "height": None, "width": None},
+        {"id": 0, "file_name": "1.png"},
+        {"id": 2, "file_name": "0.png"},
+        {"id": 3, "file_name": "other/0.png"},
+        {"id": 4},
+        {"id": 1e999, "file_name": "5.png"},
+    ]
+    write(tmp_path, made)
+    data, report = read_coco_data(tmp_path, "all")
+    assert data.target(0)["boxes"].tolist() == [[10, 20, 40, 60], [50, 20, 80, 60]]
+    assert report.counts() == {
+        "annotation of an unknown image, left out": 3,
+        "annotation without a known category or four finite numbers, left out": 2,
+        "image record with the id of another, left out": 1,
+        "image listed twice, its boxes joined": 1,
+        "image record that means the file of another, left out": 1,
+        "image record without an id or a file name, left out": 2,
+    }
+
+
+def test_a_stated_area_sorts_boxes_by_size_and_the_boxs_does_else(tmp_path: Path) -> None:
+    box = {"image_id": 0, "category_id": 7, "bbox": [10, 20, 60, 40]}
+    write(tmp_path, content([{**box, "area": 55.0}, box, {**box, "area": None}]))
+    data, _ = read_coco_data(tmp_path, "all")
+    assert data.areas(0).tolist() == [55, 2400, 2400]
+    nothing = Detection(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64), scores=torch.zeros(0))
+    by_size = evaluate(data, [nothing]).by_size
+    assert (by_size["small"].boxes, by_size["medium"].boxes) == (1, 2)
+
+
+@pytest.mark.parametrize("prefix", ["{outside}/", "../"])
+def test_images_outside_the_folder_are_not_opened(tmp_path: Path, prefix: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    made = content([{"image_id": n, "category_id": 7, "bbox": [10, 20, 30, 40]} for n in range(2)], images=2)
+    write(folder, made)
+    Image.new("RGB", (100, 80)).save(tmp_path / "secret.png")
+    made["images"][0]["file_name"] = prefix.format(outside=tmp_path) + "secret.png"
+    made["images"][1]["file_name"] = r"C:\elsewhere\1.png"  # known by its name
+    (folder / "instances.json").write_text(json.dumps(made))
+    data, report = read_coco_data(folder, "all")
+    assert [data.name(index) for index in range(len(data))] == ["1.png"]
+    assert report.counts() == {"image file missing, left out": 1}
+
+
+def test_images_may_lie_elsewhere(tmp_path: Path) -> None:
+    made = write(tmp_path, content([{"image_id": 0, "category_id": 7, "bbox": [10, 20, 30, 40]}]))
+    (tmp_path / "images").rename(tmp_path / "pictures")
+    assert len(read_coco_data(made, "all", images=tmp_path / "pictures")[0]) == 1
+    with pytest.raises(DataError, match="no folder of images"):
+        read_coco_data(made, "all", images=tmp_path / "gone")
+
+
+def test_a_json_may_be_one_split_alone(tmp_path: Path) -> None:
+    box = {"category_id": 7, "bbox": [10, 20, 30, 40]}
+    path = write(tmp_path, content([{**box, "image_id": n} for n in range(3)], images=3), "instances_val2017.json")
+    assert is_named_for(path, "val")
+    assert not is_named_for(path, "train")
+    assert len(read_coco_data(path, "val", whole=True)[0]) == 3
+    assert len(read_coco_data(path, "val")[0]) == 1
+
+
+def test_two_years_of_a_split_are_a_question(tmp_path: Path) -> None:
+    for year in (2014, 2017):
+        write(tmp_path, content([]), f"annotations/instances_train{year}.json")
+    with pytest.raises(DataError, match=r"train2014\.json.*train2017\.json.*name the one"):
+        read_coco_data(tmp_path, "train")
 
 
 def test_two_candidates_are_a_question(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from model.boxes import box_area
 from model.categories import Categories
 from model.structures import Detection, SizeHW, Target
 from model.training.data import DataError
@@ -38,6 +39,12 @@ class Listed:
 
     def target(self, index: int) -> Target:
         return self._target
+
+    def areas(self, index: int) -> Tensor:
+        return box_area(self._target["boxes"])
+
+    def fingerprint(self) -> str:
+        return "one image"
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         return torch.zeros(3, 200, 200, dtype=torch.uint8), self._target
@@ -89,6 +96,8 @@ def test_nothing_found_is_zero_where_there_is_something_to_find() -> None:
     metrics = evaluate(Listed(TWO[:1], [1]), found([], [], []))
     assert metrics.overall.ap == 0
     assert metrics.by_class["dog"].ap is None
+    assert metrics.by_size["small"].ap == 0
+    assert metrics.by_size["large"].ap is None
 
 
 def test_classes_meet_by_name() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from model.categories import Categories
 from model.training.data import DataError
@@ -32,6 +33,8 @@ def test_odd_boxes_are_put_right_or_left_out_and_counted(make_voc: MakeVoc) -> N
                 ("dog", -5, 10, 500, 60),  # clipped
                 ("dog", 30, 30, 30, 60),  # no width
                 ("dog", 200, 10, 220, 30),  # outside
+                ("dog", 60, 10, 20, 30),  # xmin and xmax swapped
+                ("__background__", 10, 10, 20, 30),
                 ("dog", "nan", 1, 2, 3),
                 ("", 1, 1, 20, 20),
                 ("dog", "x", 1, 2, 3),
@@ -43,8 +46,17 @@ def test_odd_boxes_are_put_right_or_left_out_and_counted(make_voc: MakeVoc) -> N
     assert report.counts() == {
         "box reaching out of the image, clipped": 1,
         "box without area inside the image, left out": 2,
+        "box with its corners swapped, left out": 1,
+        "box of the class '__background__', which is not learned, left out": 1,
         "object without a class name or four finite numbers, left out": 3,
     }
+
+
+@pytest.mark.parametrize("name", ["EPS", "PCX"])
+def test_only_common_formats_are_decoded(make_voc: MakeVoc, name: str) -> None:
+    folder = make_voc({"a": [("dog", 1, 1, 20, 20)], "b": [("dog", 1, 1, 20, 20)]})
+    Image.new("RGB", (100, 80)).save(folder / "JPEGImages" / "b.jpg", format=name)
+    assert read_voc(folder, "train")[1].counts() == {"image broken or truncated, left out": 1}
 
 
 def test_a_wrong_stated_size_does_not_move_boxes(make_voc: MakeVoc) -> None:
@@ -106,10 +118,35 @@ def test_without_lists_every_tenth_image_is_held_out(make_voc: MakeVoc) -> None:
     assert len(read_voc(folder, "all")[0]) == 20
 
 
+@pytest.mark.parametrize(("count", "held"), [(2, ["1.jpg"]), (9, ["8.jpg"])])
+def test_of_a_few_images_one_is_held_out(make_voc: MakeVoc, count: int, held: list[str]) -> None:
+    folder = make_voc({f"{n}": [("dog", 1, 1, 20, 20)] for n in range(count)}, splits={})
+    for path in (folder / "ImageSets" / "Main").glob("*.txt"):
+        path.unlink()
+    (folder / "ImageSets" / "Main").rmdir()
+    val = read_voc(folder, "val")[0]
+    assert [val.name(index) for index in range(len(val))] == held
+    assert len(read_voc(folder, "train")[0]) == count - 1
+    assert len(read_voc(folder, "train", whole=True)[0]) == count
+
+
+def test_names_may_have_spaces_and_lists_a_second_column(make_voc: MakeVoc) -> None:
+    box = [("dog", 1, 1, 20, 20)]
+    folder = make_voc(
+        {"my image 1": box, "b": box, "c": box}, splits={"train": ["my image 1", "b  1", "c.jpg -1", "../b"]}
+    )
+    data, report = read_voc(folder, "train")
+    assert [data.name(index) for index in range(len(data))] == ["my image 1.jpg", "b.jpg", "c.jpg"]
+    assert report.counts() == {"name of a file outside the folder, left out": 1}
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda f: (f / "ImageSets" / "Main" / "train.txt").unlink(), "no split 'train'.*Its splits: val"),
+        (
+            lambda f: (f / "ImageSets" / "Main" / "train.txt").unlink(),
+            "no split 'train'.*Its splits: val.*--validation-split none",
+        ),
         (lambda f: (f / "ImageSets" / "Main" / "train.txt").write_text("\n\n"), "is empty"),
         (lambda f: (f / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe\x00\xd8"), "is not text"),
         (lambda f: (f / "JPEGImages" / "a.jpg").write_text("no image"), "No image with a usable box"),
