@@ -221,13 +221,20 @@ def save_checkpoint(
         if path.suffix == ".safetensors":
             safetensors.torch.save_file(tensors, partial, metadata={INFO_KEY: json.dumps(asdict(info))})
         elif path.suffix == ".frcnn":
-            partial.write_bytes(pack(tensors, asdict(info), step=packing_step))
+            partial.write_bytes(_packed(path, tensors, info, packing_step))
         else:
             torch.save({"model": tensors, INFO_KEY: asdict(info)}, partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _packed(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo, step: float) -> bytes:
+    try:
+        return pack(tensors, asdict(info), step=step)
+    except ValueError as error:
+        raise WeightsError(f"{path} cannot be written: {error}") from error
 
 
 def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:

@@ -11,24 +11,46 @@ from model.structures import SizeHW
 
 
 def batches(sizes_hw: Sequence[SizeHW], batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Batches of indices without end, each of images of alike aspect ratio, so that padding stays small.
+    """Batches of indices without end, of images of alike aspect ratio where there are enough, so that padding is small.
 
-    Every epoch visits each image once, in a new order. What does not fill a batch joins the next epoch's, so no image
-    is left out and every batch is full.
+    Every epoch visits each image once, in a new order. Its images that do not fill a batch of their own aspect ratio
+    share one with their neighbours' at its end; the last of them are joined by the next epoch's first. So no image is
+    left out, every batch is full, and none has an image twice unless it is larger than the data.
 
     Args:
         sizes_hw: (height, width) of each image.
     """
     bins = [aspect_bin(size_hw) for size_hw in sizes_hw]
-    waiting: dict[int, list[int]] = {name: [] for name in bins}
     generator = torch.Generator().manual_seed(seed)
+    rest: list[int] = []  # of the epoch before; fewer than a batch
     while True:
-        for index in torch.randperm(len(bins), generator=generator).tolist():
+        order: list[int] = torch.randperm(len(bins), generator=generator).tolist()
+        if rest:
+            added = _to_fill(rest, order, bins, batch_size)
+            rest = rest + added
+            order = [index for index in order if index not in set(added)]
+            if len(rest) < batch_size:
+                continue
+            yield rest
+        waiting: dict[int, list[int]] = {name: [] for name in bins}
+        for index in order:
             group = waiting[bins[index]]
             group.append(index)
             if len(group) == batch_size:
                 yield group.copy()
                 group.clear()
+        left = [index for name in sorted(waiting) for index in waiting[name]]
+        full = len(left) // batch_size * batch_size
+        for start in range(0, full, batch_size):
+            yield left[start : start + batch_size]
+        rest = left[full:]
+
+
+def _to_fill(rest: list[int], order: list[int], bins: list[int], batch_size: int) -> list[int]:
+    """Of an epoch's order, those next in aspect ratio to the rest of the epoch before, to make up a batch."""
+    others = [index for index in order if index not in rest] if len(bins) >= batch_size else order
+    nearest = sorted(others, key=lambda index: abs(bins[index] - bins[rest[0]]))  # stable: else in the epoch's order
+    return nearest[: batch_size - len(rest)]
 
 
 def aspect_bin(size_hw: SizeHW) -> int:

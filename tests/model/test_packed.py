@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import json
+import lzma
+import math
+import struct
+import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.build import fasterrcnn_resnet50_fpn
-from model.packed import pack, relative_error, unpack
+from model.packed import pack, unpack
 from model.weights import (
     BUNDLED_PATH,
     CheckpointInfo,
@@ -16,6 +23,24 @@ from model.weights import (
     read_checkpoint,
     save_checkpoint,
 )
+
+
+def relative_error(state_dict: Mapping[str, Tensor], unpacked: Mapping[str, Tensor]) -> float:
+    """Norm of all rounding errors over the norm of all weights."""
+    wrong = sum(float((state_dict[key] - tensor).square().sum()) for key, tensor in unpacked.items())
+    return math.sqrt(wrong / sum(float(tensor.square().sum()) for tensor in state_dict.values()))
+
+
+def crafted(header: object, exact: bytes = b"", numbers: bytes = b"") -> bytes:
+    """A file as `pack` writes it, with any header."""
+    coded = lzma.compress(numbers, format=lzma.FORMAT_XZ)
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return b"FRCNNPK1" + struct.pack("<QQ", len(text), len(exact)) + text + exact + coded
+
+
+def listing(*shapes: object, key: object = "a") -> dict[str, object]:
+    return {"info": {}, "tensors": [{"key": key, "shape": shape} for shape in shapes]}
+
 
 INFO = CheckpointInfo(class_names=("__background__", "cell"), model_kwargs={"min_size": 240})
 
@@ -60,6 +85,57 @@ def test_a_broken_file_says_so(tmp_path: Path, damage: object) -> None:
     path.write_bytes(damage(pack({"weight": torch.randn(4, 100)}, {})))
     with pytest.raises(WeightsError, match=r"not a readable \.frcnn file"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (crafted(b'{"info":{},"tensors":[{"key":"a","shape":[1e999]}]}'), "the shape"),
+        (crafted(listing([-1])), "the shape"),
+        (crafted(listing([2.0])), "the shape"),
+        (crafted(listing([True])), "the shape"),
+        (crafted(listing(3)), "the shape"),
+        (crafted(listing([1], [1]), b"\0" * 8), "twice"),
+        (crafted(listing([1], key=7), b"\0" * 4), "not by name"),
+        (crafted(listing([2**62, 2**62])), "claims more than"),
+        (crafted(b"[" * 200_000), "broken"),
+        (crafted([]), "broken"),
+        (crafted({"info": {}, "tensors": [7]}), "broken"),
+        (crafted(listing(), numbers=b"\0" * 1000), "its length"),
+        (crafted(listing([1, 4]), b"\0" * 4, b"\0" * 3), "its length"),
+        (crafted(listing([1, 4]), b"", b"\0" * 4), "its length"),
+        (b"FRCNNPK2" + b"x" * 100, "of version b'2'"),
+        (b"PK\x03\x04" + b"x" * 100, "does not begin like"),
+    ],
+)
+def test_a_crafted_file_says_what_is_wrong(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.frcnn"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(path)
+
+
+def test_no_more_is_decoded_than_the_header_claims() -> None:
+    content = crafted(listing(), numbers=bytes(64 << 20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="its length"):
+        unpack(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20  # the dictionary, and nothing of the 64 MB
+
+
+def test_matrices_without_weights_are_kept() -> None:
+    state_dict = {"a": torch.zeros(0, 4), "b": torch.zeros(3, 0), "c": torch.zeros(0), "d": torch.tensor(2.0)}
+    tensors, _ = unpack(pack(state_dict, {}))
+    assert {key: tensor.shape for key, tensor in tensors.items()} == {k: t.shape for k, t in state_dict.items()}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_cannot_be_rounded_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(WeightsError, match="weight holds values"):
+        save_checkpoint(tmp_path / "a.frcnn", {"weight": torch.tensor([[1.0, value]])}, INFO)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_packed_checkpoint_carries_its_info(tmp_path: Path) -> None:

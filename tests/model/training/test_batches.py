@@ -4,6 +4,8 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.training.batches import aspect_bin, batches, shard_seed, shards
 
@@ -13,12 +15,35 @@ def test_every_image_comes_once_in_an_epoch() -> None:
     assert set(seen.values()) == {2}
 
 
-def test_a_batch_is_of_one_aspect_ratio_and_nothing_is_lost() -> None:
-    sizes = [(480, 640)] * 7 + [(640, 480)] * 3
-    drawn = list(islice(batches(sizes, 4, seed=1), 50))
-    assert all(len({aspect_bin(sizes[index]) for index in batch}) == 1 for batch in drawn)
+def test_batches_are_of_one_aspect_ratio_but_for_an_epochs_last() -> None:
+    sizes = [(480, 640)] * 42 + [(640, 480)] * 22
+    drawn = list(islice(batches(sizes, 4, seed=1), 16 * 5))
+    mixed = [batch for batch in drawn if len({aspect_bin(sizes[index]) for index in batch}) > 1]
+    assert len(mixed) == 5
+    assert set(Counter(index for batch in drawn for index in batch).values()) == {5}
+
+
+@given(
+    landscape=st.integers(0, 30), portrait=st.integers(1, 9), square=st.integers(0, 1), batch_size=st.integers(1, 12)
+)
+def test_no_image_comes_twice_in_a_batch_and_all_come_as_often(
+    landscape: int, portrait: int, square: int, batch_size: int
+) -> None:
+    sizes = [(480, 640)] * landscape + [(640, 480)] * portrait + [(480, 480)] * square
+    drawn = list(islice(batches(sizes, batch_size, seed=1), 20))
+    assert {len(batch) for batch in drawn} == {batch_size}
+    if len(sizes) >= batch_size:
+        assert all(len(set(batch)) == batch_size for batch in drawn)
     seen = Counter(index for batch in drawn for index in batch)
-    assert min(seen[index] for index in range(10)) >= 18  # 200 draws of 10 images, up to what waits for a full batch
+    often = [seen[index] for index in range(len(sizes))]
+    assert max(often) - min(often) <= 2
+
+
+def test_a_rare_aspect_ratio_is_learned_among_others() -> None:
+    sizes = [(480, 640)] * 20 + [(640, 480)]
+    with_it = [batch for batch in islice(batches(sizes, 8, seed=0), 60) if 20 in batch]
+    assert len(with_it) >= 60 * 8 // 21
+    assert all(batch.count(20) == 1 for batch in with_it)
 
 
 def test_the_order_is_the_seeds() -> None:
