@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +21,9 @@ from model.weights import (
     Checkpoint,
     CheckpointInfo,
     WeightsError,
+    WeightsUnavailableError,
     coco_categories,
+    fetch_coco,
     load_strictly,
     official_weights,
     read_bundled,
@@ -28,6 +31,7 @@ from model.weights import (
     read_coco,
 )
 
+AUTO, RANDOM = "auto", "random"
 DEFAULT_TRAINABLE_LAYERS = 3
 WeightsSource: TypeAlias = str | os.PathLike[str] | WeightsEnum
 
@@ -114,6 +118,31 @@ def random_checkpoint(seed: int = 0) -> Checkpoint:
         body = resnet50_body(frozen_norm=True)
         model = FasterRCNN(resnet_fpn(body, trainable_layers=5), len(coco_categories()))
     return Checkpoint(name="random", state_dict=model.state_dict(), info=CheckpointInfo())
+
+
+def resolve_checkpoint(
+    name: str, *, timeout_s: float = 30.0, tell: Callable[[str], None] = lambda _: None
+) -> Checkpoint:
+    """The checkpoint that a `--weights` argument means: COCO_V1, bundled, random, a path, or "auto".
+
+    Args:
+        timeout_s: how long "auto" tries to fetch COCO_V1 before it falls back to the bundled weights.
+        tell: is told of that, and why.
+
+    Raises:
+        WeightsError: a file that is missing or unreadable, or weights that this installation lacks.
+        WeightsUnavailableError: COCO_V1 was asked for by name and cannot be had.
+    """
+    if name == AUTO:
+        try:
+            fetch_coco(timeout_s=timeout_s)
+            return read_coco()
+        except WeightsUnavailableError as error:
+            tell(str(error))
+        checkpoint = read_bundled()
+        tell(f"the bundled weights are used instead, for {', '.join(checkpoint.categories.objects().values())}")
+        return checkpoint
+    return random_checkpoint() if name == RANDOM else _resolve(name, True)
 
 
 def _resolve(weights: WeightsSource, progress: bool) -> Checkpoint:

@@ -50,11 +50,12 @@ class TrainPrecision(StrEnum):
 class Precision(StrEnum):
     auto = "auto"
     fp32 = "fp32"
+    tf32 = "tf32"
     bf16 = "bf16"
     fp16 = "fp16"
+    int8 = "int8"
 
 
-_DTYPE_NAMES = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}
 _DATA_HELP = "A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic"
 _IMAGES_HELP = "Folder of a COCO JSON's images; by default the JSON's own, or images in it"
 _DEVICE_HELP = "auto, cpu, cuda or cuda:N"
@@ -195,7 +196,7 @@ def train(
 
 
 def evaluate_command(
-    weights: Annotated[str, typer.Option(help="COCO_V1, bundled, or the path of a file of weights")],
+    weights: Annotated[str, typer.Option(help="COCO_V1, bundled, auto for the first there is, a path, or random")],
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
     split: Annotated[str, typer.Option(help="Measure on this split")] = "val",
     images: Annotated[Path | None, typer.Option(help=_IMAGES_HELP)] = None,
@@ -207,21 +208,18 @@ def evaluate_command(
     device: Annotated[str, typer.Option(help=_DEVICE_HELP)] = "auto",
 ) -> None:
     """Measure a detector's average precision by COCO's rules."""
-    import torch
-
-    from model.build import from_checkpoint
+    from model.build import from_checkpoint, resolve_checkpoint
     from model.training.coco import is_named_for
-    from model.training.evaluation import detect_all, evaluate
+    from model.training.evaluation import check_precision, detect_all, evaluate
     from model.training.plots import plot_all
-    from model.training.processes import joined_processes
-    from model.training.run import read_weights
+    from model.training.processes import find_device, joined_processes
     from model.training.sources import open_data
     from model.training.table import metrics_table
 
-    dtype = getattr(torch, _DTYPE_NAMES[precision]) if precision in _DTYPE_NAMES else None
     with told_errors():
         console = Console(stderr=True)
-        checkpoint = read_weights(weights)
+        dtype = check_precision(precision.value, find_device(device))
+        checkpoint = resolve_checkpoint(weights, tell=lambda message: console.print(message, markup=False))
         chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
         model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
         whole = is_named_for(Path(data), split)

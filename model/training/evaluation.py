@@ -61,6 +61,20 @@ class Metrics:
         }
 
 
+def check_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """What `detect_all` needs to compute like a service with this `--precision`; sets whether GPUs may use TF32.
+
+    Raises:
+        DataError: it cannot be measured on this device.
+    """
+    if name == "int8":
+        raise DataError("int8 cannot be measured yet; choose fp32, bf16, or on a GPU tf32 or fp16")
+    if name in {"tf32", "fp16"} and device.type != "cuda":
+        raise DataError(f"{name} needs a GPU; choose fp32 or bf16 on {device}")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+
+
 @torch.inference_mode()
 def detect_all(
     model: FasterRCNN,

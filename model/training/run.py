@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from model.build import AUTO, RANDOM, resolve_checkpoint
 from model.training.board import TensorBoard
 from model.training.data import DataError, DetectionData
 from model.training.detector import detector_from, result_info, untrained_detector
@@ -19,20 +20,14 @@ from model.training.settings import TrainSettings
 from model.training.snapshot import LAST_NAME, finished_iterations, read_snapshot
 from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer, TrainingError
 from model.weights import (
-    BUNDLED,
     COCO_V1,
     Checkpoint,
     CheckpointInfo,
     WeightsUnavailableError,
     bundled_is_present,
-    coco_is_cached,
-    fetch_coco,
-    read_bundled,
-    read_checkpoint,
-    read_coco,
 )
 
-AUTO, NONE = "auto", "none"
+NONE = "none"
 _FETCH_TIMEOUT_S = 60.0
 
 
@@ -54,33 +49,28 @@ class RunRequest:
     tensorboard: bool = False
 
 
-def read_weights(name: str) -> Checkpoint:
-    """By name, "COCO_V1" or "bundled", or by path.
+def read_start(name: str, console: Console) -> Checkpoint | None:
+    """The weights to begin with; None for "none" and "random". "auto" is the first of COCO_V1, bundled and none that
+    can be had.
 
     Raises:
         WeightsError, WeightsUnavailableError: they cannot be had.
     """
-    if name == COCO_V1:
-        return read_coco()
-    return read_bundled() if name == BUNDLED else read_checkpoint(name)
-
-
-def read_start(name: str, console: Console) -> Checkpoint | None:
-    """The weights to begin with; None for "none". "auto" is COCO_V1 if it can be had, else bundled, else none."""
-    if name == NONE:
+    if name in {NONE, RANDOM}:
         return None
     if name != AUTO:
-        return replace(read_weights(name), name=Path(name).name)
+        return replace(resolve_checkpoint(name), name=Path(name).name)
+
+    def tell(message: str) -> None:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+
     try:
-        if not coco_is_cached():
-            fetch_coco(timeout_s=_FETCH_TIMEOUT_S)
-        begin: Checkpoint | None = read_coco()
-    except WeightsUnavailableError:
-        begin = read_bundled() if bundled_is_present() else None
-        console.print("COCO_V1 cannot be fetched.", highlight=False)
-    console.print(
-        f"beginning with {'untrained' if begin is None else begin.name} weights", markup=False, highlight=False
-    )
+        wanted = AUTO if bundled_is_present() else COCO_V1
+        begin: Checkpoint | None = resolve_checkpoint(wanted, timeout_s=_FETCH_TIMEOUT_S, tell=tell)
+    except WeightsUnavailableError as error:
+        begin = None
+        tell(str(error))
+    tell(f"beginning with {'untrained' if begin is None else begin.name} weights")
     return begin
 
 
@@ -105,7 +95,8 @@ def read_earlier(folder: Path, weights: str) -> EarlierRun | None:
     if state is None:
         return None
     name = state["begin"]
-    if weights != AUTO and Path(weights).name != (name or NONE):
+    asked = NONE if weights == RANDOM else Path(weights).name
+    if asked not in {AUTO, name or NONE}:
         raise DataError(
             f"the run in {folder} began with the weights {name or NONE}, not {weights}. Repeat them, or train without "
             "--resume, into another folder"
@@ -134,6 +125,8 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
     torch.manual_seed(settings.seed)
+    if request.resume and not (folder / LAST_NAME).exists():
+        console.print(f"{folder} has no state to resume from: beginning anew", markup=False, highlight=False)
     categories = request.data.categories
     begin = request.begin
     model = untrained_detector(categories, settings) if begin is None else detector_from(begin, categories, settings)
@@ -168,4 +161,4 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
     return result
 
 
-__all__ = ["RunRequest", "TrainingError", "read_start", "read_weights", "run_training"]
+__all__ = ["EarlierRun", "RunRequest", "TrainingError", "read_earlier", "read_start", "run_training"]

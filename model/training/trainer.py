@@ -120,6 +120,8 @@ class Trainer:
         }
         if resume:
             self._resume()
+            if self.processes.is_first:
+                _cut_log(self.folder / LOG_NAME, self.iteration)
         self._check_agreement()
         sizes = [self.data.size_hw(index) for index in range(len(self.data))]
         order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
@@ -241,7 +243,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"], state["average_updates"])
         self.iteration, self.best_ap = state["iteration"], state["best_ap"]
-        _cut_log(self.folder / LOG_NAME, self.iteration)
 
     def _check_same_run(self, state: Mapping[str, Any]) -> None:
         """Refuse to go on with a run under settings or on data that are not its own.
@@ -324,8 +325,16 @@ def _is_due(iteration: int, every: int) -> bool:
 
 
 def _cut_log(path: Path, iteration: int) -> None:
-    """Forget what was logged after the snapshot: it happens again."""
+    """Forget what was logged after the snapshot, which happens again, and lines that a kill or a power cut tore."""
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= iteration]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = [line for line in path.read_bytes().splitlines() if _logged_iteration(line) <= iteration]
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_bytes(b"".join(line + b"\n" for line in kept))
+        partial.replace(path)
+
+
+def _logged_iteration(line: bytes) -> float:
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -89,6 +89,13 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(
         ),
         (("train", "--data", "synthetic", "--output", "out", *QUICK, "--device", "foo"), 1, "device 'foo' here; there"),
         (("train", "--data", "synthetic", "--output", "out", *QUICK, "--device", "cuda:77"), 1, "there is cpu"),
+        (("evaluate", "--weights", "random", "--data", "synthetic", "--precision", "int8"), 1, "int8 cannot"),
+        (
+            ("evaluate", "--weights", "random", "--data", "synthetic", "--precision", "tf32", "--device", "cpu"),
+            1,
+            "tf32 needs a GPU",
+        ),
+        (("evaluate", "--weights", "random", "--data", "nowhere", "--device", "cpu"), 1, "no such data"),
         (("evaluate", "--weights", "gone.frcnn", "--data", "synthetic"), 1, "no such file of weights"),
         (("pack", "a.pth", "b.zip"), 2, "must end in .frcnn"),
     ],

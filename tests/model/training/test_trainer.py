@@ -229,6 +229,27 @@ def test_a_run_goes_on_only_as_it_was_begun(tiny: ModuleType, tmp_path: Path) ->
     assert trainer(tiny, tmp_path, longer).run(resume=True).iterations == 2
 
 
+def test_a_log_without_a_state_and_torn_lines_are_forgotten(tiny: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / LOG_NAME).write_bytes(b'{"iteration": 1}\n{"iteration": 2, "by_class": {"a": {"ap": 1}\n\xff}\n[0]\n')
+    run = trainer(tiny, tmp_path, tiny.tiny_settings(1))
+    run.run(resume=True)
+    assert [line["iteration"] for line in logged(tmp_path)] == [1]
+    assert LOSSES[0] in logged(tmp_path)[0]
+
+    log = (tmp_path / LOG_NAME).read_bytes()
+    (tmp_path / LOG_NAME).write_bytes(log + b'{"iteration": 1, "by_class": {"a": {"ap": 1}')
+    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run(resume=True)
+    assert (tmp_path / LOG_NAME).read_bytes() == log
+
+
+def test_only_the_first_process_writes_the_log(tiny: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / LOG_NAME).write_text("as the first left it")
+    second = trainer(tiny, tmp_path, tiny.tiny_settings(1))
+    second.processes = Processes(rank=1, count=1, device=torch.device("cpu"))
+    second.run(resume=True)
+    assert (tmp_path / LOG_NAME).read_text() == "as the first left it"
+
+
 def test_processes_that_begin_differently_say_so(tiny: ModuleType, tmp_path: Path) -> None:
     """As of two machines without a shared disk, only one of which has the snapshot."""
     run = trainer(tiny, tmp_path, tiny.tiny_settings(2))

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Never
+
+import pytest
+from rich.console import Console
+
+from model import build
+from model.build import random_checkpoint, resolve_checkpoint
+from model.training import run
+from model.weights import WeightsError, WeightsUnavailableError, save_checkpoint
+
+
+@pytest.fixture
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> Never:
+        raise WeightsUnavailableError("no network [/here]")
+
+    for name in ("fetch_coco", "read_coco"):
+        monkeypatch.setattr(build, name, refuse)
+
+
+@pytest.mark.usefixtures("_offline")
+def test_auto_begins_with_the_first_weights_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=200)
+    monkeypatch.setattr(run, "bundled_is_present", lambda: False)
+    with console.capture() as printed:
+        assert run.read_start("auto", console) is None
+    assert "no network [/here]" in printed.get()
+    assert "untrained" in printed.get()
+
+    bundled = random_checkpoint()
+    monkeypatch.setattr(run, "bundled_is_present", lambda: True)
+    monkeypatch.setattr(build, "read_bundled", lambda: bundled)
+    with console.capture() as printed:
+        assert run.read_start("auto", console) is bundled
+    assert "the bundled weights are used instead" in printed.get()
+
+
+@pytest.mark.usefixtures("_offline")
+def test_weights_by_name(tmp_path: Path) -> None:
+    assert resolve_checkpoint("random").name == "random"
+    with pytest.raises(WeightsUnavailableError):
+        resolve_checkpoint("COCO_V1")
+    with pytest.raises(WeightsError, match="no such file"):
+        resolve_checkpoint(str(tmp_path / "a.pth"))
+    checkpoint = random_checkpoint()
+    save_checkpoint(tmp_path / "a.pth", checkpoint.state_dict, checkpoint.info)
+    begin = run.read_start(str(tmp_path / "a.pth"), Console(quiet=True))
+    assert begin is not None
+    assert begin.name == "a.pth"
+    assert run.read_start("none", Console(quiet=True)) is run.read_start("random", Console(quiet=True)) is None
