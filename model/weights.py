@@ -224,6 +224,8 @@ def save_checkpoint(
             partial.write_bytes(_packed(path, tensors, info, packing_step))
         else:
             torch.save({"model": tensors, INFO_KEY: asdict(info)}, partial)
+        with partial.open("rb+") as file:  # or a power cut could leave the new name on an empty file
+            os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.boxes import box_area, clip_boxes
@@ -93,14 +92,6 @@ def flip_vertically(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     x1, y1, x2, y2 = boxes.unbind(-1)
     height = image.shape[1]
     return image.flip(1), torch.stack((x1, height - y2, x2, height - y1), dim=-1)
-
-
-def shrink(image: Tensor, boxes: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Resize by a factor; `[3, H, W]` and `[G, 4]`."""
-    height, width = (max(1, round(side * scale)) for side in image.shape[1:])
-    ratio = boxes.new_tensor((width / image.shape[2], height / image.shape[1]) * 2)
-    resized = F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-    return resized[0], boxes * ratio
 
 
 def _coin() -> bool:

@@ -26,14 +26,11 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged, current = [], []
         for key, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                averaged.append(self.state_dict[key])
-                current.append(tensor)
+                self.state_dict[key].lerp_(tensor, 1 - decay)
             else:
                 self.state_dict[key].copy_(tensor)
-        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def load(self, state_dict: Mapping[str, Tensor], updates: int) -> None:
         for key, tensor in self.state_dict.items():

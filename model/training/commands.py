@@ -67,6 +67,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; by default 20")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Updates of the weights; wins over --epochs")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume with other settings than the run was begun with")
+    ] = False,
     weights: Annotated[
         str, typer.Option(help="To begin with: COCO_V1, bundled, a path, none, or auto for the first there is")
     ] = "auto",
@@ -142,7 +145,6 @@ def train(
                 validation_split,
                 categories=learned.categories,
                 keep_empty=True,
-                seed=seed,
                 whole=whole,
                 images=validation_images or images,
             )
@@ -189,6 +191,7 @@ def train(
             settings=settings,
             folder=output,
             resume=resume,
+            allow_changes=allow_changes,
             tensorboard=tensorboard,
         )
         with joined_processes(device) as processes:
@@ -278,7 +281,7 @@ def pack(
         float, typer.Option(min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")
     ] = 0.125,
 ) -> None:
-    """Shrink a file of weights to about an eighth, by rounding; measure what it costs with: frcnn evaluate"""
+    """Shrink a file of weights to about a sixth, by rounding; measure what it costs with: frcnn evaluate"""
     from model.weights import read_checkpoint, save_checkpoint
 
     with told_errors():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any, cast
 
 import numpy as np
@@ -104,6 +105,16 @@ def detect_all(
     return detections
 
 
+def check_evaluator() -> None:
+    """Notice before hours of training that what comes after them cannot be done.
+
+    Raises:
+        DataError: faster-coco-eval is not installed.
+    """
+    if find_spec("faster_coco_eval") is None:
+        raise DataError('evaluation needs faster-coco-eval: pip install "faster-rcnn-service[train]"')
+
+
 def evaluate(data: DetectionData, detections: Sequence[Detection], categories: Categories | None = None) -> Metrics:
     """Compare detections with the boxes of the data.
 
@@ -173,11 +184,9 @@ def _xywh(boxes: Tensor) -> list[list[float]]:
 
 def _count(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
     """`precision` [T, R, K, areas, limits] and `recall` [T, K, areas, limits], -1 where there is nothing to find."""
-    # Imported here: serving, and training without a validation set, do without it.
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ModuleNotFoundError as error:
-        raise DataError('evaluation needs faster-coco-eval: pip install "faster-rcnn-service[train]"') from error
+    check_evaluator()
+    from faster_coco_eval import COCO, COCOeval_faster  # here: serving, and training without validation, do without it
+
     if not results:
         # The evaluator refuses an empty list, though finding nothing is an answer: precision and recall are 0.
         labels = [category["id"] for category in truth["categories"]]

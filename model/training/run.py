@@ -14,6 +14,7 @@ from model.build import AUTO, RANDOM, resolve_checkpoint
 from model.training.board import TensorBoard
 from model.training.data import DataError, DetectionData
 from model.training.detector import detector_from, result_info, untrained_detector
+from model.training.evaluation import check_evaluator
 from model.training.processes import Processes
 from model.training.progress import JsonLog, ProgressBar
 from model.training.settings import TrainSettings
@@ -46,6 +47,7 @@ class RunRequest:
     settings: TrainSettings
     folder: Path
     resume: bool = False
+    allow_changes: bool = False
     tensorboard: bool = False
 
 
@@ -122,6 +124,8 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
             f"a batch of {settings.batch_size} images cannot be shared out equally over {processes.count} processes "
             f"times {settings.accumulate} accumulated parts. Give a --batch-size that is a multiple of {parts}"
         )
+    if request.validation is not None:
+        check_evaluator()
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
     torch.manual_seed(settings.seed)
@@ -150,7 +154,7 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
             info=result_info(None if begin is None else begin.info, categories, settings),
             listeners=listeners,
         )
-        result = trainer.run(resume=request.resume)
+        result = trainer.run(resume=request.resume, allow_changes=request.allow_changes)
     best = "" if result.best_ap is None else f", AP {result.best_ap:.3f}"
     console.print(
         f"done{best}. Serve it: frcnn serve --weights {folder / BEST_NAME}",

@@ -35,10 +35,13 @@ from model.training.settings import TrainSettings
 from model.training.snapshot import read_snapshot, save_snapshot
 from model.weights import CheckpointInfo, save_checkpoint
 
+_CALMER = "Begin again with a lower --learning-rate, a longer --warmup, or --clip-norm 1"
 BEST_NAME = "best.safetensors"
 LOG_NAME = "log.jsonl"
 # What may change when a run is resumed. `accumulate` may too, as long as the parts of a batch are as many.
 _CHANGEABLE = frozenset({"iterations", "evaluate_every", "save_every", "accumulate"})
+# What the state of a run has the shape of, so that it never may.
+_SHAPING = frozenset({"live_norm", "trainable_layers"})
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 Loaded = list[tuple[Tensor, Target]]
@@ -103,8 +106,11 @@ class Trainer:
         self.iteration = 0
         self.best_ap: float | None = None
 
-    def run(self, *, resume: bool = False) -> Result:
+    def run(self, *, resume: bool = False, allow_changes: bool = False) -> Result:
         """Train to the end, or from where the folder's last snapshot was taken.
+
+        Args:
+            allow_changes: go on under other settings than the run was begun with, where its state permits it.
 
         Raises:
             TrainingError: the loss is no longer finite.
@@ -119,7 +125,7 @@ class Trainer:
             "validation": None if self.validation is None else self.validation.fingerprint(),
         }
         if resume:
-            self._resume()
+            self._resume(allow_changes)
             if self.processes.is_first:
                 _cut_log(self.folder / LOG_NAME, self.iteration)
         self._check_agreement()
@@ -140,7 +146,9 @@ class Trainer:
         )
         losses = self._gradients(loaded)
         if settings.clip_norm > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+            if not norm.isfinite():
+                raise TrainingError(f"the gradients at iteration {self.iteration} are no longer finite. {_CALMER}")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -166,10 +174,7 @@ class Trainer:
             total += torch.stack([losses[name].detach() for name in LOSSES]) / accumulate
         values = dict(zip(LOSSES, self.processes.mean(total).tolist(), strict=True))
         if not all(math.isfinite(value) for value in values.values()):
-            raise TrainingError(
-                f"the losses at iteration {self.iteration} are {values}: no longer finite. Begin again with a lower "
-                "--learning-rate, a longer --warmup, or --clip-norm 1"
-            )
+            raise TrainingError(f"the losses at iteration {self.iteration} are {values}: no longer finite. {_CALMER}")
         return values
 
     def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
@@ -234,18 +239,21 @@ class Trainer:
             **self._same_as,
         }
 
-    def _resume(self) -> None:
+    def _resume(self, allow_changes: bool) -> None:
         state = read_snapshot(self.folder, self.processes.device)
         if state is None:
             return
-        self._check_same_run(state)
+        self._check_same_run(state, _SHAPING if allow_changes else None)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"], state["average_updates"])
         self.iteration, self.best_ap = state["iteration"], state["best_ap"]
 
-    def _check_same_run(self, state: Mapping[str, Any]) -> None:
+    def _check_same_run(self, state: Mapping[str, Any], checked: frozenset[str] | None = None) -> None:
         """Refuse to go on with a run under settings or on data that are not its own.
+
+        Args:
+            checked: the settings that have to be the same; by default all but those that do no harm.
 
         Raises:
             DataError: with what differs.
@@ -264,7 +272,8 @@ class Trainer:
         changes = [
             f"{name} {before.get(name)} -> {now.get(name)}"
             for name in dict.fromkeys([*before, *now])
-            if name not in _CHANGEABLE and before.get(name) != now.get(name)
+            if (name in checked if checked is not None else name not in _CHANGEABLE)
+            and before.get(name) != now.get(name)
         ]
         if changes:
             raise DataError(f"the run in {self.folder} was begun with other settings: {'; '.join(changes)}. {advice}")

@@ -102,3 +102,11 @@ def test_errors():
     for channels in ([], [8, 0]):
         with pytest.raises(ValueError, match="positive channel counts"):
             FeaturePyramidNetwork(channels, 8)
+
+
+def test_frozen_norm_keeps_the_kind_of_its_input_under_autocast():
+    x = torch.rand(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = nn.Conv2d(3, 6, 3)(x)
+        assert FrozenBatchNorm2d(6)(y).dtype == nn.BatchNorm2d(6)(y).dtype == torch.bfloat16
+    assert FrozenBatchNorm2d(3)(x).dtype == torch.float32

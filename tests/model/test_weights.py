@@ -245,3 +245,12 @@ def test_model_arguments_that_no_file_may_set_are_refused(tmp_path, model_kwargs
     save_checkpoint(path, tensors, CheckpointInfo(model_kwargs=model_kwargs))
     with pytest.raises(WeightsError):
         from_checkpoint(read_checkpoint(path))
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda _: synced.append(path.exists()))
+    save_checkpoint(path, {"a": torch.zeros(2)}, CheckpointInfo())
+    assert synced == [False]
+    assert path.is_file()

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from model.training import commands
 from model.weights import read_checkpoint
+from service.detector import load_detectors
+from service.settings import Settings
 
 MakeVoc = Callable[..., Path]
 QUICK = (
@@ -45,6 +48,11 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(
     checkpoint = read_checkpoint(output / "best.safetensors")
     assert checkpoint.categories.objects() == {1: "gear wheel"}
     assert checkpoint.info.model_kwargs["min_size"] == 64
+
+    [served] = load_detectors(Settings(weights=str(output / "best.safetensors"), device="cpu"))
+    assert served.info.categories.objects() == {1: "gear wheel"}
+    found = served.detect([torch.zeros(3, 80, 100, dtype=torch.uint8)])[0]
+    assert set(found.labels.tolist()) <= {1}
 
     words = ("--weights", output / "best.safetensors", "--data", folder, "--device", "cpu")
     measured = run("evaluate", *words, "--json", "--plot", tmp_path / "plots")

@@ -4,11 +4,16 @@ from pathlib import Path
 from typing import Never
 
 import pytest
+import torch
 from rich.console import Console
 
 from model import build
 from model.build import random_checkpoint, resolve_checkpoint
-from model.training import run
+from model.training import evaluation, run
+from model.training.data import DataError
+from model.training.processes import Processes
+from model.training.settings import TrainSettings
+from model.training.synthetic import SyntheticData
 from model.weights import WeightsError, WeightsUnavailableError, save_checkpoint
 
 
@@ -36,6 +41,18 @@ def test_auto_begins_with_the_first_weights_there_are(monkeypatch: pytest.Monkey
     with console.capture() as printed:
         assert run.read_start("auto", console) is bundled
     assert "the bundled weights are used instead" in printed.get()
+
+
+def test_a_missing_evaluator_is_noticed_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(evaluation, "find_spec", lambda _: None)
+    data = SyntheticData(count=2, size_hw=(64, 64))
+    request = run.RunRequest(
+        data=data, validation=data, begin=None, settings=TrainSettings(iterations=1), folder=tmp_path / "out"
+    )
+    alone = Processes(rank=0, count=1, device=torch.device("cpu"))
+    with pytest.raises(DataError, match="pip install"):
+        run.run_training(request, alone, Console(quiet=True))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("_offline")

@@ -160,17 +160,53 @@ def test_the_best_weights_carry_names_and_sizes(tiny: ModuleType, tmp_path: Path
     assert not any(key.endswith("num_batches_tracked") for key in checkpoint.state_dict)
 
 
-def test_accumulating_changes_the_memory_needed_but_not_the_sum(tiny: ModuleType, tmp_path: Path) -> None:
+def test_accumulating_changes_the_memory_needed_but_not_the_step(tiny: ModuleType, tmp_path: Path) -> None:
     """Without augmentation, and with every candidate sampled, the parts' mean gradient is the whole batch's."""
-    plain = Augmentation(flips="none")
-    losses = []
+    losses, steps = [], []
     for accumulate in (1, 2):
         settings = tiny.tiny_settings(
-            1, accumulate=accumulate, augmentation=plain, scale_jitter=0.0, rpn_samples=10_000, roi_samples=10_000
+            1,
+            accumulate=accumulate,
+            augmentation=Augmentation(flips="none"),
+            scale_jitter=0.0,
+            rpn_samples=10_000,
+            roi_samples=10_000,
+            warmup=0,
+            clip_norm=0.0,
+            weight_decay=0.0,
         )
-        trainer(tiny, tmp_path / str(accumulate), settings).run()
+        run = trainer(tiny, tmp_path / str(accumulate), settings)
+        before = torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
+        run.run()
+        steps.append(torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()]) - before)
         losses.append([logged(tmp_path / str(accumulate))[0][name] for name in LOSSES])
     assert losses[0] == pytest.approx(losses[1], rel=0.15)
+    assert steps[0].norm() > 0
+    assert float(steps[1].norm() / steps[0].norm()) == pytest.approx(1, rel=0.15)
+    assert float(torch.cosine_similarity(steps[0], steps[1], dim=0)) > 0.95
+
+
+def test_a_resumed_run_keeps_the_best_so_far(tiny: ModuleType, tmp_path: Path) -> None:
+    validation = SyntheticData("val", count=2, size_hw=SIZE_HW)
+    begun = trainer(tiny, tmp_path, tiny.tiny_settings(1, evaluate_every=1), validation=validation)
+    begun.run()
+    state = torch.load(tmp_path / "last.pth", weights_only=True)
+    torch.save(state | {"best_ap": 0.9}, tmp_path / "last.pth")
+    best = (tmp_path / BEST_NAME).read_bytes()
+    resumed = trainer(tiny, tmp_path, tiny.tiny_settings(2, evaluate_every=1), validation=validation)
+    assert resumed.run(resume=True).best_ap == 0.9
+    assert (tmp_path / BEST_NAME).read_bytes() == best
+    assert [line["is_best"] for line in logged(tmp_path) if "is_best" in line] == [True, False]
+    other = SyntheticData("val", count=3, size_hw=SIZE_HW)
+    with pytest.raises(DataError, match="other validation data"):
+        trainer(tiny, tmp_path, tiny.tiny_settings(3), validation=other).run(resume=True)
+
+
+def test_infinite_gradients_say_what_to_do(tiny: ModuleType, tmp_path: Path) -> None:
+    run = trainer(tiny, tmp_path, tiny.tiny_settings(1))
+    next(run.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match=r"gradients.*--learning-rate"):
+        run.run()
 
 
 def test_bf16_touches_neither_boxes_nor_losses(tiny: ModuleType, tmp_path: Path) -> None:
@@ -220,6 +256,10 @@ def test_a_run_goes_on_only_as_it_was_begun(tiny: ModuleType, tmp_path: Path) ->
     changed = tiny.tiny_settings(2, learning_rate=0.5, augmentation=Augmentation(flips="none", colour=0.1))
     with pytest.raises(DataError, match=r"learning_rate 0\.02 -> 0\.5; flips dihedral -> none\. Repeat"):
         trainer(tiny, tmp_path, changed).run(resume=True)
+    assert trainer(tiny, tmp_path, changed).run(resume=True, allow_changes=True).iterations == 2
+    with pytest.raises(DataError, match="live_norm False -> True"):
+        trainer(tiny, tmp_path, tiny.tiny_settings(2, live_norm=True)).run(resume=True, allow_changes=True)
+    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run()
     with pytest.raises(DataError, match="processes times accumulated parts 1 -> 2"):
         trainer(tiny, tmp_path, tiny.tiny_settings(2, accumulate=2)).run(resume=True)
     fewer = SyntheticData("train", count=9, size_hw=SIZE_HW)
