@@ -92,7 +92,7 @@ class Service:
         if self._batcher.failures:
             return Condition("ok", f"some devices do not answer: {'; '.join(self._batcher.failures)}")
         if self._batcher.info.weights == RANDOM:
-            return Condition("ok", "UNTRAINED, RANDOM WEIGHTS are served: nothing will be found")
+            return Condition("ok", "UNTRAINED, RANDOM WEIGHTS are served: what they find means nothing")
         return Condition("ok", "the model is loaded and its device answers")
 
     @property
