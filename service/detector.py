@@ -183,7 +183,7 @@ def _resolve_auto() -> Checkpoint:
         logger.warning("%s", error)
     checkpoint = read_bundled()
     names = ", ".join(checkpoint.categories.objects().values())
-    logger.warning("THE BUNDLED DETECTOR is served instead, which finds nothing but %s", names)
+    logger.warning("THE BUNDLED DETECTOR is served instead, which finds only %s", names)
     return checkpoint
 
 
