@@ -112,7 +112,7 @@ def from_checkpoint(
 
 
 def random_checkpoint(seed: int = 0) -> Checkpoint:
-    """Untrained weights, the same for the same seed: they exercise the machinery and find nothing."""
+    """Untrained weights, the same for the same seed: they exercise the machinery, and what they find means nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = resnet50_body(frozen_norm=True)

@@ -181,7 +181,7 @@ def list_weights() -> None:
         f"bundled   {'in the package' if bundled_is_present() else 'missing'}: red and white blood cells, platelets"
     )
     typer.echo("auto      COCO_V1 if it is cached or can be fetched soon, else bundled")
-    typer.echo("random    untrained, for tests: finds nothing")
+    typer.echo("random    untrained, for tests: what it finds means nothing")
     typer.echo("PATH      a .pth, .safetensors or .frcnn file of your own")
 
 

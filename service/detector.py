@@ -149,6 +149,8 @@ def load_detectors(settings: Settings) -> list[Detector]:
         check_device(detector)
         detectors.append(detector)
         logger.info("%s weights are on %s in %s", info.weights, device, detector.precision)
+    if caveat := weights_caveat(settings.weights, info):
+        logger.warning("%s", caveat)
     return detectors
 
 
@@ -181,10 +183,22 @@ def _resolve_auto() -> Checkpoint:
         return read_coco()
     except WeightsUnavailableError as error:
         logger.warning("%s", error)
-    checkpoint = read_bundled()
-    names = ", ".join(checkpoint.categories.objects().values())
-    logger.warning("THE BUNDLED DETECTOR is served instead, which finds nothing but %s", names)
-    return checkpoint
+    return read_bundled()
+
+
+def weights_caveat(asked: str, info: ModelInfo) -> str | None:
+    """What to say loudly of the weights that are served, if they are not what a caller would expect.
+
+    Args:
+        asked: the `--weights` argument.
+        info: what is served.
+    """
+    if info.weights == RANDOM:
+        return "UNTRAINED, RANDOM WEIGHTS are served: what they find means nothing"
+    if asked == AUTO and info.weights == BUNDLED:
+        names = ", ".join(info.categories.objects().values())
+        return f"COCO_V1 COULD NOT BE HAD: the bundled detector is served, which finds only {names}"
+    return None
 
 
 def parse_devices(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, TypeVar
 
 from service.batcher import Batcher
-from service.detector import RANDOM, Detector, ModelInfo
+from service.detector import Detector, ModelInfo, weights_caveat
 from service.errors import UnavailableError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -91,9 +91,8 @@ class Service:
             return Condition("failing", f"no device answers: {self._batcher.failure}")
         if self._batcher.failures:
             return Condition("ok", f"some devices do not answer: {'; '.join(self._batcher.failures)}")
-        if self._batcher.info.weights == RANDOM:
-            return Condition("ok", "UNTRAINED, RANDOM WEIGHTS are served: nothing will be found")
-        return Condition("ok", "the model is loaded and its device answers")
+        caveat = weights_caveat(self.settings.weights, self._batcher.info)
+        return Condition("ok", caveat or "the model is loaded and its device answers")
 
     @property
     def batcher(self) -> Batcher:

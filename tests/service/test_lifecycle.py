@@ -84,11 +84,20 @@ async def test_a_device_that_fails_on_everything_is_told(fake: Any, make_png: An
         assert (await client.post("/detect", content=make_png(1))).status_code == 503
 
 
-async def test_untrained_weights_are_said_so(fake: Any) -> None:
+@pytest.mark.parametrize(
+    ("asked", "served", "words"),
+    [
+        ("random", "random", "UNTRAINED"),
+        ("auto", "bundled", "COCO_V1 COULD NOT BE HAD"),
+        ("bundled", "bundled", "the model is loaded"),
+        ("auto", "COCO_V1", "the model is loaded"),
+    ],
+)
+async def test_weights_that_stand_in_are_said_so(asked: str, served: str, words: str, fake: Any) -> None:
     detector = fake()
-    detector.info = dataclasses.replace(detector.info, weights="random")
-    app = create_app(Settings(), load=lambda _: [detector])
+    detector.info = dataclasses.replace(detector.info, weights=served)
+    app = create_app(Settings(weights=asked), load=lambda _: [detector])
     async with app.router.lifespan_context(app), client_of(app) as client:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
-        assert "UNTRAINED" in (await client.get("/healthz")).json()["detail"]
+        assert words in (await client.get("/healthz")).json()["detail"]
