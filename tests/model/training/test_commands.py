@@ -14,8 +14,10 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from model.build import random_checkpoint
 from model.training import commands
-from model.weights import read_checkpoint
+from model.training.run import RunRequest
+from model.weights import CheckpointInfo, read_checkpoint, save_checkpoint
 from service.detector import load_detectors
 from service.settings import Settings
 
@@ -121,6 +123,46 @@ def test_what_is_wrong_is_told_without_a_trace(
     assert result.exit_code == exit_code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_live_norm_goes_on_from_weights_with_their_own_arguments(
+    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
+) -> None:
+    begin = tmp_path / "begin.safetensors"
+    info = CheckpointInfo(norm_eps=0.0, model_kwargs={"image_mean": [0.1, 0.2, 0.3], "max_size": 96})
+    save_checkpoint(begin, random_checkpoint().state_dict, info)
+    folder = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
+    output = tmp_path / "out"
+    words = ("train", "--data", folder, "--output", output, *QUICK, "--weights", begin, "--norm", "live")
+    done = run(*words, "--validation-split", "none", "--iterations", 1, "--learning-rate", 1e-4)
+    assert done.exit_code == 0, done.output
+    told = read_checkpoint(output / "best.safetensors").info
+    assert told.norm_eps == 1e-5
+    assert told.model_kwargs["image_mean"] == [0.1, 0.2, 0.3]
+
+    begin.unlink()  # its state has all that it needs to go on
+    resumed = run(*words, "--validation-split", "none", "--iterations", 2, "--learning-rate", 1e-4, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    refused = run(*words, "--validation-split", "none", "--iterations", 3, "--resume")
+    assert refused.exit_code == 1
+    assert "learning_rate 0.0001 -> 0.0025" in refused.stderr
+
+
+def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
+    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[RunRequest] = []
+    monkeypatch.setattr("model.training.run.run_training", lambda request, *_: requests.append(request))
+    folder = make_voc({f"{n}": [("RBC", 10, 10, 60, 60)] for n in range(3)})
+    words = ("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK)
+    assert run(*words, "--validation-data", folder).exit_code == 0
+    assert run(*words, "--seed", 7).exit_code == 0
+    assert run(*words).exit_code == 0
+    validations = [request.validation for request in requests]
+    assert all(validation is not None for validation in validations)
+    assert [len(validation) for validation in validations if validation is not None] == [3, 50, 50]
+    assert len({validation.fingerprint() for validation in validations[1:] if validation is not None}) == 1
+    assert len({request.data.fingerprint() for request in requests}) == 2
 
 
 def test_a_bug_is_not_told_as_wrong_usage(
