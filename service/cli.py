@@ -195,13 +195,14 @@ def fetch_weights() -> None:
 
 
 @weights_app.command("inspect")
-def inspect_weights(weights: Annotated[str, typer.Argument(metavar="W", help="COCO_V1 or a file.")]) -> None:
+def inspect_weights(
+    weights: Annotated[str, typer.Argument(metavar="W", help="COCO_V1, bundled, random or a file.")],
+) -> None:
     """Say what a file of weights holds, and whether it fits the model."""
     with _reported():
-        from model.build import from_checkpoint
-        from service.detector import resolve_weights
+        from model.build import from_checkpoint, resolve_checkpoint
 
-        checkpoint = resolve_weights(weights)
+        checkpoint = resolve_checkpoint(weights)
         names = checkpoint.categories.objects()
         typer.echo(f"name        {checkpoint.name}")
         typer.echo(f"tensors     {len(checkpoint.state_dict)}")

@@ -14,28 +14,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.build import from_checkpoint, random_checkpoint
+from model.build import AUTO, RANDOM, from_checkpoint, resolve_checkpoint
 from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
 from model.roi_pool import MultiScaleRoIAlign
-from model.weights import (
-    BUNDLED,
-    COCO_V1,
-    Checkpoint,
-    WeightsUnavailableError,
-    fetch_coco,
-    read_bundled,
-    read_checkpoint,
-    read_coco,
-)
+from model.weights import BUNDLED
 from service.settings import Precision, Settings
 
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "fasterrcnn_resnet50_fpn"
-RANDOM, AUTO = "random", "auto"
-# `auto` would rather serve something soon than COCO_V1 late; what has arrived by then is kept for the next start.
-_AUTO_FETCH_TIMEOUT_S = 30.0
 # The strides of the pyramid levels that RoIs are pooled from.
 _POOLED_STRIDES = (4, 8, 16, 32)
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -139,7 +127,7 @@ def load_detectors(settings: Settings) -> list[Detector]:
     devices = parse_devices(settings.device)
     for device in devices:
         _choose_precision(settings.precision, torch.device(device))
-    checkpoint = resolve_weights(settings.weights)
+    checkpoint = resolve_checkpoint(settings.weights, tell=lambda text: logger.warning("%s", text))
     model = from_checkpoint(checkpoint)
     info = ModelInfo(MODEL_NAME, checkpoint.name, checkpoint.categories)
     detectors: list[Detector] = []
@@ -157,33 +145,6 @@ def load_detectors(settings: Settings) -> list[Detector]:
 def check_device(detector: Detector) -> None:
     """Have the device answer for one small grey picture; whatever it raises tells that it cannot."""
     detector.detect([torch.full((3, 64, 64), 127, dtype=torch.uint8)])
-
-
-def resolve_weights(name: str) -> Checkpoint:
-    """The checkpoint that a `--weights` argument means; "auto" says loudly what it falls back to.
-
-    Raises:
-        WeightsError: a file that is missing or unreadable, or weights that this installation lacks.
-        WeightsUnavailableError: COCO_V1 was asked for by name and cannot be had.
-    """
-    if name == RANDOM:
-        return random_checkpoint()
-    if name == AUTO:
-        return _resolve_auto()
-    if name == COCO_V1:
-        return read_coco()
-    if name == BUNDLED:
-        return read_bundled()
-    return read_checkpoint(name)
-
-
-def _resolve_auto() -> Checkpoint:
-    try:
-        fetch_coco(timeout_s=_AUTO_FETCH_TIMEOUT_S)
-        return read_coco()
-    except WeightsUnavailableError as error:
-        logger.warning("%s", error)
-    return read_bundled()
 
 
 def weights_caveat(asked: str, info: ModelInfo) -> str | None:
