@@ -26,7 +26,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@touch $@
 
 serve: install ## Serve the detector (arguments: make serve ARGS="--port 9000")
-	$(BIN)/frcnn serve --weights auto $(ARGS)
+	FRCNN_WEIGHTS=$${FRCNN_WEIGHTS:-auto} $(BIN)/frcnn serve $(ARGS)
 
 test: install ## Run the tests (arguments: make test ARGS="-k rpn")
 	$(BIN)/python -m pytest $(ARGS)

@@ -136,6 +136,6 @@ def _ways_forward(url: str, path: Path, error: BaseException) -> str:
         "Ways forward:\n"
         "  - check the network, or HTTPS_PROXY, and try again: a broken download goes on where it stopped\n"
         f"  - fetch the file elsewhere and put it at {path}\n"
-        "  - serve weights of your own: --weights PATH (.pth or .safetensors)\n"
-        "  - try the service without trained weights: --weights random"
+        "  - use the detector of blood cells that ships in the package: --weights bundled\n"
+        "  - use weights of your own: --weights PATH (.pth, .safetensors or .frcnn)"
     )

@@ -181,7 +181,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
-            f"no such file of weights: {path}. Give {COCO_V1} or the path of a .pth or .safetensors file"
+            f"no such file of weights: {path}. "
+            f"Give {COCO_V1}, {BUNDLED}, or the path of a .pth, .safetensors or .frcnn file"
         )
     if path.suffix == ".safetensors":
         tensors, info = _read_safetensors(path)
@@ -215,11 +216,11 @@ def save_checkpoint(
     if path.suffix not in _SUFFIXES:
         raise WeightsError(f"the weights {path} end in none of {', '.join(_SUFFIXES)}")
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not _is_counter(key)}
-    # Not by `tempfile`, whose files nobody else may read.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         if path.suffix == ".safetensors":
-            safetensors.torch.save_file(tensors, partial, metadata={INFO_KEY: json.dumps(asdict(info))})
+            # Not by `save_file`, whose files nobody else may read.
+            partial.write_bytes(safetensors.torch.save(tensors, metadata={INFO_KEY: json.dumps(asdict(info))}))
         elif path.suffix == ".frcnn":
             partial.write_bytes(_packed(path, tensors, info, packing_step))
         else:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 _FAILED, _USAGE = 1, 2
 
-Weights = Annotated[str, typer.Option(help="COCO_V1, auto, bundled, random, or a .pth or .safetensors file.")]
+Weights = Annotated[str, typer.Option(help="COCO_V1, auto, bundled, random, or a .pth, .safetensors or .frcnn file.")]
 
 
 @app.callback()
@@ -123,7 +123,7 @@ app.command()(serve)
 @app.command()
 def detect(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
-    weights: Weights = "COCO_V1",
+    weights: Weights = "auto",
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Drop detections that score lower.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array instead of text.")] = False,
     draw: Annotated[
@@ -144,6 +144,10 @@ def detect(
         files = detect_files.image_files(images)
     except FileNotFoundError as error:
         _fail(str(error), code=_USAGE)
+    if not files:
+        _fail(
+            f"no images in {', '.join(map(str, images))}: looked for {', '.join(sorted(detect_files.IMAGE_SUFFIXES))}"
+        )
     query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=labels)
     detector = _load_one(settings)
     with _reported():

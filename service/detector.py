@@ -18,7 +18,7 @@ from model.build import AUTO, RANDOM, from_checkpoint, resolve_checkpoint
 from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
 from model.roi_pool import MultiScaleRoIAlign
-from model.weights import BUNDLED
+from model.weights import BUNDLED, WeightsError, WeightsUnavailableError
 from service.settings import Precision, Settings
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,10 @@ class Detector(Protocol):
 
 class DetectorError(Exception):
     """The detector cannot be set up as asked. The message tells what to do."""
+
+
+# What whoever starts the service can mend; the message tells how.
+LOAD_ERRORS = (DetectorError, WeightsError, WeightsUnavailableError)
 
 
 class TorchDetector:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, TypeVar
 
 from service.batcher import Batcher
-from service.detector import Detector, ModelInfo, weights_caveat
+from service.detector import LOAD_ERRORS, Detector, ModelInfo, weights_caveat
 from service.errors import UnavailableError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -131,6 +131,9 @@ class Service:
         """Runs in a thread of its own, and hands over to the event loop."""
         try:
             detectors = self._load(self.settings)
+        except LOAD_ERRORS as error:
+            logger.error("the model cannot be loaded: %s", str(error).splitlines()[0])  # noqa: TRY400 - the user's to mend
+            arrived = partial(self._give_up, error)
         except Exception as error:
             logger.exception("the model cannot be loaded")
             arrived = partial(self._give_up, error)

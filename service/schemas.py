@@ -53,8 +53,10 @@ class DetectQuery(BaseModel):
             try:
                 labels = categories.labels(self.labels.split(","))
             except KeyError as error:
+                known = list(categories.objects().values())
+                shown = ", ".join(known) if len(known) <= 12 else f"{', '.join(known[:5])}, ... (all at /labels)"
                 raise BadParameterError(
-                    f"labels: {error.args[0]!r} is neither the name nor the id of a class; see /labels"
+                    f"labels: {error.args[0]!r} is neither the name nor the id of a class; there are {shown}"
                 ) from error
         return Selection(self.score_threshold, self.max_detections, labels)
 

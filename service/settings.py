@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     weights: str = Field(
-        "COCO_V1", min_length=1, description="COCO_V1, auto, bundled, random, or a .pth or .safetensors file."
+        "COCO_V1", min_length=1, description="COCO_V1, auto, bundled, random, or a .pth, .safetensors or .frcnn file."
     )
     device: str = Field("auto", description="auto, cpu, cuda, or several: cuda:0,cuda:1.")
     precision: Precision = Field("auto", description="Arithmetic of the network; boxes are always fp32.")

@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -41,7 +41,10 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        return (await read_files(request, limits))[0]
+        files = await read_files(request, replace(limits, files=2))
+        if len(files) > 1:
+            raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
+        return files[0]
     if kind == "application/json":
         # Base64 takes four characters for three bytes.
         body = await _read(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES)
@@ -49,8 +52,9 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await _read(request, limits.body_bytes)
     raise UnsupportedTypeError(
-        f"a body of type {kind} is not taken; send the image itself as image/* or application/octet-stream, "
-        f"as multipart/form-data in a field named {FILE_FIELD!r}, or as application/json in base64"
+        f"a body of type {kind} is not taken; send the image itself as image/* or application/octet-stream "
+        "(curl: -H 'Content-Type: application/octet-stream'), as multipart/form-data in a field named "
+        f"{FILE_FIELD!r}, or as application/json in base64"
     )
 
 
@@ -120,7 +124,7 @@ def _image_in_json(body: bytes) -> bytes:
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     try:
-        return base64.b64decode(encoded, validate=True)
+        return base64.b64decode("".join(encoded.split()), validate=True)  # `base64` breaks its lines
     except (binascii.Error, ValueError) as error:
         raise BadRequestError(f"'image' is not base64: {error}") from error
 

@@ -163,7 +163,7 @@ def test_without_a_network_the_ways_forward_are_told(server):
         with pytest.raises(WeightsUnavailableError) as caught:
             fetch(url, progress=False)
     message = str(caught.value)
-    for part in (url, str(cached_path(url)), "HTTPS_PROXY", "--weights PATH", "--weights random"):
+    for part in (url, str(cached_path(url)), "HTTPS_PROXY", "--weights PATH", "--weights bundled"):
         assert part in message
 
 

@@ -42,6 +42,7 @@ async def test_three_ways_to_send_an_image_get_one_answer(fake: Any, serving: An
             await client.post("/detect", content=data),
             await client.post("/detect", files={"file": ("x.png", data)}),
             await client.post("/detect", json={"image": base64.b64encode(data).decode()}),
+            await client.post("/detect", json={"image": base64.encodebytes(data).decode()}),
             await client.post("/detect", json={"image": "data:image/png;base64," + base64.b64encode(data).decode()}),
         ]
     for answer in answers:
@@ -118,7 +119,8 @@ async def test_a_bad_parameter_is_named(query: dict[str, Any], fake: Any, servin
         ({"data": {"file": "text"}}, 415, "unsupported-type"),
         ({"files": {"picture": b"x"}}, 400, "bad-request"),
         ({"files": {"file": b""}}, 400, "broken-image"),
-        ({"files": [("file", b"x"), ("file", b"y")]}, 413, "too-large"),
+        ({"files": [("file", b"x"), ("file", b"y")]}, 400, "bad-request"),
+        ({"files": [("file", b"x")] * 9}, 413, "too-large"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "bad-request"),
         ({"content": b"--y\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "bad-request"),
         (
