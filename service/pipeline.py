@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from service.batcher import Answer
+from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
 from service.images import Picture, open_image, upright_rgb
 from service.lifecycle import Service
@@ -39,11 +39,12 @@ class Found:
         )
 
 
-async def find(service: Service, data: bytes, *, deadline: float) -> Found:
+async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: float) -> Found:
     """Decode, queue, detect. The caller holds a place in the quota.
 
     Args:
-        service: a service that is ready.
+        service: for its limits and threads.
+        batcher: that of the door: what was accepted goes on to it even when the service has begun to drain since.
         data: the image file.
         deadline: on the event loop's clock.
 
@@ -53,7 +54,6 @@ async def find(service: Service, data: bytes, *, deadline: float) -> Found:
     limit = service.settings.max_body_bytes
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
-    batcher = service.batcher
     started = time.perf_counter()
     opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
     image = await in_time(deadline, opening)
@@ -65,9 +65,13 @@ async def find(service: Service, data: bytes, *, deadline: float) -> Found:
         return Found(picture, answer, decode_s)
 
 
-async def find_all(service: Service, files: Sequence[bytes], *, deadline: float) -> list[Found | ServiceError]:
+async def find_all(
+    service: Service, batcher: Batcher, files: Sequence[bytes], *, deadline: float
+) -> list[Found | ServiceError]:
     """`find` for each file, in order, at the same time; what is wrong with one stays with it."""
-    outcomes = await asyncio.gather(*(find(service, data, deadline=deadline) for data in files), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(find(service, batcher, data, deadline=deadline) for data in files), return_exceptions=True
+    )
     results: list[Found | ServiceError] = []
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):

@@ -45,7 +45,7 @@ async def detect(request: Request, query: Parameters) -> Response:
     deadline = _deadline(request, service)
     with batcher.places():
         data = await in_time(deadline, read_image(request, limits))
-        found = await while_connected(request, find(service, data, deadline=deadline))
+        found = await while_connected(request, find(service, batcher, data, deadline=deadline))
         headers = {"Server-Timing": found.server_timing()}
         media_type = _drawn_type(request)
         if media_type is None:
@@ -77,7 +77,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     with batcher.places():  # the door is shut to a whole batch, too, before its body is read
         files = await in_time(deadline, read_files(request, limits))
     with batcher.places(len(files)):
-        outcomes = await while_connected(request, find_all(service, files, deadline=deadline))
+        outcomes = await while_connected(request, find_all(service, batcher, files, deadline=deadline))
     results = [
         _problem(outcome, request)
         if isinstance(outcome, ServiceError)

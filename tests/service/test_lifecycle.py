@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -82,6 +83,27 @@ async def test_a_device_that_fails_on_everything_is_told(fake: Any, make_png: An
         assert "frcnn_ready 0.0" in (await client.get("/metrics")).text
         assert (await client.get("/healthz")).json()["status"] == "failing"
         assert (await client.post("/detect", content=make_png(1))).status_code == 503
+
+
+async def test_draining_lets_a_request_finish_whose_body_was_still_arriving(fake: Any, make_png: Any) -> None:
+    arriving, rest = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        data = make_png(3)
+        yield data[:20]
+        arriving.set()
+        await rest.wait()
+        yield data[20:]
+
+    app = create_app(Settings(), load=lambda _: [fake()])
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        accepted = asyncio.create_task(client.post("/detect", content=body()))
+        await asyncio.wait_for(arriving.wait(), 20)
+        app.state.service.drain()
+        rest.set()
+        assert (await accepted).json()["boxes"][0][0] == 3
 
 
 @pytest.mark.parametrize(
