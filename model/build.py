@@ -117,7 +117,7 @@ def random_checkpoint(seed: int = 0) -> Checkpoint:
         torch.manual_seed(seed)
         body = resnet50_body(frozen_norm=True)
         model = FasterRCNN(resnet_fpn(body, trainable_layers=5), len(coco_categories()))
-    return Checkpoint(name="random", state_dict=model.state_dict(), info=CheckpointInfo())
+    return Checkpoint(name=RANDOM, state_dict=model.state_dict(), info=CheckpointInfo())
 
 
 def resolve_checkpoint(

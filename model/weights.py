@@ -150,7 +150,7 @@ def read_coco(*, progress: bool = True) -> Checkpoint:
     path = fetch_coco(progress=progress)
     if not _is_official_coco(path):
         raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
-    return read_checkpoint(path)
+    return _coco_checkpoint(_read_pth(path)[0])
 
 
 def bundled_is_present() -> bool:
@@ -192,12 +192,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         tensors, info = _read_packed(path)
     else:
         raise WeightsError(f"the weights {path} end in none of {', '.join(_SUFFIXES)}")
-    name = path.name
     if info is None and _is_official_coco(path):
-        name = COCO_V1
-        info = CheckpointInfo(class_names=coco_categories().names, norm_eps=0.0)
-    state_dict = {modern_key(key): tensor for key, tensor in tensors.items()}
-    return Checkpoint(name=name, state_dict=state_dict, info=info or CheckpointInfo())
+        return _coco_checkpoint(tensors)
+    return Checkpoint(name=path.name, state_dict=_modern(tensors), info=info or CheckpointInfo())
+
+
+def _coco_checkpoint(tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """The official tensors with what they do not tell."""
+    info = CheckpointInfo(class_names=coco_categories().names, norm_eps=0.0)
+    return Checkpoint(name=COCO_V1, state_dict=_modern(tensors), info=info)
+
+
+def _modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {modern_key(key): tensor for key, tensor in tensors.items()}
 
 
 def save_checkpoint(
@@ -249,7 +256,7 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
         WeightsError: keys are missing, unexpected, or of another shape; each is told.
     """
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    found = {modern_key(key): tensor for key, tensor in state_dict.items()}
+    found = _modern(state_dict)
     problems = (
         [f"missing: {k} {list(shape)}" for k, shape in expected.items() if k not in found and not _is_counter(k)]
         + [f"unexpected: {k} {list(t.shape)}" for k, t in found.items() if k not in expected and not _is_counter(k)]

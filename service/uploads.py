@@ -17,8 +17,6 @@ from service.errors import BadRequestError, TooLargeError, UnsupportedTypeError
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
-
-
 _MOST_FIELDS = 100
 _MOST_JSON_TOKENS = 1000
 
