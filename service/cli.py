@@ -151,10 +151,10 @@ def detect(
     query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=labels)
     detector = _load_one(settings)
     with _reported():
-        query.selection(detector.info.categories)
+        selection = query.selection(detector.info.categories)
     failed = 0
     documents = []
-    results = detect_files.detect_files(detector, files, max_pixels=settings.max_image_pixels)
+    results = detect_files.detect_files(detector, files, selection, max_pixels=settings.max_image_pixels)
     for result in track(
         results, "Detecting", total=len(files), console=_errors, disable=len(files) < 2, transient=True
     ):
@@ -163,11 +163,11 @@ def detect(
             _errors.print(f"{result.file.path}: {result.error}", markup=False)
         elif draw is not None:
             with _reported():
-                detect_files.save_drawn(result, query, detector, draw)
+                detect_files.save_drawn(result, detector, draw)
         if as_json:
             documents.append(detect_files.as_json(result, query, detector))
         elif result.error is None:
-            typer.echo(detect_files.as_text(result, query, detector))
+            typer.echo(detect_files.as_text(result, detector))
     if as_json:
         typer.echo(json.dumps(documents, indent=2))
     if failed:

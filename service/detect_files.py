@@ -12,7 +12,7 @@ from service.detector import Detections, Detector
 from service.drawing import draw, encode
 from service.errors import ServiceError
 from service.images import Picture, decode
-from service.schemas import DetectQuery
+from service.schemas import DetectQuery, Selection
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"})
 
@@ -27,7 +27,7 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What was found in a file, or what is wrong with it."""
+    """What was found in a file, of what was asked for, or what is wrong with it."""
 
     file: ImageFile
     picture: Picture | None = None
@@ -53,7 +53,9 @@ def image_files(paths: Iterable[Path]) -> list[ImageFile]:
     return files
 
 
-def detect_files(detector: Detector, files: Sequence[ImageFile], *, max_pixels: int) -> Iterator[FileResult]:
+def detect_files(
+    detector: Detector, files: Sequence[ImageFile], selection: Selection, *, max_pixels: int
+) -> Iterator[FileResult]:
     """Each file's result, as it comes. A broken one is reported and does not stop the others."""
     for file in files:
         try:
@@ -63,25 +65,25 @@ def detect_files(detector: Detector, files: Sequence[ImageFile], *, max_pixels: 
         except OSError as error:
             yield FileResult(file, error=error.strerror or str(error))
         else:
-            yield FileResult(file, picture, detector.detect([picture.pixels])[0])
+            yield FileResult(file, picture, selection.apply(detector.detect([picture.pixels])[0]))
 
 
 def as_json(result: FileResult, query: DetectQuery, detector: Detector) -> dict[str, Any]:
     """The service's JSON with the file's path before it; or the path and an error."""
     if result.picture is None or result.detections is None:
         return {"file": str(result.file.path), "error": result.error}
-    found = query.selection(detector.info.categories).apply(result.detections)
+    found = result.detections
     return {
         "file": str(result.file.path),
         **schemas.result_json(found, query, result.picture.size_hw, detector.info),
     }
 
 
-def as_text(result: FileResult, query: DetectQuery, detector: Detector) -> str:
+def as_text(result: FileResult, detector: Detector) -> str:
     """A line for the file and one for each detection."""
     if result.detections is None:
         return f"{result.file.path}: {result.error}"
-    found = query.selection(detector.info.categories).apply(result.detections)
+    found = result.detections
     captions = schemas.captions(found, detector.info.categories)
     width = max(map(len, captions), default=0)
     lines = [f"{result.file.path}: {len(captions)} detection{'' if len(captions) == 1 else 's'}"]
@@ -90,14 +92,14 @@ def as_text(result: FileResult, query: DetectQuery, detector: Detector) -> str:
     return "\n".join(lines)
 
 
-def save_drawn(result: FileResult, query: DetectQuery, detector: Detector, folder: Path) -> Path:
+def save_drawn(result: FileResult, detector: Detector, folder: Path) -> Path:
     """Write the picture with its boxes below `folder` and say where: PNG stays PNG, all else becomes JPEG.
 
     A name that is taken gets a number, so that nothing that was there is overwritten.
     """
     assert result.picture is not None
     assert result.detections is not None
-    found = query.selection(detector.info.categories).apply(result.detections)
+    found = result.detections
     is_png = result.file.path.suffix.lower() == ".png"
     target = _free(folder / result.file.name.with_suffix(".png" if is_png else ".jpg"))
     target.parent.mkdir(parents=True, exist_ok=True)
