@@ -17,7 +17,7 @@ from model.inference.roi_align import multi_scale_roi_align
 from model.roi_heads import FastRCNNPredictor, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import Predictions
-from model.structures import Detection, ImageBatch
+from model.structures import Detection, ImageBatch, SizeHW
 
 
 class ServingModel:
@@ -26,6 +26,7 @@ class ServingModel:
     Args:
         model: in eval mode, on its device, its RoI pooling scales pinned. Its weights are copied.
         network: its body, pyramid and RPN head for some backend; by default torch's.
+        precision: by what name it goes.
         dtype: of the default network and the box head's hidden layers.
 
     Raises:
@@ -33,7 +34,12 @@ class ServingModel:
     """
 
     def __init__(
-        self, model: FasterRCNN, network: Network | None = None, *, dtype: torch.dtype = torch.float32
+        self,
+        model: FasterRCNN,
+        network: Network | None = None,
+        *,
+        precision: str = "fp32",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         heads = model.roi_heads
         pool, head, predictor = heads.box_roi_pool, heads.box_head, heads.box_predictor
@@ -41,8 +47,9 @@ class ServingModel:
             raise UnsupportedModelError("the RoI pooling has to be MultiScaleRoIAlign with its scales pinned")
         if not isinstance(head, TwoMLPHead) or not isinstance(predictor, FastRCNNPredictor):
             raise UnsupportedModelError("only a box head of two linear layers has a serving form")
-        self.network = network or TorchNetwork(model, dtype)
-        self.dtype = dtype
+        self._network = network or TorchNetwork(model, dtype)
+        self.precision = precision
+        self._dtype = dtype
         self._transform, self._rpn, self._heads, self._pool = model.transform, model.rpn, heads, pool
         self._scales = pool.scales
         cells = pool.output_size[0] * pool.output_size[1]
@@ -57,12 +64,24 @@ class ServingModel:
     def detect(self, images: Sequence[Tensor]) -> list[Detection]:
         """The detections of each image, `[3, H, W]` float in 0..1, in its own pixels, best first."""
         batch: ImageBatch = self._transform(images)
-        output = self.network(batch.tensors)
+        output = self._network(batch.tensors)
         proposals = self._rpn.propose(self._predictions(batch, output), batch.image_sizes)
         logits, deltas = self._judge(output, proposals)
         detections = self._heads.postprocess(logits, deltas, proposals, batch.image_sizes)
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         return self._transform.restore(detections, batch.image_sizes, original_sizes)
+
+    @torch.inference_mode()
+    def run_network(self, images: Tensor) -> NetworkOutput:
+        """The static part alone, to its end, on a batch `[N, 3, H, W]`: to see how long it takes."""
+        output = self._network(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        return output
+
+    def padded_hw(self, size_hw: SizeHW) -> SizeHW:
+        """See `GeneralizedRCNNTransform.padded_hw`."""
+        return self._transform.padded_hw(size_hw)
 
     def _predictions(self, batch: ImageBatch, output: NetworkOutput) -> Predictions:
         anchors_per_cell = output.predictions[0].shape[-1] // 5
@@ -85,7 +104,7 @@ class ServingModel:
             output_hw=self._pool.output_size,
             sampling_ratio=self._pool.sampling_ratio,
         )
-        x = x.flatten(1).to(self.dtype)
+        x = x.flatten(1).to(self._dtype)
         for weight, bias in self._hidden:
             x = F.linear(x, weight, bias).relu_()
         logits, deltas = self._predictor(x.float())
