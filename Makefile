@@ -37,7 +37,7 @@ lint: install ## Check style and types
 	$(BIN)/mypy
 
 bench: install ## Compare with torchvision, side by side (arguments: make bench ARGS="--rounds 3")
-	$(BIN)/python benchmarks/against_torchvision.py $(ARGS)
+	$(BIN)/frcnn bench model $(ARGS)
 
 constraints: ## Resolve the pinned dependencies anew
 	$(BIN)/python -m pip install --quiet uv

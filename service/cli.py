@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from model.inference import commands as inference_commands
 from model.training import commands as training_commands
 from service.settings import Precision, Settings
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch and inspect weights.")
 app.add_typer(weights_app, name="weights")
+bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure speed, side by side with others.")
+app.add_typer(bench_app, name="bench")
+bench_app.command("model")(inference_commands.bench_model_command)
 
 logger = logging.getLogger(__name__)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
