@@ -1,7 +1,7 @@
 """HTTP/1.1 for one purpose: the same few requests, as cheaply as Python can send them.
 
-A load test measures its own cost along with the service's. httpx takes more than thirty times the processor time of this,
-and would be busy before the service is (docs/load-testing.md has the figures).
+A load test measures its own cost along with the service's. httpx takes more than thirty times the processor time of
+this, and would be busy before the service is (docs/load-testing.md has the figures).
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class LiveDisplay:
         self._warmup_s = plan.warmup_s
         self._load = load_in_words(plan.rate, plan.concurrency)
         self._began = time.monotonic()
-        self._answered = self._failed = self._in_flight = 0
+        self._answered = self._failed = 0
+        self._in_flight: dict[int, int] = {}  # of each process
         self._recent: deque[tuple[float, list[float]]] = deque()
         self._live = Live(console=console, get_renderable=self._render, transient=True, refresh_per_second=4)
 
@@ -53,7 +54,7 @@ class LiveDisplay:
     def update(self, progress: Progress) -> None:
         self._answered += len(progress.latencies_s)
         self._failed += progress.failed
-        self._in_flight = progress.in_flight
+        self._in_flight[progress.worker] = progress.in_flight
         self._recent.append((time.monotonic(), progress.latencies_s))
 
     def _render(self) -> RenderableType:
@@ -71,7 +72,7 @@ class LiveDisplay:
             f"{len(latencies) / span_s:.1f} answers/s",
             f"p50 {median:.1f} ms   p99 {tail:.1f} ms",
             Text.assemble(
-                f"{self._answered} answered, {self._in_flight} in flight, ",
+                f"{self._answered} answered, {sum(self._in_flight.values())} in flight, ",
                 (f"{self._failed} failed", "red" if self._failed else ""),
             ),
         )

@@ -32,10 +32,12 @@ class Progress:
     """What one process has seen since it last told.
 
     Args:
+        worker: its number.
         latencies_s: of the requests that succeeded.
         in_flight: now.
     """
 
+    worker: int
     latencies_s: list[float]
     failed: int
     in_flight: int
@@ -68,9 +70,9 @@ def carry_out(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress],
     pipes: list[Connection] = []
     processes = []
     try:
-        for share in shares(plan, workers):
+        for number, share in enumerate(shares(plan, workers)):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, share), daemon=True)
+            process = context.Process(target=_work, args=(theirs, number, share), daemon=True)
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -123,7 +125,7 @@ def _received(pipe: Connection) -> Any:
         raise WorkerLostError("a process of the load test has died; its message is above") from None
 
 
-def _work(pipe: Connection, plan: Plan) -> None:
+def _work(pipe: Connection, number: int, plan: Plan) -> None:
     """One process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     with suppress(ImportError):
@@ -132,7 +134,7 @@ def _work(pipe: Connection, plan: Plan) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_generate(pipe, plan))
+        runner.run(_generate(pipe, number, plan))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -143,11 +145,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _generate(pipe: Connection, plan: Plan) -> None:
+async def _generate(pipe: Connection, number: int, plan: Plan) -> None:
     generator = Generator(plan)
     pipe.send("ready")
     start: float = pipe.recv()
-    telling = asyncio.ensure_future(_tell(pipe, generator))
+    telling = asyncio.ensure_future(_tell(pipe, number, generator))
     began, used = time.perf_counter(), time.process_time()
     samples = await generator.run(start)
     busy = (time.process_time() - used) / (time.perf_counter() - began)
@@ -155,7 +157,7 @@ async def _generate(pipe: Connection, plan: Plan) -> None:
     pipe.send((samples, busy))
 
 
-async def _tell(pipe: Connection, generator: Generator) -> None:
+async def _tell(pipe: Connection, number: int, generator: Generator) -> None:
     told = 0
     seen = generator.recorder
     while True:
@@ -163,4 +165,4 @@ async def _tell(pipe: Connection, generator: Generator) -> None:
         rows = range(told, len(seen.failures))
         told = len(seen.failures)
         latencies = [seen.done[row] - seen.intended[row] for row in rows if not seen.failures[row]]
-        pipe.send(Progress(latencies, len(rows) - len(latencies), generator.in_flight))
+        pipe.send(Progress(number, latencies, len(rows) - len(latencies), generator.in_flight))
