@@ -97,12 +97,13 @@ def print_run(console: Console, run: dict[str, Any]) -> None:
     for failure, times in run["failures"].items():
         console.print(f"  {times} x {failure}", style="red", markup=False)
     rows = {"latency": run["latency_ms"], **{f"  {stage}": spread for stage, spread in run["stages_ms"].items()}}
-    table = Table("ms", *(run["latency_ms"] or {}), box=None, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("ms", no_wrap=True, min_width=max(map(len, rows)))
+    for name in run["latency_ms"] or {}:
+        table.add_column(name, justify="right")
     for name, spread in rows.items():
         if spread is not None:
-            table.add_row(name, *(f"{value:.1f}" for value in spread.values()))
+            table.add_row(name, *map(_milliseconds, spread.values()))
     if run["latency_ms"] is not None:
         console.print(table)
     if run["batch_sizes"]:
@@ -141,6 +142,11 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     for difference in comparison.differences:
         console.print(f"Note: {difference}", style="yellow", markup=False)
+
+
+def _milliseconds(value: float) -> str:
+    """Short: nine of them stand in a line."""
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _figure(value: float | None) -> str:

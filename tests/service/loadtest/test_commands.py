@@ -70,8 +70,10 @@ def check_page(path: Path) -> Page:
 @pytest.mark.parametrize("form", FORMS)
 def test_json_report_and_text(url: str, images: Path, tmp_path: Path, form: list[str]) -> None:
     times = ("--duration", 1, "--warmup", 0.2)
-    result = invoke(url, "--images", images, *form, *times, "--json", "--report", tmp_path / "r.html")
+    key = ("--api-key", "s3cret")
+    result = invoke(url, "--images", images, *form, *times, *key, "--json", "--report", tmp_path / "r.html")
     assert result.exit_code == 0, result.output
+    assert "s3cret" not in result.output + (tmp_path / "r.html").read_text()
     document = json.loads(result.stdout)
     run = document["run"]
     assert run["failed"] == 0
