@@ -12,7 +12,11 @@ _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
         resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download packed weights build""",
     "service": """settings errors images drawing batch_queue metrics detector schemas batcher lifecycle uploads pipeline
-        openapi routes middleware app protocol detect_files cli __main__""",
+        openapi routes middleware app protocol image_files detect_files
+        client.errors client.images client.timing client.results client.retries client.exchange client.client
+        loadtest.plan loadtest.samples loadtest.connection loadtest.generator loadtest.fleet loadtest.summary
+        loadtest.search loadtest.comparison loadtest.display loadtest.plots loadtest.report loadtest.commands
+        cli __main__""",
 }
 ORDER = {package: names.split() for package, names in _LISTS.items()}
 LISTED = [(package, name) for package, names in ORDER.items() for name in names]
