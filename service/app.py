@@ -16,6 +16,8 @@ from service.detector import load_detectors
 from service.errors import PROBLEM_TYPE, BadParameterError, ServiceError, problem
 from service.lifecycle import LoadDetectors, Service
 from service.middleware import RequestContext
+from service.page.routes import PageFiles
+from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
 from service.routes import router
 from service.settings import Settings
@@ -48,6 +50,8 @@ def create_app(
     app.state.service = service
     app.add_middleware(RequestContext, metrics=service.metrics)
     app.include_router(router)
+    app.include_router(page_router)
+    app.mount("/page", PageFiles())
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
