@@ -55,7 +55,7 @@ export function asJson(answer, visible) {
 }
 
 function search(query) {
-  const text = new URLSearchParams(query).toString();
+  const text = new URLSearchParams(query).toString().replaceAll("%2C", ","); // allowed as it is, and easier to read
   return text ? `?${text}` : "";
 }
 

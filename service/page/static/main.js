@@ -1,15 +1,14 @@
 // The page: a picture comes in, is detected in once, and everything after that happens here.
 
 import { classColor } from "./boxes.js";
-import { CameraError, cameraIsLive, takePicture } from "./camera.js";
 import { asCurl, asJson, asPython } from "./code.js";
 import { Notice } from "./notice.js";
 import { List, fillClasses, fillTimings, summary, updateClasses } from "./results.js";
 import { Problem, apiKey, detect, picture } from "./service.js";
+import { connectSources } from "./sources.js";
 import { Stage } from "./stage.js";
 import { Status } from "./status.js";
 
-const SAMPLE = new URL("page/sample.jpg", document.baseURI).href;
 const $ = (id) => document.getElementById(id);
 
 const state = {
@@ -239,73 +238,8 @@ function announce(text) {
   $("announcement").textContent = text;
 }
 
-async function openCamera() {
-  if (!cameraIsLive()) {
-    $("capture").click();
-    return;
-  }
-  try {
-    const file = await takePicture({
-      dialog: $("camera-dialog"),
-      video: $("camera-video"),
-      take: $("camera-take"),
-      cancel: $("camera-cancel"),
-      turn: $("camera-turn"),
-    });
-    if (file) open(file);
-  } catch (error) {
-    if (!(error instanceof CameraError)) throw error;
-    notice.say("No picture from the camera", error.message);
-  }
-}
-
-async function openSample() {
-  const response = await fetch(SAMPLE);
-  open(new File([await response.blob()], "sample.jpg", { type: "image/jpeg" }), SAMPLE);
-}
-
-/** A file that was dropped or pasted; a link to one is not enough. */
-function take(transfer) {
-  const [file] = transfer.files;
-  if (file) {
-    const pasted = file.name === "image.png"; // what browsers call a picture without a name
-    open(pasted ? new File([file], "pasted.png", { type: file.type }) : file);
-  }
-  return Boolean(file);
-}
-
-$("choose").addEventListener("click", () => $("file").click());
-for (const input of [$("file"), $("capture")]) {
-  input.addEventListener("change", () => {
-    const [file] = input.files;
-    input.value = ""; // the same file can then be chosen again
-    if (file) open(file);
-  });
-}
-$("camera").addEventListener("click", openCamera);
-$("sample").addEventListener("click", openSample);
 $("threshold").addEventListener("input", render);
 $("language").addEventListener("change", render);
 $("copy").addEventListener("click", copy);
 $("download").addEventListener("click", download);
-
-document.addEventListener("paste", (event) => {
-  if (take(event.clipboardData)) event.preventDefault();
-});
-let depth = 0; // dragging over a child leaves its parent
-document.addEventListener("dragenter", (event) => {
-  event.preventDefault();
-  depth += 1;
-  document.body.classList.add("dragging");
-});
-document.addEventListener("dragleave", () => {
-  depth -= 1;
-  if (depth === 0) document.body.classList.remove("dragging");
-});
-document.addEventListener("dragover", (event) => event.preventDefault());
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  depth = 0;
-  document.body.classList.remove("dragging");
-  if (!take(event.dataTransfer)) notice.say("That was no file", "Drop the picture itself, from a folder: a link to one is not enough.");
-});
+connectSources({ open, say: (headline, detail) => notice.say(headline, detail) });

@@ -4,7 +4,10 @@ import { apiKey } from "./service.js";
 import { element } from "./results.js";
 
 export class Notice {
-  /** @param {HTMLElement} root @param {() => void} onRetry */
+  /**
+   * @param {HTMLElement} root
+   * @param {() => void} onRetry
+   */
   constructor(root, onRetry) {
     Object.assign(this, { root, onRetry, timer: null, waits: false });
   }
@@ -12,6 +15,7 @@ export class Notice {
   clear() {
     clearInterval(this.timer);
     this.waits = false;
+    this.root.dataset.kind = "refusal";
     this.root.hidden = true;
     this.root.replaceChildren();
   }
@@ -25,11 +29,20 @@ export class Notice {
 
   /** @param {import("./service.js").Problem} problem */
   show(problem) {
-    this.say(problem.headline, problem.detail);
-    if (problem.status === 401) this.askForKey();
-    else if (problem.retryAfter !== null) this.countDown(problem.retryAfter);
-    else if (problem.status === 0 || problem.status >= 500) this.offerRetry();
-    if (problem.requestId) this.root.append(element("p", "request-id", `Request ${problem.requestId}`));
+    const { status, headline, detail, retryAfter, requestId } = problem;
+    if (status === 401) {
+      const refused = apiKey.get() !== null;
+      this.say(refused ? "This API key was refused" : headline, "This service answers those who have its key.");
+      this.askForKey();
+      return;
+    }
+    this.say(headline, detail);
+    if (retryAfter !== null) {
+      this.countDown(retryAfter);
+      return;
+    }
+    if (status === 0 || status >= 500) this.offerRetry();
+    if (requestId) this.root.append(element("p", "request-id", `Request ${requestId}`));
   }
 
   retryNow() {
@@ -43,6 +56,7 @@ export class Notice {
 
   countDown(seconds) {
     this.waits = true;
+    this.root.dataset.kind = "wait";
     const text = element("p", "countdown");
     // A screen reader hears the notice once, not each second.
     text.setAttribute("aria-hidden", "true");
@@ -61,6 +75,8 @@ export class Notice {
   }
 
   askForKey() {
+    apiKey.forget();
+    this.root.dataset.kind = "wait";
     const form = element("form", "key");
     const label = element("label", "", "API key");
     label.htmlFor = "api-key";

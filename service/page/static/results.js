@@ -121,7 +121,7 @@ export function summary({ all, passing, visible, threshold, image }) {
   const weaker = all.length - passing.length;
   if (all.length === 0) remarks.push("nothing was found at any score");
   else if (weaker > 0) remarks.push(`${weaker} below ${threshold.toFixed(2)}`);
-  if (passing.length > visible.length) remarks.push(`${passing.length - visible.length} of hidden classes`);
+  if (passing.length > visible.length) remarks.push(`${passing.length - visible.length} in hidden classes`);
   if (all.length === 100) remarks.push("an answer holds the best 100");
   return { headline, note: remarks.join(" · ") };
 }

@@ -26,7 +26,7 @@ export class Status {
     document.addEventListener("click", (event) => {
       if (!this.root.contains(event.target)) this.root.open = false;
     });
-    this.root.addEventListener("keydown", (event) => {
+    document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.root.open = false;
     });
     document.addEventListener("visibilitychange", () => {
