@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,7 @@ from service.detector import load_detectors
 from service.errors import PROBLEM_TYPE, BadParameterError, ServiceError, problem
 from service.lifecycle import LoadDetectors, Service
 from service.middleware import RequestContext
+from service.oip.routes import router as oip_router
 from service.page.routes import PageFiles
 from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
@@ -50,6 +52,7 @@ def create_app(
     app.state.service = service
     app.add_middleware(RequestContext, metrics=service.metrics)
     app.include_router(router)
+    app.include_router(oip_router)
     app.include_router(page_router)
     app.mount("/page", PageFiles())
     app.add_exception_handler(ServiceError, _service_error)
@@ -97,6 +100,8 @@ async def _client_gone(_request: Request, _error: Exception) -> Response:
 def _problem_response(
     request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
+    if re.match(r"/v2(/|$)", request.url.path):
+        return JSONResponse({"error": detail}, status_code=status, headers=headers)  # as that protocol has it
     body = problem(status=status, code=code, detail=detail, request_id=request.state.request_id)
     return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
 
@@ -112,6 +117,9 @@ def _document_problems(app: FastAPI) -> None:
             components["Problem"] = schemas.Problem.model_json_schema()
             for unused in ("HTTPValidationError", "ValidationError"):
                 components.pop(unused, None)
+            for operation in (one for path in document["paths"].values() for one in path.values()):
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -76,3 +76,33 @@ BATCH_REQUEST = {
 }
 BATCH_RESPONSES = {200: {"description": "A result or a problem for each file, in order"}, **_EVERY_PROBLEM}
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, draining or failing"}}
+
+# The Open Inference Protocol, `service/oip/`
+OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"type": "string", "enum": ["image"]},
+        "datatype": {"type": "string", "enum": ["BYTES", "UINT8"]},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "data": {"type": "array", "description": "One string of base64 (BYTES), or numbers (UINT8)."},
+        "parameters": {"type": "object", "description": "`binary_data_size`, if the data follows the JSON."},
+    },
+}
+INFER_REQUEST = {
+    "parameters": [_TIMEOUT],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {"inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _TENSOR}},
+                }
+            },
+            "application/octet-stream": {"schema": _BINARY},
+        },
+    },
+}
