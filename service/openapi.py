@@ -13,6 +13,7 @@ LONGEST_TIMEOUT_MS = 3_600_000
 _BINARY = {"type": "string", "format": "binary"}
 _MEANINGS = {
     400: "The body is broken, or is no image",
+    404: "There is no such thing",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
     422: "A parameter is out of range",
@@ -78,7 +79,7 @@ BATCH_RESPONSES = {200: {"description": "A result or a problem for each file, in
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, draining or failing"}}
 
 # The Open Inference Protocol, `service/oip/`
-OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _TENSOR = {
     "type": "object",
     "required": ["name", "datatype", "shape"],
@@ -105,4 +106,19 @@ INFER_REQUEST = {
             "application/octet-stream": {"schema": _BINARY},
         },
     },
+}
+
+
+def oip_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`problems`, as that protocol has them."""
+    content = {"application/json": {"schema": _OIP_ERROR}}
+    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+
+
+INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The outputs; in binary form after the JSON",
+        "content": {"application/octet-stream": {"schema": _BINARY}},
+    },
+    **oip_errors(400, 404, 413, 415, 422, 429, 500, 503, 504),
 }

@@ -26,10 +26,6 @@ VERSION = "1"
 _LENGTH_HEADER = "Inference-Header-Content-Length"
 _OVERHEAD_BYTES = 64 * 1024  # what the JSON holds beside the image
 _QUERY = {"score_threshold", "max_detections", "labels"}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": described["description"], "content": {"application/json": {"schema": openapi.OIP_ERROR}}}
-    for status, described in openapi.problems(400, 413, 415, 429, 500, 503, 504).items()
-}
 _MODEL = "/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
 
@@ -40,7 +36,7 @@ async def live() -> Response:
     return JSONResponse({"live": True})
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", responses=openapi.HEALTH_RESPONSES)
 async def ready(request: Request) -> Response:
     """200 while requests are taken, else 503."""
     return _readiness(request, {})
@@ -53,7 +49,7 @@ async def server_metadata(request: Request) -> Response:
     return JSONResponse({"name": "faster-rcnn-service", "version": version, "extensions": ["binary_tensor_data"]})
 
 
-@router.get(_MODEL)
+@router.get(_MODEL, responses=openapi.oip_errors(404))
 @router.get(_VERSIONED, include_in_schema=False)
 async def model_metadata(model: str, version: str = VERSION) -> Response:
     """The model's input and outputs. The input is also taken as UINT8 `[height, width, 3]`."""
@@ -62,7 +58,7 @@ async def model_metadata(model: str, version: str = VERSION) -> Response:
     return JSONResponse({**description, "inputs": [INPUT], "outputs": list(OUTPUTS)})
 
 
-@router.get(_MODEL + "/ready")
+@router.get(_MODEL + "/ready", responses={**openapi.HEALTH_RESPONSES, **openapi.oip_errors(404)})
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request, model: str, version: str = VERSION) -> Response:
     """200 while the model takes requests, else 503."""
@@ -70,7 +66,7 @@ async def model_ready(request: Request, model: str, version: str = VERSION) -> R
     return _readiness(request, {"name": MODEL_NAME})
 
 
-@router.post(_MODEL + "/infer", responses=_ERRORS, openapi_extra=openapi.INFER_REQUEST)
+@router.post(_MODEL + "/infer", responses=openapi.INFER_RESPONSES, openapi_extra=openapi.INFER_REQUEST)
 @router.post(_VERSIONED + "/infer", include_in_schema=False)
 async def infer(request: Request, model: str, version: str = VERSION) -> Response:
     """Detect objects in one image.
