@@ -117,9 +117,6 @@ def _document_problems(app: FastAPI) -> None:
             components["Problem"] = schemas.Problem.model_json_schema()
             for unused in ("HTTPValidationError", "ValidationError"):
                 components.pop(unused, None)
-            for operation in (one for path in document["paths"].values() for one in path.values()):
-                if "HTTPValidationError" in str(operation["responses"].get("422")):
-                    del operation["responses"]["422"]
             app.openapi_schema = document
         return app.openapi_schema
 

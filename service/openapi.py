@@ -13,7 +13,6 @@ LONGEST_TIMEOUT_MS = 3_600_000
 _BINARY = {"type": "string", "format": "binary"}
 _MEANINGS = {
     400: "The body is broken, or is no image",
-    404: "There is no such thing",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
     422: "A parameter is out of range",
@@ -77,48 +76,3 @@ BATCH_REQUEST = {
 }
 BATCH_RESPONSES = {200: {"description": "A result or a problem for each file, in order"}, **_EVERY_PROBLEM}
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, draining or failing"}}
-
-# The Open Inference Protocol, `service/oip/`
-_OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-_TENSOR = {
-    "type": "object",
-    "required": ["name", "datatype", "shape"],
-    "properties": {
-        "name": {"type": "string", "enum": ["image"]},
-        "datatype": {"type": "string", "enum": ["BYTES", "UINT8"]},
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "data": {"type": "array", "description": "One string of base64 (BYTES), or numbers (UINT8)."},
-        "parameters": {"type": "object", "description": "`binary_data_size`, if the data follows the JSON."},
-    },
-}
-INFER_REQUEST = {
-    "parameters": [_TIMEOUT],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {"inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _TENSOR}},
-                }
-            },
-            "application/octet-stream": {"schema": _BINARY},
-        },
-    },
-}
-
-
-def oip_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`problems`, as that protocol has them."""
-    content = {"application/json": {"schema": _OIP_ERROR}}
-    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
-
-
-INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The outputs; in binary form after the JSON",
-        "content": {"application/octet-stream": {"schema": _BINARY}},
-    },
-    **oip_errors(400, 404, 413, 415, 422, 429, 500, 503, 504),
-}

@@ -12,7 +12,7 @@ _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
         resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download packed weights build""",
     "service": """settings errors images drawing batch_queue metrics detector schemas batcher lifecycle uploads pipeline
-        openapi routes middleware oip.tensors oip.routes
+        openapi routes middleware oip.tensors oip.document oip.routes
         page.routes app protocol detect_files cli __main__""",
 }
 ORDER = {package: names.split() for package, names in _LISTS.items()}

@@ -10,10 +10,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from service import openapi
 from service.detector import MODEL_NAME
 from service.errors import BadParameterError, BadRequestError, UnsupportedTypeError
 from service.lifecycle import Service
+from service.oip import document
+from service.oip.document import VERSION
 from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
 from service.pipeline import Found, find, find_in_pixels, in_time, while_connected
 from service.routes import request_deadline
@@ -22,7 +23,6 @@ from service.uploads import read_body
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
 
-VERSION = "1"
 _LENGTH_HEADER = "Inference-Header-Content-Length"
 _OVERHEAD_BYTES = 64 * 1024  # what the JSON holds beside the image
 _QUERY = {"score_threshold", "max_detections", "labels"}
@@ -36,7 +36,7 @@ async def live() -> Response:
     return JSONResponse({"live": True})
 
 
-@router.get("/health/ready", responses=openapi.HEALTH_RESPONSES)
+@router.get("/health/ready", responses=document.READY_RESPONSES)
 async def ready(request: Request) -> Response:
     """200 while requests are taken, else 503."""
     return _readiness(request, {})
@@ -49,32 +49,32 @@ async def server_metadata(request: Request) -> Response:
     return JSONResponse({"name": "faster-rcnn-service", "version": version, "extensions": ["binary_tensor_data"]})
 
 
-@router.get(_MODEL, responses=openapi.oip_errors(404))
+@router.get(_MODEL, responses=document.MODEL_RESPONSES, openapi_extra=document.MODEL_REQUEST)
 @router.get(_VERSIONED, include_in_schema=False)
-async def model_metadata(model: str, version: str = VERSION) -> Response:
+async def model_metadata(request: Request) -> Response:
     """The model's input and outputs. The input is also taken as UINT8 `[height, width, 3]`."""
-    _find_model(model, version)
+    _find_model(request)
     description = {"name": MODEL_NAME, "versions": [VERSION], "platform": "pytorch"}
     return JSONResponse({**description, "inputs": [INPUT], "outputs": list(OUTPUTS)})
 
 
-@router.get(_MODEL + "/ready", responses={**openapi.HEALTH_RESPONSES, **openapi.oip_errors(404)})
+@router.get(_MODEL + "/ready", responses=document.MODEL_READY_RESPONSES, openapi_extra=document.MODEL_REQUEST)
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
-async def model_ready(request: Request, model: str, version: str = VERSION) -> Response:
+async def model_ready(request: Request) -> Response:
     """200 while the model takes requests, else 503."""
-    _find_model(model, version)
+    _find_model(request)
     return _readiness(request, {"name": MODEL_NAME})
 
 
-@router.post(_MODEL + "/infer", responses=openapi.INFER_RESPONSES, openapi_extra=openapi.INFER_REQUEST)
+@router.post(_MODEL + "/infer", responses=document.INFER_RESPONSES, openapi_extra=document.INFER_REQUEST)
 @router.post(_VERSIONED + "/infer", include_in_schema=False)
-async def infer(request: Request, model: str, version: str = VERSION) -> Response:
+async def infer(request: Request) -> Response:
     """Detect objects in one image.
 
     The parameters `score_threshold`, `max_detections` and `labels` choose as they do in `/detect`; `timeout` is in
     microseconds.
     """
-    _find_model(model, version)
+    _find_model(request)
     service = _service(request)
     batcher = service.batcher
     arrived = asyncio.get_running_loop().time()
@@ -129,7 +129,9 @@ def _readiness(request: Request, body: dict[str, Any]) -> Response:
     return JSONResponse({**body, "ready": is_ready}, status_code=200 if is_ready else 503)
 
 
-def _find_model(model: str, version: str) -> None:
+def _find_model(request: Request) -> None:
+    # Not parameters of the routes: FastAPI would document a 422 that never comes.
+    model, version = request.path_params["model"], request.path_params.get("version", VERSION)
     if (model, version) != (MODEL_NAME, VERSION):
         raise HTTPException(
             404, f"there is no model {model!r} of version {version!r}; there is {MODEL_NAME}, {VERSION}"

@@ -157,9 +157,15 @@ async def test_a_model_that_loads_is_alive_and_not_ready(fake: Any, make_png: An
 @pytest.mark.anyio
 async def test_the_openapi_document_has_it(fake: Any, serving: Any) -> None:
     async with serving(fake()) as client:
-        paths = (await client.get("/openapi.json")).json()["paths"]
-    assert "/v2/models/{model}/infer" in paths
-    assert "422" not in paths["/v2/models/{model}/infer"]["post"]["responses"]
+        document = (await client.get("/openapi.json")).json()
+    paths = {path: operations for path, operations in document["paths"].items() if path.startswith("/v2")}
+    assert len(paths) == 6
+    assert "HTTPValidationError" not in str(document)
+    for path, operations in paths.items():
+        for operation in operations.values():
+            named = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
+            assert named == ({"model"} if "{model}" in path else set())
+            assert "Problem" not in str(operation["responses"])
 
 
 # The client of NVIDIA's Triton, as it is on PyPI.
