@@ -30,12 +30,14 @@ _MODEL = "/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> Response:
     """200 while the process answers at all."""
     return JSONResponse({"live": True})
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses=document.READY_RESPONSES)
 async def ready(request: Request) -> Response:
     """200 while requests are taken, else 503."""

@@ -29,6 +29,7 @@ async def test_server_and_model_tell_what_they_are(fake: Any, serving: Any) -> N
     async with serving(fake()) as client:
         assert (await client.get("/v2/health/live")).json() == {"live": True}
         assert (await client.get("/v2/health/ready")).json() == {"ready": True}
+        assert (await client.head("/v2/health/ready")).status_code == 200
         server = (await client.get("/v2")).json()
         assert (server["name"], server["extensions"]) == ("faster-rcnn-service", ["binary_tensor_data"])
         for path in (MODEL, VERSIONED):
