@@ -2,6 +2,7 @@
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 const INK = "#101114";
+const [SIZE, PADDING] = [11.5, 4]; // of captions, in units
 
 /** A class's colour: hues a golden angle apart, all of one lightness, so that dark letters are legible on each. */
 export function classColor(label) {
@@ -9,7 +10,7 @@ export function classColor(label) {
 }
 
 /**
- * Draw detections, best last, so on top.
+ * Draw detections, best last, so on top. Where one is brought out, the others step back and lose their captions.
  *
  * @param {CanvasRenderingContext2D} context
  * @param {object} options
@@ -19,16 +20,14 @@ export function classColor(label) {
  * @param {object|null} options.active the detection to bring out
  */
 export function drawBoxes(context, { detections, scale, unit, active = null }) {
-  const ordered = detections.toReversed().filter((one) => one !== active);
   context.save();
+  context.font = `600 ${SIZE * unit}px ${FONT}`;
+  context.textBaseline = "middle";
   context.globalAlpha = active ? 0.3 : 1;
-  for (const one of ordered) outline(context, one, scale, unit, 2);
-  for (const one of ordered) caption(context, one, scale, unit);
+  for (const one of detections.toReversed()) if (one !== active) outline(context, one, scale, unit, 2);
   context.globalAlpha = 1;
-  if (active) {
-    outline(context, active, scale, unit, 3);
-    caption(context, active, scale, unit);
-  }
+  if (active) outline(context, active, scale, unit, 3);
+  for (const plate of plates(context, active ? [active] : detections, scale, unit).reverse()) caption(context, plate, unit);
   context.restore();
 }
 
@@ -56,22 +55,38 @@ function outline(context, { box, color }, scale, unit, width) {
   context.stroke();
 }
 
-function caption(context, { box, name, score, color }, scale, unit) {
-  const size = 11.5 * unit;
-  const padding = 4 * unit;
-  const height = size + 5 * unit;
-  context.font = `600 ${size}px ${FONT}`;
-  context.textBaseline = "middle";
-  const text = `${name.length > 24 ? `${name.slice(0, 23)}…` : name} ${score.toFixed(2)}`;
-  const width = context.measureText(text).width + 2 * padding;
+/** Where each caption goes, best first: above its box, or inside, or below, where no better one's is; else above. */
+function plates(context, detections, scale, unit) {
+  const height = (SIZE + 5) * unit;
   const { width: right, height: bottom } = context.canvas;
-  // Above the box where there is room, and never outside of the picture.
-  const x = Math.max(0, Math.min(box[0] * scale - unit, right - width));
-  const y = Math.max(0, Math.min(box[1] * scale - height, bottom - height));
+  const placed = [];
+  for (const { box, name, score, color } of detections) {
+    const text = `${name.length > 24 ? `${name.slice(0, 23)}…` : name} ${score.toFixed(2)}`;
+    const width = context.measureText(text).width + 2 * PADDING * unit;
+    const x = Math.max(0, Math.min(box[0] * scale - unit, right - width));
+    const [top, end] = [box[1] * scale, box[3] * scale];
+    const candidates = [top - height, top, end]
+      .map((y) => ({ x, y: Math.max(0, Math.min(y, bottom - height)), width, height, text, color }))
+      .filter((one) => one.height < end - top || one.y !== top); // inside only where there is an inside
+    placed.push(candidates.find((one) => !placed.some((other) => overlap(one, other))) ?? candidates[0]);
+  }
+  return placed;
+}
+
+function overlap(one, other) {
+  return (
+    one.x < other.x + other.width &&
+    other.x < one.x + one.width &&
+    one.y < other.y + other.height &&
+    other.y < one.y + one.height
+  );
+}
+
+function caption(context, { x, y, width, height, text, color }, unit) {
   context.beginPath();
   context.roundRect(x, y, width, height, 2 * unit);
   context.fillStyle = color;
   context.fill();
   context.fillStyle = INK;
-  context.fillText(text, x + padding, y + height / 2 + 0.5 * unit);
+  context.fillText(text, x + PADDING * unit, y + height / 2 + 0.5 * unit);
 }

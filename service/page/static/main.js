@@ -124,6 +124,7 @@ function show(result) {
   $("main").dataset.state = "shown";
   list.fill(state.all);
   fillClasses($("classes"), state.all, toggleClass);
+  $("classes-line").hidden = found.size < 3;
   fillTimings({ total: $("time-total"), track: $("time-track"), legend: $("time-stages") }, result);
   stage.layout();
   render();
@@ -178,6 +179,11 @@ function hover(one) {
 
 function toggleClass(label) {
   if (!state.hidden.delete(label)) state.hidden.add(label);
+  render();
+}
+
+function showClasses(all) {
+  state.hidden = new Set(all ? [] : state.all.map((one) => one.label));
   render();
 }
 
@@ -239,6 +245,8 @@ function announce(text) {
 }
 
 $("threshold").addEventListener("input", render);
+$("all-classes").addEventListener("click", () => showClasses(true));
+$("no-classes").addEventListener("click", () => showClasses(false));
 $("language").addEventListener("change", render);
 $("copy").addEventListener("click", copy);
 $("download").addEventListener("click", download);

@@ -47,7 +47,7 @@ export class Status {
     const status = found.status in WORDS ? found.status : "failing";
     this.root.dataset.status = status;
     this.word.textContent = WORDS[status];
-    this.weights.textContent = found.model?.weights ?? "";
+    this.weights.textContent = found.model?.weights.split("/").pop() ?? ""; // the card has the whole path
     const detail = sentence(String(found.detail ?? ""));
     this.detail.textContent = detail;
     this.facts.replaceChildren(...facts(found).map(([name, value]) => pair(name, value)));

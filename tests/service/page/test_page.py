@@ -156,6 +156,12 @@ def test_threshold_and_classes_ask_the_service_nothing(visit: Any) -> None:
     assert visit.pixel("boxes", *third_box)[3] == 0
     cat.click()
     assert len(rows(visit)) == 4
+    visit.page.click("#no-classes")
+    assert visit.text("#count") == "No objects"
+    visit.page.locator(".chip", has_text="dog").click()
+    assert [name for name, _ in rows(visit)] == ["dog"]
+    visit.page.click("#all-classes")
+    assert len(rows(visit)) == 4
     set_threshold(visit, 0.99)
     assert visit.text("#count") == "No objects"
     assert visit.paths("detect") == 1
@@ -208,8 +214,20 @@ def test_everything_is_reached_by_keyboard(visit: Any) -> None:
     page.keyboard.press("Enter")
     visit.until_shown()
     reached.clear()
-    press_tab(9)
-    assert reached == ["threshold", "chip", "chip", "chip", "row", "curl", "code", "copy", "download"]
+    press_tab(11)
+    assert reached == [
+        "threshold",
+        "all-classes",
+        "no-classes",
+        "chip",
+        "chip",
+        "chip",
+        "row",
+        "curl",
+        "code",
+        "copy",
+        "download",
+    ]
     page.locator("#list .row").first.focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
