@@ -32,8 +32,12 @@ export async function takePicture({ dialog, video, take, cancel, turn }) {
       "click",
       async () => {
         stop();
-        facingMode = facingMode === "environment" ? "user" : "environment";
-        stream = await open(facingMode);
+        const other = facingMode === "environment" ? "user" : "environment";
+        // Where there is no other one after all, the first goes on.
+        [stream, facingMode] = await open(other).then(
+          (opened) => [opened, other],
+          async () => [await open(facingMode), facingMode],
+        );
         await play(video, stream);
       },
       { signal },

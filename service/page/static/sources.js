@@ -3,6 +3,7 @@
 import { CameraError, cameraIsLive, takePicture } from "./camera.js";
 
 const SAMPLE = new URL("page/sample.jpg", document.baseURI).href;
+let asking = false; // the browser asks whether it may use the camera, or its picture is being taken
 const $ = (id) => document.getElementById(id);
 
 /**
@@ -44,6 +45,8 @@ async function openCamera(open, say) {
     $("capture").click();
     return;
   }
+  if (asking) return;
+  asking = true;
   try {
     const file = await takePicture({
       dialog: $("camera-dialog"),
@@ -56,6 +59,8 @@ async function openCamera(open, say) {
   } catch (error) {
     if (!(error instanceof CameraError)) throw error;
     say("No picture from the camera", error.message);
+  } finally {
+    asking = false;
   }
 }
 

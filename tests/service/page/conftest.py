@@ -21,10 +21,6 @@ from service.app import create_app
 from service.detector import Detections, ModelInfo
 from service.settings import Settings
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the page is tested with Playwright: pip install '.[dev]'"
-)
-
 _KEEPS_OUT = {"serious", "critical"}
 _COMPLAINTS = {"error", "warning"}
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -148,6 +144,7 @@ class Visit:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Closed after each module: while it is open its event loop counts as running, which other tests must not see."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install '.[dev]'")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
         pytest.skip("needs Chromium: apt-get install chromium")

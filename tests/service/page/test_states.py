@@ -167,7 +167,7 @@ def test_what_is_refused_is_told_in_words(detector: Any, serve: Any, visiting: A
     with serve(detector, **limits) as url, visiting(url, refused=True) as visit:
         visit.until_ready()
         for name, data, headline, detail in (
-            ("large.png", bytes(20_000_000), "Too large", "at most 200,000 are taken"),
+            ("large.png", bytes(4_000_000), "Too large", "at most 200,000 are taken"),
             ("wide.png", picture_file(640, 480), "Too large", "640 x 480 pixels"),
             ("paper.pdf", b"%PDF-1.7", "This kind of file is not taken", "This is a PDF"),
             ("words.txt", b"words", "This file cannot be read as a picture", "This is not an image"),
