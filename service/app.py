@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,9 @@ from service.detector import load_detectors
 from service.errors import PROBLEM_TYPE, BadParameterError, ServiceError, problem
 from service.lifecycle import LoadDetectors, Service
 from service.middleware import RequestContext
+from service.oip.routes import router as oip_router
+from service.page.routes import PageFiles
+from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
 from service.routes import router
 from service.settings import Settings
@@ -48,6 +52,9 @@ def create_app(
     app.state.service = service
     app.add_middleware(RequestContext, metrics=service.metrics)
     app.include_router(router)
+    app.include_router(oip_router)
+    app.include_router(page_router)
+    app.mount("/page", PageFiles())
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -93,6 +100,8 @@ async def _client_gone(_request: Request, _error: Exception) -> Response:
 def _problem_response(
     request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
+    if re.match(r"/v2(/|$)", request.url.path):
+        return JSONResponse({"error": detail}, status_code=status, headers=headers)  # as that protocol has it
     body = problem(status=status, code=code, detail=detail, request_id=request.state.request_id)
     return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
 

@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from starlette.requests import Request
 
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
-from service.images import Picture, open_image, upright_rgb
+from service.images import Picture, check_pixels, from_pixels, open_image, upright_rgb
 from service.lifecycle import Service
 
 T = TypeVar("T")
@@ -61,6 +63,24 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
         picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
         decode_s = time.perf_counter() - started
         service.metrics.stage_seconds.labels("decode").observe(decode_s)
+        answer = await batcher.submit(picture, deadline=deadline)
+        return Found(picture, answer, decode_s)
+
+
+async def find_in_pixels(
+    service: Service, batcher: Batcher, pixels: npt.NDArray[np.uint8], *, deadline: float
+) -> Found:
+    """`find`, for an image that comes as pixels: uint8 `[H, W, 3]` RGB.
+
+    Raises:
+        ServiceError: it has too many; or what is wrong with the service.
+    """
+    height, width, _ = pixels.shape
+    check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
+    with batcher.room_for(width * height):
+        started = time.perf_counter()
+        picture = await in_time(deadline, service.in_thread(lambda: from_pixels(pixels)))
+        decode_s = time.perf_counter() - started
         answer = await batcher.submit(picture, deadline=deadline)
         return Found(picture, answer, decode_s)
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import openapi, schemas
@@ -42,7 +42,7 @@ async def detect(request: Request, query: Parameters) -> Response:
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     limits = UploadLimits(body_bytes=service.settings.max_body_bytes, files=1)
-    deadline = _deadline(request, service)
+    deadline = request_deadline(request, service)
     with batcher.places():
         data = await in_time(deadline, read_image(request, limits))
         found = await while_connected(request, find(service, batcher, data, deadline=deadline))
@@ -70,7 +70,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     settings = service.settings
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
-    deadline = _deadline(request, service)
+    deadline = request_deadline(request, service)
     limits = UploadLimits(
         body_bytes=settings.max_batch_body_bytes, files=min(settings.max_batch_files, batcher.capacity)
     )
@@ -139,11 +139,6 @@ async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/", include_in_schema=False)
-async def root() -> Response:
-    return RedirectResponse("/docs")
-
-
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -157,7 +152,7 @@ def _refuse_repetition(request: Request) -> None:
             raise BadParameterError(f"{name} is given {names.count(name)} times")
 
 
-def _deadline(request: Request, service: Service) -> float:
+def request_deadline(request: Request, service: Service) -> float:
     """When the answer must be there, on the event loop's clock."""
     milliseconds = service.settings.request_timeout_ms
     text = request.headers.get(openapi.TIMEOUT_HEADER)
