@@ -26,6 +26,13 @@ class Metrics:
         self.rejected = Counter(
             "frcnn_images_rejected", "Images refused at the door.", ["reason"], registry=self.registry
         )
+        self.requests_in_flight = Gauge(
+            "frcnn_requests_in_flight", "Requests being answered, of every route.", registry=self.registry
+        )
+        self.problems = Counter(
+            "frcnn_problems", "Requests, and images of a batch, answered with a problem.", ["code"],
+            registry=self.registry,
+        )  # fmt: skip
         self.in_flight = Gauge(
             "frcnn_images_in_flight", "Images accepted and not yet answered.", registry=self.registry
         )

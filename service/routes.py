@@ -78,6 +78,9 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
         files = await in_time(deadline, read_files(request, limits))
     with batcher.places(len(files)):
         outcomes = await while_connected(request, find_all(service, batcher, files, deadline=deadline))
+    for outcome in outcomes:
+        if isinstance(outcome, ServiceError):
+            service.metrics.problems.labels(outcome.code).inc()
     results = [
         _problem(outcome, request)
         if isinstance(outcome, ServiceError)
@@ -117,7 +120,7 @@ async def livez() -> Response:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.HEALTH_RESPONSES)
+@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.READINESS_RESPONSES)
 async def readyz(request: Request) -> Response:
     """200 while requests are taken, else 503: send them elsewhere when this fails."""
     status = _service(request).condition.status
@@ -133,10 +136,16 @@ async def labels(request: Request) -> Response:
     return JSONResponse(schemas.labels_json(info.categories))
 
 
-@router.get("/metrics", tags=["health"], response_class=Response)
+@router.get("/metrics", tags=["health"], response_class=Response, responses=openapi.METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """The OpenAPI document as a page, whose scripts and styles come from where FastAPI has them."""
+    return openapi.docs_page()
 
 
 @router.get("/", include_in_schema=False)
