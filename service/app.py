@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,12 +18,16 @@ from service import openapi
 from service.auth import KEY_HEADER, ApiKeys, load_keys, tell_who_may_call
 from service.detector import load_detectors
 from service.errors import BadParameterError, ServiceError
-from service.lifecycle import LoadDetectors, Service
+from service.lifecycle import LoadDetectors, Service, service_version
 from service.middleware import REQUEST_ID_HEADER, RequestContext
 from service.pipeline import ClientGoneError
 from service.problems import error_response, problem_response
 from service.routes import router
 from service.settings import Settings
+from service.tracing import exporting_provider, request_telemetry, send_what_is_left
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is what the log and the metrics count
 # What a web page of an allowed origin may send and read beyond the plainest. Never cookies: there are none.
@@ -46,6 +51,7 @@ def create_app(
     *,
     load: LoadDetectors = load_detectors,
     on_load_failure: Callable[[], None] | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """Build the application. It starts to load the model when its lifespan begins.
 
@@ -53,22 +59,27 @@ def create_app(
         settings: by default those of the environment.
         load: makes the detectors, one per device.
         on_load_failure: called if it cannot.
+        tracer_provider: where spans go; by default to the collector that the settings name.
 
     Raises:
         KeysError: the API keys cannot be used as they are given.
+        TracingError: traces are asked for and cannot be sent.
     """
     settings = settings or Settings()
     keys = load_keys(settings)
     tell_who_may_call(settings, keys)
-    service = Service(settings, load, on_load_failure)
+    exporting = exporting_provider(settings, version=service_version()) if tracer_provider is None else None
+    spans = tracer_provider or exporting
+    service = Service(settings, load, on_load_failure, spans)
     app = FastAPI(
         title="faster-rcnn-service",
         version=service.version,
         description=_DESCRIPTION,
-        lifespan=_lifespan,
+        lifespan=partial(_lifespan, exporting=exporting),
         redirect_slashes=False,
         docs_url=None,  # a route of ours, as its page needs headers of its own
         redoc_url=None,
+        telemetry=request_telemetry(spans),
     )
     app.state.service = service
     # The last one added is the outermost: an answer to a browser needs CORS headers even where the key is wrong.
@@ -88,13 +99,15 @@ def create_app(
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, *, exporting: TracerProvider | None) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.start()
     try:
         yield
     finally:
         await service.stop()
+        if exporting is not None:
+            await send_what_is_left(exporting)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

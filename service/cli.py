@@ -62,6 +62,7 @@ def serve(**flags: Any) -> None:
     from service.auth import KeysError
     from service.lifecycle import Service
     from service.protocol import UpgradeDecliningProtocol
+    from service.tracing import TracingError
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -74,7 +75,7 @@ def serve(**flags: Any) -> None:
 
     try:
         application = create_app(settings, on_load_failure=lambda: server.stop_soon())
-    except KeysError as error:
+    except (KeysError, TracingError) as error:
         _fail(str(error), code=_USAGE)
     service: Service = application.state.service
     config = uvicorn.Config(

@@ -44,15 +44,17 @@ async def detect(request: Request, query: Parameters) -> Response:
     limits = UploadLimits(body_bytes=service.settings.max_body_bytes, files=1)
     deadline = _deadline(request, service)
     with batcher.places():
-        data = await in_time(deadline, read_image(request, limits))
+        with service.stages.stage("read"):
+            data = await in_time(deadline, read_image(request, limits))
         found = await while_connected(request, find(service, batcher, data, deadline=deadline))
         headers = {"Server-Timing": found.server_timing()}
         media_type = _drawn_type(request)
-        if media_type is None:
-            return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
-        drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
-        drawn = await while_connected(request, in_time(deadline, drawing))
-        return Response(drawn, media_type=media_type, headers=headers)
+        with service.stages.stage("encode"):
+            if media_type is None:
+                return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
+            drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
+            drawn = await while_connected(request, in_time(deadline, drawing))
+            return Response(drawn, media_type=media_type, headers=headers)
 
 
 @router.post(
@@ -74,20 +76,22 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     limits = UploadLimits(
         body_bytes=settings.max_batch_body_bytes, files=min(settings.max_batch_files, batcher.capacity)
     )
-    with batcher.places():  # the door is shut to a whole batch, too, before its body is read
+    # The door is shut to a whole batch, too, before its body is read.
+    with batcher.places(), service.stages.stage("read"):
         files = await in_time(deadline, read_files(request, limits))
     with batcher.places(len(files)):
         outcomes = await while_connected(request, find_all(service, batcher, files, deadline=deadline))
     for outcome in outcomes:
         if isinstance(outcome, ServiceError):
             service.metrics.problems.labels(outcome.code).inc()
-    results = [
-        _problem(outcome, request)
-        if isinstance(outcome, ServiceError)
-        else _result(outcome, query, selection, batcher.info)
-        for outcome in outcomes
-    ]
-    return JSONResponse({"results": results})
+    with service.stages.stage("encode"):
+        results = [
+            _problem(outcome, request)
+            if isinstance(outcome, ServiceError)
+            else _result(outcome, query, selection, batcher.info)
+            for outcome in outcomes
+        ]
+        return JSONResponse({"results": results})
 
 
 @router.head("/healthz", include_in_schema=False)
