@@ -1,4 +1,4 @@
-"""Requests made from the OpenAPI document, whole and broken on purpose: each gets an answer that the document promises."""
+"""Requests made from the OpenAPI document, whole and broken on purpose: each gets an answer that it promises."""
 
 from __future__ import annotations
 
