@@ -1,8 +1,7 @@
-"""HTTP/1.1 as uvicorn speaks it, less three traps."""
+"""HTTP/1.1 as uvicorn speaks it, less two traps."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from typing import Any, ClassVar
@@ -12,48 +11,28 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 logger = logging.getLogger(__name__)
 
 _OFFER = re.compile(rb"\r\nUpgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
-_LONGEST_OFFERING_HEAD_BYTES = 16_384
+_LONGEST_HEAD_BYTES = 16_384
 
 
-class UpgradeDecliningProtocol(HttpToolsProtocol):
-    """Decline offers to go on in HTTP/2, and end heads that never end.
+class BoundedProtocol(HttpToolsProtocol):
+    """Close connections whose headers take more than `most_header_bytes`.
 
-    Clients such as Java's make that offer with every first request. A server is free to ignore it (RFC 9110, section
-    7.8). uvicorn's parser takes it for accepted, and drops the body that follows. So the offer's header gets another
-    name of the same length before the parser sees it.
-
-    uvicorn keeps every header that arrives, for as long as they come: in the head of a request, and in the trailers of
-    its body. Nobody has shown a key by then. So their bytes are bounded, and the time of a head.
+    uvicorn keeps every header for as long as they come, in the head of a request and in the trailers of its body. Nobody
+    has shown a key by then.
     """
 
-    head_timeout_s: ClassVar[float] = 20.0
-    most_head_bytes: ClassVar[int] = 65_536
+    most_header_bytes: ClassVar[int] = 65_536
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_bytes = 0  # of the message that is being read
-        self._unparsed_bytes = 0  # since the parser last told of anything whole
-        self._awaits_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._start_head_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
-        super().connection_lost(exc)
+        self._unparsed_bytes = 0  # since the parser last told of a head, a piece of a body, or an end
 
     def data_received(self, data: bytes) -> None:
-        head = data[:_LONGEST_OFFERING_HEAD_BYTES]
-        if _OFFER.search(head):
-            data = _OFFER.sub(b"\r\nOffered:", head) + data[_LONGEST_OFFERING_HEAD_BYTES:]
-        if self._awaits_head and self._head_timer is None:
-            self._start_head_timer()
         self._unparsed_bytes += len(data)
         super().data_received(data)
-        if max(self._header_bytes, self._unparsed_bytes) > self.most_head_bytes:
-            self._refuse(b"431 Request Header Fields Too Large")
+        if max(self._header_bytes, self._unparsed_bytes) > self.most_header_bytes:
+            self._refuse()
 
     def on_message_begin(self) -> None:
         self._header_bytes = 0
@@ -65,8 +44,6 @@ class UpgradeDecliningProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._unparsed_bytes = 0
-        self._awaits_head = False
-        self._stop_head_timer()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -75,30 +52,27 @@ class UpgradeDecliningProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._unparsed_bytes = 0
-        self._awaits_head = True
         super().on_message_complete()
 
-    def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_is_late(self) -> None:
-        if self._is_answering():
-            self._start_head_timer()  # the next request may be late while this one is answered
-        else:
-            self._refuse(b"408 Request Timeout")
-
-    def _refuse(self, status: bytes) -> None:
+    def _refuse(self) -> None:
         if self.transport.is_closing():
             return
-        logger.warning("a connection is closed: %s", status.decode())
-        if not self._is_answering():
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        logger.warning("a connection is closed: its headers have more than %d bytes", self.most_header_bytes)
+        if self.cycle is None or self.cycle.response_complete:
+            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            self.transport.write(head)
         self.transport.close()
 
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+
+class UpgradeDecliningProtocol(BoundedProtocol):
+    """Decline offers to go on in HTTP/2, which clients such as Java's make with every first request.
+
+    A server is free to ignore the offer (RFC 9110, section 7.8). uvicorn's parser takes it for accepted, and drops the
+    body that follows. So the offer's header gets another name of the same length before the parser sees it.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        head = data[:_LONGEST_HEAD_BYTES]
+        if _OFFER.search(head):
+            data = _OFFER.sub(b"\r\nOffered:", head) + data[_LONGEST_HEAD_BYTES:]
+        super().data_received(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -50,8 +49,10 @@ def anyio_backend() -> str:
 
 
 @contextmanager
-def _served(app: FastAPI, http: type[asyncio.Protocol] = UpgradeDecliningProtocol) -> Iterator[str]:
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http=http, log_config=None, access_log=False)
+def _served(app: FastAPI) -> Iterator[str]:
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, http=UpgradeDecliningProtocol, log_config=None, access_log=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -67,6 +68,6 @@ def _served(app: FastAPI, http: type[asyncio.Protocol] = UpgradeDecliningProtoco
 
 
 @pytest.fixture(scope="session")
-def served() -> Callable[..., AbstractContextManager[str]]:
+def served() -> Callable[[FastAPI], AbstractContextManager[str]]:
     """`served(app)`: the address of an application behind a real server, once it is ready."""
     return _served
