@@ -17,8 +17,8 @@ _LONGEST_HEAD_BYTES = 16_384
 class BoundedProtocol(HttpToolsProtocol):
     """Close connections whose headers take more than `most_header_bytes`.
 
-    uvicorn keeps every header for as long as they come, in the head of a request and in the trailers of its body. Nobody
-    has shown a key by then.
+    uvicorn keeps every header for as long as they come, in the head of a request and in the trailers of its body, and
+    nobody has shown a key by then.
     """
 
     most_header_bytes: ClassVar[int] = 65_536
