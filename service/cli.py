@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.progress import track
 
 from model.inference import commands as inference_commands
 from model.training import commands as training_commands
+from service import logs
 from service.image_files import IMAGE_SUFFIXES, image_files
 from service.loadtest import commands as loadtest_commands
-from service.settings import Precision, Settings
+from service.settings import LogFormat, Precision, Settings, misspelt_variables
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,14 +58,17 @@ def serve(**flags: Any) -> None:
     Every option can also be set in the environment as FRCNN_<NAME>; the option wins.
     """
     settings = _settings({name: value for name, value in flags.items() if value is not None})
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.configure(settings)
+    for name in misspelt_variables():
+        logger.warning("%s is set, and is no setting: is it misspelt?", name)
 
     import uvicorn
 
     from service.app import create_app
+    from service.auth import KeysError
     from service.lifecycle import Service
     from service.protocol import UpgradeDecliningProtocol
+    from service.tracing import TracingError
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -75,14 +79,19 @@ def serve(**flags: Any) -> None:
         def stop_soon(self) -> None:
             self.should_exit = True
 
-    application = create_app(settings, on_load_failure=lambda: server.stop_soon())
+    try:
+        application = create_app(settings, on_load_failure=lambda: server.stop_soon())
+    except (KeysError, TracingError) as error:
+        _fail(str(error), code=_USAGE)
     service: Service = application.state.service
     config = uvicorn.Config(
         application,
         host=settings.host,
         port=settings.port,
         http=UpgradeDecliningProtocol,
+        ws="none",
         lifespan="on",
+        server_header=False,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
@@ -108,11 +117,16 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _with_settings_as_options() -> inspect.Signature:
-    """One option per setting, none with a default of its own: what is not given is left to `Settings`."""
+    """One option per setting, none with a default of its own: what is not given is left to `Settings`.
+
+    Secrets have none: everybody on a machine sees the arguments of its processes.
+    """
     parameters = []
     for name, field in Settings.model_fields.items():
-        plain = field.annotation if field.annotation in (int, float, str, Precision) else str
-        default = "" if field.default is None else f" [default: {field.default}]"
+        if field.annotation == SecretStr | None:
+            continue
+        plain = field.annotation if field.annotation in (int, float, bool, str, Precision, LogFormat) else str
+        default = "" if field.default in (None, ()) else f" [default: {field.default}]"
         option = typer.Option(help=f"{field.description}{default}", show_default=False)
         parameters.append(
             inspect.Parameter(

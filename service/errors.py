@@ -3,6 +3,7 @@
 ServiceError
 +- BadRequestError          400  the body or a header cannot be understood
 +- BrokenImageError         400  not an image, or a damaged one
++- UnauthorizedError        401  no API key, or a wrong one
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken
 +- BadParameterError        422  a query parameter is out of range
@@ -38,6 +39,10 @@ class BadRequestError(ServiceError):
 
 class BrokenImageError(ServiceError):
     status, code = HTTPStatus.BAD_REQUEST, "broken-image"
+
+
+class UnauthorizedError(ServiceError):
+    status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
 
 
 class TooLargeError(ServiceError):

@@ -14,11 +14,14 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, TypeVar
 
+from opentelemetry.trace import TracerProvider
+
 from service.batcher import Batcher
-from service.detector import LOAD_ERRORS, Detector, ModelInfo, weights_caveat
+from service.detector import LOAD_ERRORS, Detector, ModelInfo, device_memory, device_name, weights_caveat
 from service.errors import UnavailableError
 from service.metrics import Metrics
 from service.settings import Settings
+from service.stages import Stages
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +47,21 @@ class Service:
         settings: the settings.
         load: makes the detectors; runs in a thread, so that the service can say that it is loading.
         on_load_failure: called when that fails, as a service that can never answer should end.
+        tracer_provider: where the spans of the stages go; nowhere, by default.
     """
 
     def __init__(
-        self, settings: Settings, load: LoadDetectors, on_load_failure: Callable[[], None] | None = None
+        self,
+        settings: Settings,
+        load: LoadDetectors,
+        on_load_failure: Callable[[], None] | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.version = _version()
+        self.metrics.capacity.set(settings.queue_capacity)
+        self.stages = Stages(self.metrics, tracer_provider)
+        self.version = service_version()
         self.load_error: Exception | None = None
         self.detectors: Sequence[Detector] = ()
         self._load = load
@@ -161,6 +171,10 @@ class Service:
             metrics=self.metrics,
         )
         self._batcher.start()
+        self.metrics.tell_what_is_served(detectors[0].info.name, detectors[0].info.weights, self.version)
+        for detector in detectors:
+            self.metrics.tell_device(detector.device, device_name(detector.device), detector.precision)
+        self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in detectors})
         logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
 
 
@@ -171,7 +185,7 @@ def _batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
     return _CPU_BATCH_SIZE if any(d.device == "cpu" for d in detectors) else _GPU_BATCH_SIZE
 
 
-def _version() -> str:
+def service_version() -> str:
     try:
         return version("faster-rcnn-service")
     except PackageNotFoundError:

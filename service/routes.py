@@ -44,15 +44,17 @@ async def detect(request: Request, query: Parameters) -> Response:
     limits = UploadLimits(body_bytes=service.settings.max_body_bytes, files=1)
     deadline = request_deadline(request, service)
     with batcher.places():
-        data = await in_time(deadline, read_image(request, limits))
+        with service.stages.stage("read"):
+            data = await in_time(deadline, read_image(request, limits))
         found = await while_connected(request, find(service, batcher, data, deadline=deadline))
         headers = {"Server-Timing": found.server_timing()}
         media_type = _drawn_type(request)
-        if media_type is None:
-            return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
-        drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
-        drawn = await while_connected(request, in_time(deadline, drawing))
-        return Response(drawn, media_type=media_type, headers=headers)
+        with service.stages.stage("encode"):
+            if media_type is None:
+                return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
+            drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
+            drawn = await while_connected(request, in_time(deadline, drawing))
+            return Response(drawn, media_type=media_type, headers=headers)
 
 
 @router.post(
@@ -74,17 +76,22 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     limits = UploadLimits(
         body_bytes=settings.max_batch_body_bytes, files=min(settings.max_batch_files, batcher.capacity)
     )
-    with batcher.places():  # the door is shut to a whole batch, too, before its body is read
+    # The door is shut to a whole batch, too, before its body is read.
+    with batcher.places(), service.stages.stage("read"):
         files = await in_time(deadline, read_files(request, limits))
     with batcher.places(len(files)):
         outcomes = await while_connected(request, find_all(service, batcher, files, deadline=deadline))
-    results = [
-        _problem(outcome, request)
-        if isinstance(outcome, ServiceError)
-        else _result(outcome, query, selection, batcher.info)
-        for outcome in outcomes
-    ]
-    return JSONResponse({"results": results})
+    for outcome in outcomes:
+        if isinstance(outcome, ServiceError):
+            service.metrics.problems.labels(outcome.code).inc()
+    with service.stages.stage("encode"):
+        results = [
+            _problem(outcome, request)
+            if isinstance(outcome, ServiceError)
+            else _result(outcome, query, selection, batcher.info)
+            for outcome in outcomes
+        ]
+        return JSONResponse({"results": results})
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -117,7 +124,7 @@ async def livez() -> Response:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.HEALTH_RESPONSES)
+@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.READINESS_RESPONSES)
 async def readyz(request: Request) -> Response:
     """200 while requests are taken, else 503: send them elsewhere when this fails."""
     status = _service(request).condition.status
@@ -133,10 +140,16 @@ async def labels(request: Request) -> Response:
     return JSONResponse(schemas.labels_json(info.categories))
 
 
-@router.get("/metrics", tags=["health"], response_class=Response)
+@router.get("/metrics", tags=["health"], response_class=Response, responses=openapi.METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """The OpenAPI document as a page, whose scripts and styles come from where FastAPI has them."""
+    return openapi.docs_page()
 
 
 def _service(request: Request) -> Service:

@@ -13,8 +13,9 @@ _LISTS = {
         resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download packed weights build
         inference.fused_conv inference.network inference.roi_align inference.serving inference.precision
         inference.agreement inference.openvino""",
-    "service": """settings errors images drawing batch_queue metrics detector schemas batcher lifecycle uploads pipeline
-        openapi routes middleware oip.tensors oip.document oip.routes page.routes app protocol image_files detect_files
+    "service": """settings errors problems auth logs tracing segments images drawing batch_queue metrics detector
+        schemas batcher stages lifecycle uploads pipeline openapi routes middleware oip.tensors oip.document oip.routes
+        page.routes app protocol image_files detect_files
         client.errors client.images client.timing client.results client.retries client.exchange client.client
         loadtest.plan loadtest.samples loadtest.connection loadtest.generator loadtest.fleet loadtest.summary
         loadtest.search loadtest.comparison loadtest.display loadtest.plots loadtest.report loadtest.commands
@@ -66,3 +67,22 @@ def test_what_no_file_may_do(path):
         assert not any(within(name, "service") for name in imported)
     elif path.name not in {"detector.py", "schemas.py", "cli.py"}:
         assert not any(within(name, "model") for name in imported)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_runs_what_it_reads(path):
+    """A file of weights is data: no pickle but torch's own reader of tensors, and no eval."""
+    imported = imports(path)
+    assert not any(within(name, module) for name in imported for module in ("marshal", "shelve", "dill"))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        assert called not in {"eval", "exec", "os.system", "pickle.load", "pickle.loads"}
+        if called == "torch.load":
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert given.get("weights_only") == "True"
+
+
+@pytest.mark.parametrize("name", ORDER["service"][: ORDER["service"].index("app")])
+def test_no_request_makes_the_service_fetch_anything(name):
+    imported = imports(ROOT / "service" / f"{name.replace('.', '/')}.py")
+    assert not any(within(one, module) for one in imported for module in ("httpx", "requests", "urllib", "http.client"))
