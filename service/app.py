@@ -28,16 +28,16 @@ def create_app(
     settings: Settings | None = None,
     *,
     load: LoadDetectors = load_detectors,
-    on_load_failure: Callable[[], None] | None = None,
+    on_hopeless: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Build the application. It starts to load the model when its lifespan begins.
 
     Args:
         settings: by default those of the environment.
         load: makes the detectors, one per device.
-        on_load_failure: called if it cannot.
+        on_hopeless: called when the service will never answer, or not again, and its process should end.
     """
-    service = Service(settings or Settings(), load, on_load_failure)
+    service = Service(settings or Settings(), load, on_hopeless)
     app = FastAPI(
         title="faster-rcnn-service",
         version=service.version,
@@ -69,8 +69,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return _problem_response(request, error.status, error.code, error.detail, headers)
+    return _problem_response(request, error.status, error.code, error.detail, error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

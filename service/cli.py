@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -25,8 +24,6 @@ from model.training import commands as training_commands
 from service.settings import Precision, Settings
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from service.detector import Detector
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -54,40 +51,11 @@ def serve(**flags: Any) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
-    import uvicorn
+    from service.server import serve as serve_until_the_end
 
-    from service.app import create_app
-    from service.lifecycle import Service
-    from service.protocol import UpgradeDecliningProtocol
-
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            self.force_exit = self.should_exit  # the second signal ends it at once
-            service.drain()
-            super().handle_exit(sig, frame)
-
-        def stop_soon(self) -> None:
-            self.should_exit = True
-
-    application = create_app(settings, on_load_failure=lambda: server.stop_soon())
-    service: Service = application.state.service
-    config = uvicorn.Config(
-        application,
-        host=settings.host,
-        port=settings.port,
-        http=UpgradeDecliningProtocol,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=settings.shutdown_timeout_s,
-    )
-    server = Server(config)
-    # uvicorn passes the signals that ended it on to whoever handled them before: a clean end is exit code 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
-    server.run(sockets=[_listen(settings.host, settings.port)])
-    if service.load_error is not None:
-        _fail(str(service.load_error))
+    hopeless = serve_until_the_end(settings, _listen(settings.host, settings.port))
+    if hopeless is not None:
+        _fail(hopeless)
 
 
 def _listen(host: str, port: int) -> socket.socket:

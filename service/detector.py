@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 MODEL_NAME = "fasterrcnn_resnet50_fpn"
 # The strides of the pyramid levels that RoIs are pooled from.
 _POOLED_STRIDES = (4, 8, 16, 32)
+# How the CPU's allocator, the CUDA driver, cuDNN and cuBLAS say it where torch raises a plain RuntimeError.
+_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -149,6 +151,19 @@ def load_detectors(settings: Settings) -> list[Detector]:
 def check_device(detector: Detector) -> None:
     """Have the device answer for one small grey picture; whatever it raises tells that it cannot."""
     detector.detect([torch.full((3, 64, 64), 127, dtype=torch.uint8)])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that a device's memory, or the host's, does not hold the batch."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in _MEMORY_WORDS if isinstance(error, RuntimeError)
+    )
+
+
+def release_memory(device: str) -> None:
+    """Give back what torch keeps of a device's memory for later."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def weights_caveat(asked: str, info: ModelInfo) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from service.batch_queue import Priority
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
 from service.images import Picture, open_image, upright_rgb
@@ -39,7 +40,7 @@ class Found:
         )
 
 
-async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: float) -> Found:
+async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: float, priority: Priority) -> Found:
     """Decode, queue, detect. The caller holds a place in the quota.
 
     Args:
@@ -47,6 +48,7 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
         batcher: that of the door: what was accepted goes on to it even when the service has begun to drain since.
         data: the image file.
         deadline: on the event loop's clock.
+        priority: who goes first in the queue.
 
     Raises:
         ServiceError: what is wrong with the image, or with the service.
@@ -57,20 +59,20 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
     started = time.perf_counter()
     opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
     image = await in_time(deadline, opening)
-    with batcher.room_for(image.width * image.height):
+    with batcher.admission.room_for(image.width * image.height):
         picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
         decode_s = time.perf_counter() - started
         service.metrics.stage_seconds.labels("decode").observe(decode_s)
-        answer = await batcher.submit(picture, deadline=deadline)
+        answer = await batcher.submit(picture, deadline=deadline, priority=priority)
         return Found(picture, answer, decode_s)
 
 
 async def find_all(
-    service: Service, batcher: Batcher, files: Sequence[bytes], *, deadline: float
+    service: Service, batcher: Batcher, files: Sequence[bytes], *, deadline: float, priority: Priority
 ) -> list[Found | ServiceError]:
     """`find` for each file, in order, at the same time; what is wrong with one stays with it."""
     outcomes = await asyncio.gather(
-        *(find(service, batcher, data, deadline=deadline) for data in files), return_exceptions=True
+        *(find(service, batcher, data, deadline=deadline, priority=priority) for data in files), return_exceptions=True
     )
     results: list[Found | ServiceError] = []
     for outcome in outcomes:

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
         resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download packed weights build""",
-    "service": """settings errors images drawing batch_queue metrics detector schemas batcher lifecycle uploads pipeline
-        openapi routes middleware app protocol detect_files cli __main__""",
+    "service": """settings errors images drawing batch_queue batch_cap metrics admission detector device_thread device
+        schemas batcher lifecycle uploads pipeline openapi routes middleware app protocol server detect_files cli
+        __main__""",
 }
 ORDER = {package: names.split() for package, names in _LISTS.items()}
 LISTED = [(package, name) for package, names in ORDER.items() for name in names]

@@ -31,14 +31,26 @@ class FakeDetector:
     Args:
         seconds: how long a batch takes.
         fails_on: red values that it raises on.
+        kills_on: red values that end the thread that calls it.
+        memory: most pictures that it has memory for, but for the small one that it is checked with.
     """
 
-    def __init__(self, *, seconds: float = 0.0, fails_on: frozenset[int] = frozenset(), device: str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float = 0.0,
+        fails_on: frozenset[int] = frozenset(),
+        kills_on: frozenset[int] = frozenset(),
+        memory: int = 1000,
+        device: str = "cpu",
+    ) -> None:
         self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", CATEGORIES)
         self.device = device
         self.precision = "fp32"
         self.seconds = seconds
         self.fails_on = fails_on
+        self.kills_on = kills_on
+        self.memory = memory
         self.batches: list[list[tuple[int, int, int]]] = []  # (red value, height, width) of each picture
         self.started = threading.Event()
         self.gate = threading.Event()
@@ -55,6 +67,10 @@ class FakeDetector:
         time.sleep(self.seconds)
         if bad := self.fails_on.intersection(reds):
             raise RuntimeError(f"cannot look at {sorted(bad)}")
+        if self.kills_on.intersection(reds):
+            raise SystemExit
+        if len(images) > self.memory and reds != [127]:
+            raise torch.OutOfMemoryError(f"no memory for {len(images)}")
         return [self.expected(red) for red in reds]
 
     @staticmethod
