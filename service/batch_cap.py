@@ -8,7 +8,7 @@ _BATCHES_TO_RAISE = 20
 class BatchCap:
     """A bound that falls when memory runs out, and rises again slowly.
 
-    It falls to half of the batch that did not fit, never below 1. After every 20 full batches that did fit it rises by
+    It falls to half of the batch that did not fit, rounded up. After every 20 full batches that did fit it rises by
     one, up to `most`: what took the memory may have gone, and a batch that does not fit costs no answer, only time.
 
     Args:
@@ -26,7 +26,7 @@ class BatchCap:
 
     def fall(self, batch_size: int) -> None:
         """A batch of this size did not fit."""
-        self.now = max(1, min(self.now, batch_size // 2))
+        self.now = min(self.now, -(-batch_size // 2))
         self._fitted = 0
 
     def fitted(self, batch_size: int) -> None:

@@ -267,7 +267,7 @@ class Batcher:
     async def _recover(self, device: Device, batch: list[_Job], error: Exception) -> None:
         """After a failure: is it the batch's size, the device, or a picture? Nobody else's answer is lost to it."""
         if isinstance(error, DeviceMemoryError) and len(batch) > 1:
-            half = len(batch) // 2
+            half = -(-len(batch) // 2)
             await self._run(device, batch[:half])
             await self._run(device, batch[half:])
         elif isinstance(error, DeviceHungError):

@@ -90,6 +90,33 @@ def test_half_a_body_times_out_and_frees_its_place(fake: Any, live: Any) -> None
         until(lambda: in_flight(url) == 0)
 
 
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_body_that_comes_too_slowly_is_cut_off(drips: bool, fake: Any, live: Any) -> None:
+    with live(fake(), body_timeout_s=0.5) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=0.05) as connection:
+            connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf")
+            answer, give_up = b"", time.monotonic() + 20
+            while time.monotonic() < give_up:
+                try:
+                    if drips:
+                        connection.sendall(b".")
+                    received = connection.recv(4096)
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break  # it was closed on our last drops
+                if not received:
+                    break
+                answer += received
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 408 " in head.splitlines()[0]
+        assert b"application/problem+json" in head
+        assert b"connection: close" in head.lower()
+        assert b"body-timeout" in body
+        until(lambda: in_flight(url) == 0)
+
+
 @pytest.mark.parametrize("size", [1_000_000, 30_000_000])
 def test_a_body_over_the_limit_is_refused_however_large(size: int, fake: Any, live: Any, make_png: Any) -> None:
     with live(fake(), max_body_bytes=100_000) as url:
