@@ -154,6 +154,7 @@ def faulty(tmp_path: Path) -> Callable[..., AbstractContextManager[ServerProcess
 def _numbered_png(number: int, fault: int = 0, size: int = 32) -> bytes:
     image = Image.new("RGB", (size, size))
     image.putpixel((0, 0), (number // 256, number % 256, fault))
+    image.putpixel((1, 0), (13, 37, 42))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

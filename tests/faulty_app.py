@@ -1,7 +1,7 @@
 """A real server process around a detector whose faults its callers order; run by tests, as a script.
 
 The first pixel of a picture says what is to happen: red and green are its number, which the answer repeats, and blue is
-a `Fault`. Settings come from the environment, as ever; so do these:
+a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, as ever; so do these:
 
     FAULTY_BATCH_S   seconds that a batch takes, however large it is
     FAULTY_RAN       a file that gets a line per batch: the numbers of its pictures
@@ -38,6 +38,9 @@ class Fault(IntEnum):
     BREAKS_THE_DEVICE = 5  # for a second
 
 
+SIGNED = (13, 37, 42)
+
+
 class FaultyDetector:
     info = ModelInfo("fasterrcnn_resnet50_fpn", "faulty", Categories.of_objects(["person"]))
     precision = "fp32"
@@ -52,20 +55,22 @@ class FaultyDetector:
         return -(-size_hw[0] // 32) * 32, -(-size_hw[1] // 32) * 32
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        reds, greens, blues = torch.stack([image[:, 0, 0] for image in images]).T.tolist()
-        numbers = [256 * red + green for red, green in zip(reds, greens, strict=True)]
+        firsts = [image[:, 0, 0].tolist() for image in images]
+        numbers = [256 * red + green for red, green, _ in firsts]
+        signed = [tuple(image[:, 0, 1:2].flatten().tolist()) == SIGNED for image in images]
+        faults = {blue for (*_, blue), obeyed in zip(firsts, signed, strict=True) if obeyed}
         with self._ran.open("a") as ran:
             print(*numbers, file=ran)
         time.sleep(self._batch_s)
-        if Fault.RAISES in blues:
+        if Fault.RAISES in faults:
             raise RuntimeError("one of these pictures is too much for me")
-        if Fault.KILLS_THE_THREAD in blues:
+        if Fault.KILLS_THE_THREAD in faults:
             raise SystemExit
-        if Fault.HANGS in blues:
+        if Fault.HANGS in faults:
             threading.Event().wait()
-        if Fault.NEEDS_MUCH_MEMORY in blues and len(images) > 2:
+        if Fault.NEEDS_MUCH_MEMORY in faults and len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        if Fault.BREAKS_THE_DEVICE in blues:
+        if Fault.BREAKS_THE_DEVICE in faults:
             self._broken_until = time.monotonic() + 1
         if time.monotonic() < self._broken_until:
             raise RuntimeError("CUDA error: unspecified launch failure")

@@ -53,8 +53,8 @@ def test_overload_is_shed_at_the_door(faulty: Any, http: Any, numbered_png: Any,
     refused = [reply.seconds for reply in window if reply.status == 429]
     goodput = len(accepted) / (SECONDS * CAPACITY)
     record(
-        f"overload: {len(window) / SECONDS / CAPACITY:.1f}x for {SECONDS:g} s; {dict(statuses)}; goodput {goodput:.1%}; "
-        f"accepted p99 {percentile(accepted, 0.99):.2f} s of {DEADLINE_S:g}; refused p50 "
+        f"overload: {len(window) / SECONDS / CAPACITY:.1f}x for {SECONDS:g} s; {dict(statuses)}; "
+        f"goodput {goodput:.1%}; accepted p99 {percentile(accepted, 0.99):.2f} s of {DEADLINE_S:g}; refused p50 "
         f"{percentile(refused, 0.5) * 1e3:.1f} ms, p99 {percentile(refused, 0.99) * 1e3:.1f} ms; "
         f"memory {before_kib / 1024:.0f} -> {after_kib / 1024:.0f} MiB"
     )
