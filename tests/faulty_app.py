@@ -36,6 +36,7 @@ class Fault(IntEnum):
     HANGS = 3
     NEEDS_MUCH_MEMORY = 4  # so that no more than two of a batch fit
     BREAKS_THE_DEVICE = 5  # for a second
+    HANGS_LATER = 6  # is answered, but the device hangs on whatever comes next
 
 
 SIGNED = (13, 37, 42)
@@ -50,6 +51,7 @@ class FaultyDetector:
         self._batch_s = float(os.environ.get("FAULTY_BATCH_S", "0"))
         self._ran = Path(os.environ["FAULTY_RAN"])
         self._broken_until = 0.0
+        self._hangs = False
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         return -(-size_hw[0] // 32) * 32, -(-size_hw[1] // 32) * 32
@@ -66,10 +68,11 @@ class FaultyDetector:
             raise RuntimeError("one of these pictures is too much for me")
         if Fault.KILLS_THE_THREAD in faults:
             raise SystemExit
-        if Fault.HANGS in faults:
+        if Fault.HANGS in faults or self._hangs:
             threading.Event().wait()
         if Fault.NEEDS_MUCH_MEMORY in faults and len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        self._hangs = Fault.HANGS_LATER in faults
         if Fault.BREAKS_THE_DEVICE in faults:
             self._broken_until = time.monotonic() + 1
         if time.monotonic() < self._broken_until:
