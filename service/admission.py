@@ -13,7 +13,8 @@ from service.batch_queue import Priority
 from service.errors import QueueFullError, TooLateError
 from service.metrics import Metrics
 
-_RATE_SMOOTHING = 0.2  # weight of the newest batch in the measured rate
+# Weight of the newest batch in the measured rate, which rises faster: the first batch of a shape can be slow.
+_RISING, _FALLING = 0.5, 0.2
 _LONGEST_RETRY_S = 60
 # An answer expected later than at this share of the time that is left would too often come too late.
 _SAFE_SHARE = 0.8
@@ -104,7 +105,7 @@ class Admission:
         """A device has answered a batch."""
         rate = images / max(seconds, 1e-6)
         before = rate if self._images_per_s is None else self._images_per_s
-        self._images_per_s = before + _RATE_SMOOTHING * (rate - before)
+        self._images_per_s = before + (_RISING if rate > before else _FALLING) * (rate - before)
 
     def _enter(self, count: int, priority: Priority) -> None:
         self._images[priority] += count

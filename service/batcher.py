@@ -178,13 +178,13 @@ class Batcher:
             InferenceError: the device failed on this picture.
             UnavailableError: the service is shutting down, or no device answers.
         """
-        if self._stopped:
-            raise _shutting_down()
-        if self.failure is not None:
-            raise _no_device()
         shape = self._devices[0].detector.padded_shape(picture.size_hw)
         job = _Job(picture, shape, priority, time.perf_counter())
         async with self._changed:
+            if self._stopped:
+                raise _shutting_down()
+            if self.failure is not None:
+                raise _no_device()
             self._queue.put(job)
             self._changed.notify_all()
         self._metrics.queued.set(len(self._queue))
