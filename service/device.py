@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from service.batch_cap import BatchCap
-from service.detector import Detections, Detector, check_device, is_out_of_memory, release_memory
+from service.detector import Detections, Detector, check_device, is_out_of_memory, release_memory, trim_host_memory
 from service.device_thread import DeviceThread, NotDoneError
 from service.images import Picture
 
@@ -108,6 +108,7 @@ class Device:
         def work() -> Detector:
             asked = reload(name) if renew else detector
             check_device(asked)
+            trim_host_memory()  # nobody is in a hurry now
             return asked
 
         try:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from types import FrameType
 
 import uvicorn
@@ -15,7 +16,7 @@ import uvicorn
 from service.app import create_app
 from service.detector import load_detectors
 from service.lifecycle import LoadDetectors, Service
-from service.protocol import UpgradeDecliningProtocol
+from service.protocol import ImpatientProtocol
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,13 +74,15 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
     service: Service = application.state.service
     config = uvicorn.Config(
         application,
-        http=UpgradeDecliningProtocol,
+        http=ImpatientProtocol,
         lifespan="on",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     server = Server(config, service)
+    # Pillow warns of damaged metadata in words that hold some of it; Python would keep each for ever, and log it.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Before uvicorn handles signals, and after: a clean end is exit code 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from service.protocol import UpgradeDecliningProtocol
+from service.protocol import ImpatientProtocol, UpgradeDecliningProtocol
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -56,10 +56,8 @@ def anyio_backend() -> str:
 
 
 @contextmanager
-def _served(app: FastAPI) -> Iterator[str]:
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http=UpgradeDecliningProtocol, log_config=None, access_log=False
-    )
+def _served(app: FastAPI, http: type[UpgradeDecliningProtocol] = ImpatientProtocol) -> Iterator[str]:
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, http=http, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -102,6 +100,15 @@ class ServerProcess:
         """Resident memory."""
         status = Path(f"/proc/{self.child.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+
+    def memory_at_rest_kib(self) -> int:
+        """The same, after two canaries: those return to the system what the C library has kept."""
+        known = self._canaries()
+        self.until(lambda: self._canaries() >= known + 2)
+        return self.memory_kib()
+
+    def _canaries(self) -> int:
+        return self._ran.read_text().splitlines().count(str(127 * 256 + 127))
 
     def health(self) -> str:
         return str(httpx.get(f"{self.url}/healthz", timeout=10).json()["status"])

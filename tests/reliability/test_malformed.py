@@ -117,11 +117,11 @@ def test_damaged_images_never_fail_the_service(faulty: Any, http: Any, record: A
             ]
             await asyncio.gather(*map(one, batch))
 
-    with faulty(max_batch_size=4) as server:
+    with faulty(max_batch_size=4, canary_interval_s=2) as server:
         asyncio.run(send(server.port, min(REQUESTS, 2000)))  # until Pillow has loaded what it loads once
-        before, photograph = server.memory_kib(), asyncio.run(http.call(server.port, http.post(files[0])))
+        before, photograph = server.memory_at_rest_kib(), asyncio.run(http.call(server.port, http.post(files[0])))
         asyncio.run(send(server.port, REQUESTS))
-        after, again = server.memory_kib(), asyncio.run(http.call(server.port, http.post(files[0])))
+        after, again = server.memory_at_rest_kib(), asyncio.run(http.call(server.port, http.post(files[0])))
         assert server.health() == "ok"
         assert "Traceback" not in server.log.read_text()
     assert photograph.status == again.status == 200

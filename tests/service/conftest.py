@@ -20,6 +20,7 @@ from torch import Tensor
 from model.categories import Categories
 from service.app import create_app
 from service.detector import Detections, ModelInfo
+from service.protocol import ImpatientProtocol
 from service.settings import Settings
 
 CATEGORIES = Categories.of_objects(["person", "bicycle", "car", "dog"])
@@ -137,8 +138,10 @@ def live(served: Any) -> Callable[..., AbstractContextManager[str]]:
     """`live(detector, ..., setting=value)`: the address of a service behind a real server, ready."""
 
     @contextmanager
-    def start(*detectors: FakeDetector, **settings: Any) -> Iterator[str]:
-        with served(create_app(Settings(**settings), load=lambda _: list(detectors))) as url:
+    def start(
+        *detectors: FakeDetector, http: type[ImpatientProtocol] = ImpatientProtocol, **settings: Any
+    ) -> Iterator[str]:
+        with served(create_app(Settings(**settings), load=lambda _: list(detectors)), http) as url:
             try:
                 yield url
             finally:
