@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -89,8 +90,7 @@ class FaultyDetector:
 
 def zero_to_one(image: Tensor) -> float:
     """A score that depends on every pixel."""
-    weights = torch.arange(image.numel(), dtype=torch.float64) % 251
-    return float((image.flatten().double() * weights).sum() % 997 / 997)
+    return zlib.crc32(image.numpy().tobytes()) % 997 / 997
 
 
 def load(settings: Settings) -> list[Detector]:
