@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-reliability lint bench constraints
+.PHONY: help install serve test test-reliability lint audit bench constraints
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,10 +39,14 @@ lint: install ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: install ## Look the pinned dependencies up among known vulnerabilities, where the package index knows them
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement constraints.txt
+
 bench: install ## Compare with torchvision, side by side (arguments: make bench ARGS="--rounds 3")
 	$(BIN)/python benchmarks/against_torchvision.py $(ARGS)
 
 constraints: ## Resolve the pinned dependencies anew
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --extra dev --extra train --upgrade --output-file constraints.txt
-	$(COMPILE) --constraint constraints.txt --output-file docker/requirements.txt
+	$(COMPILE) --extra otel --constraint constraints.txt --output-file docker/requirements.txt

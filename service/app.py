@@ -4,23 +4,45 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from service import schemas
+from service import openapi
+from service.auth import KEY_HEADER, ApiKeys, load_keys, tell_who_may_call
 from service.detector import load_detectors
-from service.errors import PROBLEM_TYPE, BadParameterError, ServiceError, problem
-from service.lifecycle import LoadDetectors, Service
-from service.middleware import RequestContext
+from service.errors import BadParameterError, ServiceError
+from service.lifecycle import LoadDetectors, Service, service_version
+from service.middleware import REQUEST_ID_HEADER, RequestContext
 from service.pipeline import ClientGoneError
+from service.problems import error_response, problem_response
 from service.routes import router
 from service.settings import Settings
+from service.tracing import exporting_provider, request_telemetry, send_what_is_left
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is what the log and the metrics count
+# What a web page of an allowed origin may send and read beyond the plainest. Never cookies: there are none.
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": [
+        "Authorization",
+        KEY_HEADER,
+        REQUEST_ID_HEADER,
+        openapi.TIMEOUT_HEADER,
+        "X-Priority",
+        "traceparent",
+    ],
+    "expose_headers": [REQUEST_ID_HEADER, "Server-Timing", "Retry-After", "WWW-Authenticate"],
+}
 _DESCRIPTION = "POST an image, get boxes, labels and scores. Boxes are in pixels of the upright image."
 
 
@@ -29,6 +51,7 @@ def create_app(
     *,
     load: LoadDetectors = load_detectors,
     on_hopeless: Callable[[], None] | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """Build the application. It starts to load the model when its lifespan begins.
 
@@ -36,78 +59,74 @@ def create_app(
         settings: by default those of the environment.
         load: makes the detectors, one per device.
         on_hopeless: called when the service will never answer, or not again, and its process should end.
+        tracer_provider: where spans go; by default to the collector that the settings name.
+
+    Raises:
+        KeysError: the API keys cannot be used as they are given.
+        TracingError: traces are asked for and cannot be sent.
     """
-    service = Service(settings or Settings(), load, on_hopeless)
+    settings = settings or Settings()
+    keys = load_keys(settings)
+    tell_who_may_call(settings, keys)
+    exporting = exporting_provider(settings, version=service_version()) if tracer_provider is None else None
+    spans = tracer_provider or exporting
+    service = Service(settings, load, on_hopeless, spans)
     app = FastAPI(
         title="faster-rcnn-service",
         version=service.version,
         description=_DESCRIPTION,
-        lifespan=_lifespan,
+        lifespan=partial(_lifespan, exporting=exporting),
         redirect_slashes=False,
+        docs_url=None,  # a route of ours, as its page needs headers of its own
+        redoc_url=None,
+        telemetry=request_telemetry(spans),
     )
     app.state.service = service
-    app.add_middleware(RequestContext, metrics=service.metrics)
+    # The last one added is the outermost: an answer to a browser needs CORS headers even where the key is wrong.
+    if keys:
+        app.add_middleware(ApiKeys, keys=keys)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
+    app.add_middleware(RequestContext, metrics=service.metrics, access_log=settings.access_log)
     app.include_router(router)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGoneError, _client_gone)
     app.add_exception_handler(ClientDisconnect, _client_gone)
-    _document_problems(app)
+    openapi.complete(app, keys_needed=bool(keys))
     return app
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, *, exporting: TracerProvider | None) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.start()
     try:
         yield
     finally:
         await service.stop()
+        if exporting is not None:
+            await send_what_is_left(exporting)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return _problem_response(request, error.status, error.code, error.detail, error.headers)
+    return error_response(request.scope, error)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     detail = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
-    return _problem_response(request, BadParameterError.status, BadParameterError.code, detail)
+    return error_response(request.scope, BadParameterError(detail))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no-such-path", 405: "wrong-method"}.get(error.status_code, "http-error")
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    return _problem_response(request, error.status_code, code, detail, dict(error.headers or {}))
+    return problem_response(request.scope, status=error.status_code, code=code, detail=detail, headers=error.headers)
 
 
 async def _client_gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
-
-
-def _problem_response(
-    request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None
-) -> JSONResponse:
-    body = problem(status=status, code=code, detail=detail, request_id=request.state.request_id)
-    return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
-
-
-def _document_problems(app: FastAPI) -> None:
-    """Put `Problem` into the OpenAPI document, and take out FastAPI's own error schemas, which are never sent."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, object]:
-        if app.openapi_schema is None:
-            document = generate()
-            components = document["components"]["schemas"]
-            components["Problem"] = schemas.Problem.model_json_schema()
-            for unused in ("HTTPValidationError", "ValidationError"):
-                components.pop(unused, None)
-            app.openapi_schema = document
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.progress import track
 
 from model.training import commands as training_commands
-from service.settings import Precision, Settings
+from service import logs
+from service.settings import LogFormat, Precision, Settings, misspelt_variables
 
 if TYPE_CHECKING:
     from service.detector import Detector
@@ -48,12 +49,18 @@ def serve(**flags: Any) -> None:
     Every option can also be set in the environment as FRCNN_<NAME>; the option wins.
     """
     settings = _settings({name: value for name, value in flags.items() if value is not None})
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.configure(settings)
+    for name in misspelt_variables():
+        logger.warning("%s is set, and is no setting: is it misspelt?", name)
 
+    from service.auth import KeysError
     from service.server import serve as serve_until_the_end
+    from service.tracing import TracingError
 
-    hopeless = serve_until_the_end(settings, _listen(settings.host, settings.port))
+    try:
+        hopeless = serve_until_the_end(settings, _listen(settings.host, settings.port))
+    except (KeysError, TracingError) as error:
+        _fail(str(error), code=_USAGE)
     if hopeless is not None:
         _fail(hopeless)
 
@@ -70,11 +77,16 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _with_settings_as_options() -> inspect.Signature:
-    """One option per setting, none with a default of its own: what is not given is left to `Settings`."""
+    """One option per setting, none with a default of its own: what is not given is left to `Settings`.
+
+    Secrets have none: everybody on a machine sees the arguments of its processes.
+    """
     parameters = []
     for name, field in Settings.model_fields.items():
-        plain = field.annotation if field.annotation in (int, float, str, Precision) else str
-        default = "" if field.default is None else f" [default: {field.default}]"
+        if field.annotation == SecretStr | None:
+            continue
+        plain = field.annotation if field.annotation in (int, float, bool, str, Precision, LogFormat) else str
+        default = "" if field.default in (None, ()) else f" [default: {field.default}]"
         option = typer.Option(help=f"{field.description}{default}", show_default=False)
         parameters.append(
             inspect.Parameter(

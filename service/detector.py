@@ -180,6 +180,25 @@ def trim_host_memory() -> None:
             trim(0)
 
 
+def device_name(device: str) -> str:
+    """What its maker calls it."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+
+
+def device_memory(device: str) -> dict[str, int]:
+    """Bytes of a GPU's memory: those of tensors, those torch holds for them, all there are. Of a CPU, nothing.
+
+    From torch's own books, so that it neither waits for a device that hangs nor fails on one that is lost.
+    """
+    if torch.device(device).type != "cuda":
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
+
+
 def weights_caveat(asked: str, info: ModelInfo) -> str | None:
     """What to say loudly of the weights that are served, if they are not what a caller would expect.
 

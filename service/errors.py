@@ -4,6 +4,7 @@ ServiceError
 +- BadRequestError          400  the body or a header cannot be understood
 +- BrokenImageError         400  not an image, or a damaged one
 +- BodyTimeoutError         408  the body came too slowly; the connection is closed
++- UnauthorizedError        401  no API key, or a wrong one
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken
 +- BadParameterError        422  a query parameter is out of range
@@ -52,6 +53,10 @@ class BrokenImageError(ServiceError):
 class BodyTimeoutError(ServiceError):
     status, code = HTTPStatus.REQUEST_TIMEOUT, "body-timeout"
     closes = True
+
+
+class UnauthorizedError(ServiceError):
+    status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
 
 
 class TooLargeError(ServiceError):

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from service.errors import BrokenImageError, TooLargeError, UnsupportedTypeError
+from service.segments import refuse_endless
 
 # Our own limit is checked before anything is decoded; Pillow's would warn from inside the decoding threads.
 Image.MAX_IMAGE_PIXELS = None
@@ -77,8 +78,9 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
     Raises:
         BrokenImageError: not an image, or its header is damaged.
         UnsupportedTypeError: an image of a kind that is not taken.
-        TooLargeError: too many pixels.
+        TooLargeError: too many pixels, or parts.
     """
+    refuse_endless(data)
     image = _open(data)
     width, height = image.size
     if width * height > max_pixels:

@@ -14,11 +14,14 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, TypeVar
 
+from opentelemetry.trace import TracerProvider
+
 from service.batcher import Batcher, BatcherLimits
-from service.detector import LOAD_ERRORS, Detector, ModelInfo, weights_caveat
+from service.detector import LOAD_ERRORS, Detector, ModelInfo, device_memory, device_name, weights_caveat
 from service.errors import UnavailableError
 from service.metrics import Metrics
 from service.settings import Settings
+from service.stages import Stages
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +47,21 @@ class Service:
         settings: the settings.
         load: makes the detectors; runs in a thread, so that the service can say that it is loading.
         on_hopeless: called when the service will never answer, or not again, and its process should end.
+        tracer_provider: where the spans of the stages go; nowhere, by default.
     """
 
-    def __init__(self, settings: Settings, load: LoadDetectors, on_hopeless: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: LoadDetectors,
+        on_hopeless: Callable[[], None] | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.version = _version()
+        self.metrics.capacity.set(settings.queue_capacity)
+        self.stages = Stages(self.metrics, tracer_provider)
+        self.version = service_version()
         self.hopeless: str | None = None  # why the process should end
         self._load = load
         self._on_hopeless = on_hopeless
@@ -205,6 +217,10 @@ class Service:
             metrics=self.metrics,
         )
         self._batcher.start()
+        self.metrics.tell_what_is_served(detectors[0].info.name, detectors[0].info.weights, self.version)
+        for detector in detectors:
+            self.metrics.tell_device(detector.device, device_name(detector.device), detector.precision)
+        self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in detectors})
         logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
 
     def _reload(self, device: str) -> Detector:
@@ -225,7 +241,7 @@ def _batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
     return _CPU_BATCH_SIZE if any(d.device == "cpu" for d in detectors) else _GPU_BATCH_SIZE
 
 
-def _version() -> str:
+def service_version() -> str:
     try:
         return version("faster-rcnn-service")
     except PackageNotFoundError:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_MODEL_LABELS = ("model", "weights", "version")
+_DEVICE_LABELS = ("device", "name", "precision")
 
 
 class Metrics:
@@ -26,12 +32,46 @@ class Metrics:
         self.rejected = Counter(
             "frcnn_images_rejected", "Images refused at the door.", ["reason"], registry=self.registry
         )
+        self.requests_in_flight = Gauge(
+            "frcnn_requests_in_flight", "Requests being answered, of every route.", registry=self.registry
+        )
+        self.problems = Counter(
+            "frcnn_problems", "Requests, and images of a batch, answered with a problem.", ["code"],
+            registry=self.registry,
+        )  # fmt: skip
         self.in_flight = Gauge(
             "frcnn_images_in_flight", "Images accepted and not yet answered.", registry=self.registry
         )
         self.queued = Gauge("frcnn_images_queued", "Decoded images waiting for a device.", registry=self.registry)
+        self.capacity = Gauge("frcnn_images_capacity", "Most images in flight.", registry=self.registry)
+        self.model = Gauge("frcnn_model_info", "1 of what is served.", _MODEL_LABELS, registry=self.registry)
+        self.device = Gauge("frcnn_device_info", "1 of each device.", _DEVICE_LABELS, registry=self.registry)
+        ProcessCollector(registry=self.registry)
         self.ready = Gauge("frcnn_ready", "1 while the service takes requests.", registry=self.registry)
+
+    def tell_what_is_served(self, model: str, weights: str, version: str) -> None:
+        self.model.labels(model, weights, version).set(1)
+
+    def tell_device(self, device: str, name: str, precision: str) -> None:
+        self.device.labels(device, name, precision).set(1)
+
+    def watch_memory(self, read: Callable[[], Mapping[str, Mapping[str, int]]]) -> None:
+        """Have `read`, called at each scrape, tell the bytes of each device by their kind."""
+        self.registry.register(_DeviceMemory(read))
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _DeviceMemory(Collector):
+    def __init__(self, read: Callable[[], Mapping[str, Mapping[str, int]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily("frcnn_device_memory_bytes", "Memory of a GPU.", labels=("device", "kind"))
+        for device, kinds in self._read().items():
+            for kind, size in kinds.items():
+                family.add_metric((device, kind), size)
+        if family.samples:
+            yield family

@@ -1,4 +1,4 @@
-"""What happens around every request: an id, a count, and a last resort."""
+"""What happens around every request: an id, headers, a count, a line in the log, and a last resort."""
 
 from __future__ import annotations
 
@@ -8,34 +8,48 @@ import time
 import uuid
 from typing import Any
 
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import PROBLEM_TYPE, problem
+from service.auth import OPEN_PATHS
+from service.logs import access_logger, request_id_of_this_task
 from service.metrics import Metrics
+from service.problems import noted_problem, problem_response
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-ID"
+# What a browser may do with an answer: nothing but show it. A route that sends a page sets its own.
+_DEFAULT_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 # An id goes into logs and headers: short, and of characters that mean nothing there.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _UNROUTED = "none"
 
 
 class RequestContext:
-    """Give each request an id, count it, and turn an unforeseen exception into a problem document.
+    """Give each request an id, its answer safe headers, count and log it, and make an unforeseen exception a problem.
 
     Pure ASGI: wrapping the response, as Starlette's base class does, would hide the caller's hanging up.
 
     Args:
         app: the application.
         metrics: where to count.
+        access_log: whether to log a line for each request.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool = True) -> None:
         self.app = app
         self.metrics = metrics
+        self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,35 +58,54 @@ class RequestContext:
         started = time.perf_counter()
         request_id = _request_id(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = request_id
+        trace.get_current_span().set_attribute("frcnn.request_id", request_id)
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                for name, value in _DEFAULT_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
+        token = request_id_of_this_task.set(request_id)
+        self.metrics.requests_in_flight.inc()
         try:
-            await self.app(scope, receive, send_with_id)
+            await self.app(scope, receive, send_with_headers)
         except Exception:
-            logger.exception("request %s: unforeseen failure", request_id)
+            logger.exception("unforeseen failure")
             if status:
                 raise
-            response = internal_error(request_id)
-            await response(scope, receive, send_with_id)
+            response = internal_error(scope)
+            await response(scope, receive, send_with_headers)
         finally:
-            route = _route(scope)
-            self.metrics.requests.labels(route, str(status)).inc()
-            self.metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+            self.metrics.requests_in_flight.dec()
+            self._account(scope, status, time.perf_counter() - started)
+            request_id_of_this_task.reset(token)
+
+    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _route(scope)
+        code = noted_problem(scope)
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        if code is not None:
+            self.metrics.problems.labels(code).inc()
+        if self.access_log:
+            # Probes come every few seconds, and say the same until they do not.
+            level = logging.DEBUG if scope["path"] in OPEN_PATHS and status == 200 else logging.INFO
+            # The path as asked for, and the query, are the caller's: they may hold anything.
+            fields = {"method": scope["method"], "route": route, "status": status}
+            fields |= {"duration_ms": round(seconds * 1e3, 2)} | ({} if code is None else {"problem": code})
+            line = "%(method)s %(route)s %(status)d %(duration_ms).1f ms" + ("" if code is None else " %(problem)s")
+            access_logger.log(level, line, fields, extra=fields)
 
 
-def internal_error(request_id: str) -> JSONResponse:
+def internal_error(scope: Scope) -> JSONResponse:
     detail = "something failed that should not have; the log tells what, under this request id"
-    body = problem(status=500, code="internal", detail=detail, request_id=request_id)
-    return JSONResponse(body, status_code=500, media_type=PROBLEM_TYPE)
+    return problem_response(scope, status=500, code="internal", detail=detail)
 
 
 def _request_id(headers: Headers) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from typing import Any
 
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+
+from service.auth import KEY_HEADER, OPEN_PATHS
 from service.batch_queue import Priority
 from service.errors import PROBLEM_TYPE
+from service.schemas import Health, Probe, Problem
 from service.uploads import FILE_FIELD
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -16,6 +25,7 @@ LONGEST_TIMEOUT_MS = 3_600_000
 _BINARY = {"type": "string", "format": "binary"}
 _MEANINGS = {
     400: "The body is broken, or is no image",
+    401: "No API key, or a wrong one",
     408: "The body came too slowly",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
@@ -90,4 +100,55 @@ BATCH_REQUEST = {
     },
 }
 BATCH_RESPONSES = {200: {"description": "A result or a problem for each file, in order"}, **_EVERY_PROBLEM}
-HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, draining or failing"}}
+HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": _MEANINGS[503], "model": Health}}
+READINESS_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": _MEANINGS[503], "model": Probe}}
+METRICS_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+_DOCS_SOURCE = "https://cdn.jsdelivr.net"
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
+}
+
+
+def complete(app: FastAPI, *, keys_needed: bool) -> None:
+    """Have the document tell problems and keys, and not FastAPI's own error schemas, which are never sent."""
+    generate = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            components = schema["components"]
+            components["schemas"]["Problem"] = Problem.model_json_schema()
+            for unused in ("HTTPValidationError", "ValidationError"):
+                components["schemas"].pop(unused, None)
+            if keys_needed:
+                components["securitySchemes"] = _SECURITY_SCHEMES
+                _ask_for_keys(schema["paths"])
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def docs_page() -> HTMLResponse:
+    """Swagger UI, with leave to load its script and styles and to ask this server, and for nothing else."""
+    page = get_swagger_ui_html(openapi_url="openapi.json", title="faster-rcnn-service")
+    inline = re.search(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+    assert inline is not None, "FastAPI's page begins otherwise: this is a bug"
+    digest = base64.b64encode(hashlib.sha256(inline[1]).digest()).decode()
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src {_DOCS_SOURCE} 'sha256-{digest}'; style-src {_DOCS_SOURCE} 'unsafe-inline'; "
+        "img-src https://fastapi.tiangolo.com data: blob:; connect-src 'self'; frame-ancestors 'none'"
+    )
+    return page
+
+
+def _ask_for_keys(paths: dict[str, dict[str, Any]]) -> None:
+    for path, operations in paths.items():
+        if path not in OPEN_PATHS:
+            for operation in operations.values():
+                operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
+                operation["responses"] |= {str(status): told for status, told in problems(401).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -56,14 +57,15 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
     limit = service.settings.max_body_bytes
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
-    started = time.perf_counter()
-    opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
-    image = await in_time(deadline, opening)
-    with batcher.admission.room_for(image.width * image.height):
-        picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
+    with ExitStack() as held:
+        started = time.perf_counter()
+        with service.stages.stage("decode"):
+            opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
+            image = await in_time(deadline, opening)
+            held.enter_context(batcher.admission.room_for(image.width * image.height))
+            picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
         decode_s = time.perf_counter() - started
-        service.metrics.stage_seconds.labels("decode").observe(decode_s)
-        answer = await batcher.submit(picture, deadline=deadline, priority=priority)
+        answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
         return Found(picture, answer, decode_s)
 
 

@@ -49,16 +49,18 @@ async def detect(request: Request, query: Parameters) -> Response:
     limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s)
     urgency = _urgency(request, service, Priority.NORMAL)
     with urgency.places(batcher):
-        data = await in_time(urgency.deadline, read_image(request, limits))
+        with service.stages.stage("read"):
+            data = await in_time(urgency.deadline, read_image(request, limits))
         finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
         found = await while_connected(request, finding)
         headers = {"Server-Timing": found.server_timing()}
         media_type = _drawn_type(request)
-        if media_type is None:
-            return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
-        drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
-        drawn = await while_connected(request, in_time(urgency.deadline, drawing))
-        return Response(drawn, media_type=media_type, headers=headers)
+        with service.stages.stage("encode"):
+            if media_type is None:
+                return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
+            drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
+            drawn = await while_connected(request, in_time(urgency.deadline, drawing))
+            return Response(drawn, media_type=media_type, headers=headers)
 
 
 @router.post(
@@ -82,18 +84,23 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
         files=min(settings.max_batch_files, batcher.admission.capacity(urgency.priority)),
         seconds=settings.body_timeout_s,
     )
-    with urgency.places(batcher):  # the door is shut to a whole batch, too, before its body is read
+    # The door is shut to a whole batch, too, before its body is read.
+    with urgency.places(batcher), service.stages.stage("read"):
         files = await in_time(urgency.deadline, read_files(request, limits))
     with urgency.places(batcher, len(files)):
         finding = find_all(service, batcher, files, deadline=urgency.deadline, priority=urgency.priority)
         outcomes = await while_connected(request, finding)
-    results = [
-        _problem(outcome, request)
-        if isinstance(outcome, ServiceError)
-        else _result(outcome, query, selection, batcher.info)
-        for outcome in outcomes
-    ]
-    return JSONResponse({"results": results})
+    for outcome in outcomes:
+        if isinstance(outcome, ServiceError):
+            service.metrics.problems.labels(outcome.code).inc()
+    with service.stages.stage("encode"):
+        results = [
+            _problem(outcome, request)
+            if isinstance(outcome, ServiceError)
+            else _result(outcome, query, selection, batcher.info)
+            for outcome in outcomes
+        ]
+        return JSONResponse({"results": results})
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -127,7 +134,7 @@ async def livez() -> Response:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.HEALTH_RESPONSES)
+@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.READINESS_RESPONSES)
 async def readyz(request: Request) -> Response:
     """200 while requests are taken, else 503: send them elsewhere when this fails."""
     status = _service(request).condition.status
@@ -143,10 +150,16 @@ async def labels(request: Request) -> Response:
     return JSONResponse(schemas.labels_json(info.categories))
 
 
-@router.get("/metrics", tags=["health"], response_class=Response)
+@router.get("/metrics", tags=["health"], response_class=Response, responses=openapi.METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """The OpenAPI document as a page, whose scripts and styles come from where FastAPI has them."""
+    return openapi.docs_page()
 
 
 @router.get("/", include_in_schema=False)

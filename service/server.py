@@ -75,7 +75,9 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
     config = uvicorn.Config(
         application,
         http=ImpatientProtocol,
+        ws="none",
         lifespan="on",
+        server_header=False,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1 << 20
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
+LogFormat = Literal["text", "json"]
+_PREFIX = "FRCNN_"
+_ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
 
 
 class Settings(BaseSettings):
     """The service's settings: `FRCNN_<NAME>` in the environment, or `frcnn serve --<name>`, which wins."""
 
-    model_config = SettingsConfigDict(env_prefix="FRCNN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -60,9 +69,46 @@ class Settings(BaseSettings):
         65, ge=0, description="How long a stopping server waits for the requests it accepted."
     )
     decode_threads: int | None = Field(None, ge=1, description="Threads that decode images; by default one per core.")
+    api_keys: SecretStr | None = Field(
+        None, description="Keys that callers must show one of, separated by commas; in the environment only."
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of API keys, one a line, besides those of FRCNN_API_KEYS. Without any, anybody may call.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Web pages that may call from a browser: https://app.example,https://...; or *."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log shown.")
+    log_format: LogFormat = Field("text", description="Lines for people, or one JSON object a line for machines.")
+    access_log: bool = Field(True, description="Log a line for each request.")
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("FRCNN_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="Where to send OpenTelemetry traces: http://localhost:4318. Also OTEL_EXPORTER_OTLP_ENDPOINT.",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins_from_text(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_without_path(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            # A browser sends scheme and host alone: anything more would never match, and nobody would be told.
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} must be * or like https://app.example or http://localhost:3000")
+        return origins
 
     @field_validator("max_batch_size", mode="before")
     @classmethod
     def _number_from_text(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def misspelt_variables(environment: Iterable[str] = os.environ) -> list[str]:
+    """Variables that look like settings and are none: a misspelt FRCNN_API_KEYS must not leave the door open unseen."""
+    known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}
+    return sorted(name for name in environment if name.upper().startswith(_PREFIX) and name.upper() not in known)

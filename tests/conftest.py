@@ -46,7 +46,7 @@ def odd_images() -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_developers_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("FRCNN_")]:
+    for name in [name for name in os.environ if name.startswith(("FRCNN_", "OTEL_"))]:
         monkeypatch.delenv(name)
 
 

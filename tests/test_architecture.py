@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
         resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download packed weights build""",
-    "service": """settings errors images drawing batch_queue batch_cap metrics admission detector device_thread device
-        schemas batcher lifecycle uploads pipeline openapi routes middleware app protocol server detect_files cli
+    "service": """settings errors problems auth logs tracing segments images drawing batch_queue batch_cap metrics
+        admission detector device_thread device schemas batcher stages lifecycle uploads pipeline openapi routes
+        middleware app protocol server detect_files cli
         __main__""",
 }
 ORDER = {package: names.split() for package, names in _LISTS.items()}
@@ -60,3 +61,22 @@ def test_what_no_file_may_do(path):
         assert not any(within(name, "service") for name in imported)
     elif path.name not in {"detector.py", "schemas.py", "cli.py"}:
         assert not any(within(name, "model") for name in imported)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_runs_what_it_reads(path):
+    """A file of weights is data: no pickle but torch's own reader of tensors, and no eval."""
+    imported = imports(path)
+    assert not any(within(name, module) for name in imported for module in ("marshal", "shelve", "dill"))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        assert called not in {"eval", "exec", "os.system", "pickle.load", "pickle.loads"}
+        if called == "torch.load":
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert given.get("weights_only") == "True"
+
+
+@pytest.mark.parametrize("name", ORDER["service"][: ORDER["service"].index("app")])
+def test_no_request_makes_the_service_fetch_anything(name):
+    imported = imports(ROOT / "service" / f"{name.replace('.', '/')}.py")
+    assert not any(within(one, module) for one in imported for module in ("httpx", "requests", "urllib", "http.client"))

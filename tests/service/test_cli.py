@@ -99,7 +99,9 @@ def test_every_setting_is_an_option() -> None:
     assert options >= {
         "--host", "--port", "--weights", "--device", "--precision", "--max-batch-size", "--max-queue-delay-ms",
         "--queue-capacity", "--request-timeout-ms", "--max-body-bytes", "--decode-threads", "--log-level",
+        "--log-format", "--no-access-log", "--api-keys-file", "--cors-origins", "--otlp-endpoint",
     }  # fmt: skip
+    assert "--api-keys" not in options  # everybody on the machine sees the arguments of a process
 
 
 @pytest.mark.parametrize("wrong", [("--port", "99999"), ("--precision", "fp1"), ("--max-batch-size", "many")])
@@ -168,6 +170,42 @@ def test_serve_on_a_port_that_is_taken_ends_at_once() -> None:
             output, _ = child.communicate(timeout=60)
     assert child.returncode == 1
     assert "in use" in output
+
+
+def test_serve_with_an_unusable_file_of_keys_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("two words")
+    with process("serve", "--port", "0", "--api-keys-file", str(tmp_path / "keys")) as child:
+        output, _ = child.communicate(timeout=60)
+    assert child.returncode == 2
+    assert "an API key in" in output
+    assert "two words" not in output
+
+
+def test_serve_asks_for_keys_and_logs_json(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("key-of-the-file-0123456789\n")
+    arguments = ("--port", "0", "--weights", "random", "--log-format", "json", "--api-keys-file", str(keys))
+    with process("serve", *arguments, FRCNN_API_KEYS="a,b", FRCNN_API_KEY="misspelt") as child:
+        assert child.stdout is not None
+        url, lines = "", []
+        for text in child.stdout:
+            lines.append(json.loads(text))
+            if found := re.search(r"http://127\.0\.0\.1:\d+", text):
+                url = found[0]
+            if lines[-1]["message"].startswith("ready: "):
+                break
+        statuses = [
+            httpx.get(f"{url}/docs", headers={"X-API-Key": key}, timeout=30).status_code
+            for key in ("a", "b", "key-of-the-file-0123456789", "misspelt")
+        ]
+        assert statuses == [200, 200, 200, 401]
+        child.send_signal(signal.SIGTERM)
+        lines += [json.loads(line) for line in child.communicate(timeout=60)[0].splitlines()]
+    messages = [line["message"] for line in lines]
+    assert "FRCNN_API_KEY is set, and is no setting: is it misspelt?" in messages
+    assert "API keys are asked for: 3 are accepted" in messages
+    assert [line["status"] for line in lines if line["logger"] == "service.access"] == statuses
+    assert "key-of-the-file" not in str(lines)
 
 
 def test_sigterm_ends_a_service_that_is_still_loading() -> None:

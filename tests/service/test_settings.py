@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, misspelt_variables
 
 
 def test_the_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +19,17 @@ def test_auto_is_a_batch_size() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"port": 70000}, {"max_batch_size": 0}, {"max_batch_size": "many"}, {"precision": "fp64"}, {"colour": 1}]
+    "wrong",
+    [
+        {"port": 70000},
+        {"max_batch_size": 0},
+        {"max_batch_size": "many"},
+        {"precision": "fp64"},
+        {"colour": 1},
+        {"cors_origins": "app.example"},
+        {"cors_origins": "https://app.example/"},
+        {"cors_origins": "https://*.example"},
+    ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
@@ -29,3 +39,23 @@ def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRCNN_CORS_ORIGINS", "https://app.example, http://localhost:3000")
+    assert Settings().cors_origins == ("https://app.example", "http://localhost:3000")
+    assert Settings(cors_origins="*").cors_origins == ("*",)
+    assert Settings(cors_origins="").cors_origins == ()
+
+
+def test_a_collector_is_named_as_everywhere_or_by_our_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://everywhere:4318")
+    assert Settings().otlp_endpoint == "http://everywhere:4318"
+    monkeypatch.setenv("FRCNN_OTLP_ENDPOINT", "http://own:4318")
+    assert Settings().otlp_endpoint == "http://own:4318"
+    assert Settings(otlp_endpoint="http://given:4318").otlp_endpoint == "http://given:4318"
+
+
+def test_misspelt_variables_are_found() -> None:
+    given = ["FRCNN_API_KEY", "FRCNN_API_KEYS", "frcnn_port", "FRCNN_OTLP_ENDPOINT", "HOME", "OTHER_FRCNN_X"]
+    assert misspelt_variables(given) == ["FRCNN_API_KEY"]

@@ -1,0 +1,68 @@
+"""How the log is written: as lines for people or as JSON for machines, each with the id of its request.
+
+Nothing of an image and no key ever gets there: our own messages hold neither, and libraries that would write down what
+they parse are kept quiet.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+from contextvars import ContextVar
+
+from opentelemetry import trace
+
+from service.settings import Settings
+
+access_logger = logging.getLogger("service.access")
+request_id_of_this_task: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s%(_request)s: %(message)s"
+_OURS = ("service", "model", "uvicorn")
+
+
+class RequestFields(logging.Filter):
+    """Put the request's id, and that of its trace, on every record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        request_id = request_id_of_this_task.get()
+        span = trace.get_current_span().get_span_context()
+        record._request = ""  # for the text alone: the JSON formatter leaves out what begins so
+        if request_id is not None:
+            record.request_id = request_id
+            record._request = f" [{request_id}]"
+        if span.is_valid:
+            record.trace_id = trace.format_trace_id(span.trace_id)
+        return True
+
+
+def configure(settings: Settings) -> None:
+    """Send the whole process's log to standard error, warnings and uvicorn's loggers included."""
+    level = settings.log_level.upper()
+    quiet = "ERROR" if level == "ERROR" else "WARNING"
+    logging.captureWarnings(True)
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "filters": {"request": {"()": RequestFields}},
+            "formatters": {
+                "text": {"format": _TEXT},
+                "json": {
+                    "()": "pythonjsonlogger.json.JsonFormatter",
+                    "fmt": ["levelname", "name", "message"],
+                    "timestamp": True,
+                    "rename_fields": {"levelname": "level", "name": "logger"},
+                },
+            },
+            "handlers": {
+                "stderr": {"class": "logging.StreamHandler", "filters": ["request"], "formatter": settings.log_format}
+            },
+            # Whatever is not ours stays quiet: Pillow would log an image's EXIF data when asked for details.
+            "root": {"level": quiet, "handlers": ["stderr"]},
+            "loggers": {
+                **{name: {"level": level} for name in _OURS},
+                "python_multipart": {"level": "ERROR"},  # its warnings quote the body
+            },
+        }
+    )

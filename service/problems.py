@@ -1,0 +1,32 @@
+"""Problem documents as responses, and a note of each for the log and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from service.errors import PROBLEM_TYPE, ServiceError, problem
+
+
+def problem_response(
+    scope: Scope, *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An answer that is not a success. `RequestContext` has given the request its id."""
+    scope["state"]["problem"] = code
+    body = problem(status=status, code=code, detail=detail, request_id=scope["state"]["request_id"])
+    return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+def error_response(scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The same for an expected failure."""
+    return problem_response(
+        scope, status=error.status, code=error.code, detail=error.detail, headers={**error.headers, **(headers or {})}
+    )
+
+
+def noted_problem(scope: Scope) -> str | None:
+    """The code of the problem that the request was answered with, if it was."""
+    code: str | None = scope["state"].get("problem")
+    return code

@@ -1,0 +1,64 @@
+"""The stages of a request, timed: read, decode, queue, inference, encode. For Prometheus, and as spans of its trace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+
+from opentelemetry.trace import NoOpTracerProvider, Span, Status, StatusCode, TracerProvider
+
+from service.batcher import Answer
+from service.metrics import Metrics
+
+
+class Stages:
+    """Tells of each stage how long it took.
+
+    Args:
+        metrics: where to count.
+        tracer_provider: where spans go; nowhere, by default.
+    """
+
+    def __init__(self, metrics: Metrics, tracer_provider: TracerProvider | None = None) -> None:
+        self._metrics = metrics
+        self._tracer = (tracer_provider or NoOpTracerProvider()).get_tracer("service")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is done within."""
+        started = time.perf_counter()
+        # An exception's message may tell of the image: only its name goes into the span.
+        with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
+            try:
+                yield
+            except BaseException as error:
+                _mark(span, error)
+                raise
+            finally:
+                self._metrics.stage_seconds.labels(name).observe(time.perf_counter() - started)
+
+    async def detection(self, submitted: Awaitable[Answer]) -> Answer:
+        """Wait for an answer, and make the spans of its queue and inference from what it tells of them.
+
+        The batcher counts them for Prometheus: it has them also of those who no longer wait.
+        """
+        asked_ns = time.time_ns()
+        try:
+            answer = await submitted
+        except BaseException as error:
+            _mark(self._tracer.start_span("queue", start_time=asked_ns), error).end()
+            raise
+        answered_ns = time.time_ns()
+        started_ns = answered_ns - round(answer.inference_s * 1e9)
+        queued_ns = started_ns - round(answer.queue_s * 1e9)
+        self._tracer.start_span("queue", start_time=queued_ns).end(started_ns)
+        size = {"frcnn.batch_size": answer.batch_size}
+        self._tracer.start_span("inference", start_time=started_ns, attributes=size).end(answered_ns)
+        return answer
+
+
+def _mark(span: Span, error: BaseException) -> Span:
+    span.set_attribute("error.type", type(error).__name__)
+    span.set_status(Status(StatusCode.ERROR))
+    return span

@@ -1,0 +1,87 @@
+"""Headers that never end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+KEY = "key-of-the-protocol-tests"
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.settimeout(20)
+        yield connection
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionError:
+        pass
+    return received
+
+
+def flood(connection: socket.socket, piece: bytes, most: int = 50_000_000) -> int:
+    """Send a piece over and over until the other side has had enough; how many bytes that took."""
+    sent = 0
+    try:
+        while sent < most:
+            connection.sendall(piece)
+            sent += len(piece)
+    except OSError:
+        pass
+    return sent
+
+
+CHUNKED = b"POST /detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"X-Header: " + b"a" * 1000 + b"\r\n"),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Header: ", b"a" * 10_000),
+        (b"GET /livez?", b"a" * 10_000),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"a" * 10_000),
+        (
+            CHUNKED + b"0\r\n",
+            b"T: " + b"a" * 1000 + b"\r\n",
+        ),
+        (CHUNKED + b"0\r\nT: ", b"a" * 10_000),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"T: a\r\n" * 1000),
+    ],
+    ids=["headers", "header", "path", "no header", "trailers", "trailer", "trailers after a body"],
+)
+@pytest.mark.parametrize("keys", [None, KEY])
+def test_a_head_without_end_is_cut_off(beginning: bytes, piece: bytes, keys: str | None, live: Any, fake: Any) -> None:
+    with live(fake(), api_keys=keys) as url:
+        with connected(url) as connection:
+            connection.sendall(beginning)
+            assert flood(connection, piece) < 50_000_000
+        assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_a_head_that_is_too_large_is_told_so(live: Any, fake: Any) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Header: " + b"a" * 70_000)
+        assert until_closed(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_large_head_and_a_large_body_pass(live: Any, fake: Any, make_png: Any) -> None:
+    with live(fake()) as url, httpx.Client() as client:
+        headers = {"X-Header": "a" * 50_000}
+        for _ in range(3):
+            assert client.post(f"{url}/detect", content=make_png(1), headers=headers).status_code == 200
+            answer = client.post(f"{url}/detect", content=iter([bytes(100)] * 5000), headers=headers)
+            assert answer.status_code == 400  # no image, yet read
