@@ -29,9 +29,14 @@ class _HashMismatchError(Exception):
     pass
 
 
+def cache_folder() -> Path:
+    """Where fetched weights, and what is made of weights, are kept; `TORCH_HOME` moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 def cached_path(url: str) -> Path:
     """Where the file of this address is, or will be, on disk."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    return cache_folder() / url.rsplit("/", 1)[1]
 
 
 def fetch(url: str, *, progress: bool = True, timeout_s: float | None = None) -> Path:

@@ -36,7 +36,8 @@ class MultiScaleRoIAlign(nn.Module):
     ) -> None:
         super().__init__()
         self.featmap_names = list(featmap_names)
-        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+        height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
+        self.output_size = (height, width)
         self.sampling_ratio = sampling_ratio
         self.canonical_scale = canonical_scale
         self.canonical_level = canonical_level
@@ -68,7 +69,7 @@ class MultiScaleRoIAlign(nn.Module):
         if len(self.scales) != len(features):
             raise ValueError(f"{len(self.scales)} scales are set for {len(features)} levels")
         rois = _with_image_index(boxes)  # [sum of R, 5]
-        levels = self._levels(rois[:, 1:], self.scales)
+        levels = self.levels_of(rois[:, 1:], self.scales)
         pooled = rois.new_zeros((rois.shape[0], features[0].shape[1], *self.output_size))
         for level, (feature, scale) in enumerate(zip(features, self.scales, strict=True)):
             (members,) = torch.where(levels == level)
@@ -77,7 +78,7 @@ class MultiScaleRoIAlign(nn.Module):
             )
         return pooled.to(features[0].dtype)
 
-    def _levels(self, boxes: Tensor, scales: Sequence[float]) -> Tensor:
+    def levels_of(self, boxes: Tensor, scales: Sequence[float]) -> Tensor:
         """Which of the pooled levels each box belongs to; `[R, 4]` to int64 `[R]` (Eqn. (1) in the FPN paper)."""
         coarsest_k, finest_k = -math.log2(scales[-1]), -math.log2(scales[0])
         side = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))

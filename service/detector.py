@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import ctypes
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,18 +20,18 @@ from torch import Tensor
 from model.build import AUTO, RANDOM, from_checkpoint, resolve_checkpoint
 from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
-from model.roi_pool import MultiScaleRoIAlign
+from model.inference.build import serving_model
+from model.inference.calibration import CalibrationError, calibration_pictures
+from model.inference.openvino import OpenVINOMissingError, QuantisationError, check_openvino
+from model.inference.precision import PrecisionError, check_precision
 from model.weights import BUNDLED, WeightsError, WeightsUnavailableError
 from service.settings import Precision, Settings
 
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "fasterrcnn_resnet50_fpn"
-# The strides of the pyramid levels that RoIs are pooled from.
-_POOLED_STRIDES = (4, 8, 16, 32)
 # How the CPU's allocator, the CUDA driver, cuDNN and cuBLAS say it where torch raises a plain RuntimeError.
 _MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,50 +81,48 @@ class DetectorError(Exception):
 LOAD_ERRORS = (DetectorError, WeightsError, WeightsUnavailableError)
 
 
-class TorchDetector:
-    """A `FasterRCNN` on one torch device.
+class ModelDetector:
+    """A `FasterRCNN` in its serving form on one device.
 
     Args:
         model: its parameters are moved to the device.
         info: what to tell about it.
         device: "cpu", "cuda", "cuda:1", ...
-        precision: of the network; see `Settings`.
+        settings: precision and calibration.
 
     Raises:
         DetectorError: the device cannot compute in that precision.
     """
 
-    def __init__(self, model: FasterRCNN, info: ModelInfo, *, device: str, precision: Precision) -> None:
+    def __init__(self, model: FasterRCNN, info: ModelInfo, *, device: str, settings: Settings) -> None:
         self._device = torch.device(device)
         self.info = info
         self.device = device
-        self.precision = _choose_precision(precision, self._device)
-        self._model = model.eval().to(self._device)
-        # The pooling scales must not depend on which picture happens to come first.
-        pool = self._model.roi_heads.box_roi_pool
-        assert isinstance(pool, MultiScaleRoIAlign)
-        pool.pin_scales(_POOLED_STRIDES)
-        if self._device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        folder = settings.calibration_images
+        try:
+            self._model = serving_model(
+                model,
+                device=self._device,
+                precision=settings.precision,
+                calibration=partial(calibration_pictures, None if folder is None else Path(folder)),
+            )
+        except (PrecisionError, OpenVINOMissingError, QuantisationError, CalibrationError) as error:
+            raise DetectorError(str(error)) from error
+        self.precision = self._model.precision
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        return self._model.transform.padded_hw(size_hw)
+        return self._model.padded_hw(size_hw)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         floats = [image.to(self._device, non_blocking=True).to(torch.float32).div_(255) for image in images]
-        with self._autocast():
-            found = self._model.detect(floats)
+        found = self._model.detect(floats)
         return [
             Detections(
                 boxes=one["boxes"].cpu().numpy(), labels=one["labels"].cpu().numpy(), scores=one["scores"].cpu().numpy()
             )
             for one in found
         ]
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        dtype = _AUTOCAST.get(self.precision)
-        return contextlib.nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
 
 
 def load_detectors(settings: Settings) -> list[Detector]:
@@ -133,15 +132,14 @@ def load_detectors(settings: Settings) -> list[Detector]:
         DetectorError, WeightsError, WeightsUnavailableError: with what to do about it.
     """
     devices = parse_devices(settings.device)
-    for device in devices:
-        _choose_precision(settings.precision, torch.device(device))
+    check_arithmetic(settings.precision, devices)
     checkpoint = resolve_checkpoint(settings.weights, tell=lambda text: logger.warning("%s", text))
     model = from_checkpoint(checkpoint)
     info = ModelInfo(MODEL_NAME, checkpoint.name, checkpoint.categories)
     detectors: list[Detector] = []
     for device in devices:
         own = model if len(devices) == 1 else copy.deepcopy(model)
-        detector = TorchDetector(own, info, device=device, precision=settings.precision)
+        detector = ModelDetector(own, info, device=device, settings=settings)
         check_device(detector)
         detectors.append(detector)
         logger.info("%s weights are on %s in %s", info.weights, device, detector.precision)
@@ -233,11 +231,16 @@ def parse_devices(text: str) -> list[str]:
     return names
 
 
-def _choose_precision(wanted: Precision, device: torch.device) -> str:
-    if wanted == "auto":
-        return "fp32"
-    if wanted == "int8":
-        raise DetectorError("int8 is not built yet; choose fp32, bf16, or on a GPU tf32 or fp16")
-    if wanted in {"tf32", "fp16"} and device.type != "cuda":
-        raise DetectorError(f"{wanted} needs a GPU; choose fp32 or bf16 on {device}")
-    return wanted
+def check_arithmetic(precision: Precision, devices: Sequence[str]) -> None:
+    """Tell that a device cannot do as asked before anything large is fetched or read.
+
+    Raises:
+        DetectorError: with what it can do.
+    """
+    try:
+        for device in devices:
+            check_precision(precision, torch.device(device))
+        if precision == "int8":
+            check_openvino()
+    except (PrecisionError, OpenVINOMissingError) as error:
+        raise DetectorError(str(error)) from error

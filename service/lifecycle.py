@@ -225,7 +225,9 @@ class Service:
 
     def _reload(self, device: str) -> Detector:
         """Runs in the device's thread."""
-        detectors = self._load(self.settings.model_copy(update={"device": device}))
+        # In the arithmetic that was chosen at first: answers must not change.
+        asked = {"device": device, "precision": self.detectors[0].precision}
+        detectors = self._load(self.settings.model_copy(update=asked))
         return next(detector for detector in detectors if detector.device == device)
 
     def _on_failure(self, beyond_repair: bool) -> None:

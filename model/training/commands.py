@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,7 +204,12 @@ def evaluate_command(
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
     split: Annotated[str, typer.Option(help="Measure on this split")] = "val",
     images: Annotated[Path | None, typer.Option(help=_IMAGES_HELP)] = None,
-    precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic; auto is fp32")] = Precision.auto,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the network's arithmetic, as in serving; auto is the fastest")
+    ] = Precision.fp32,
+    calibration_images: Annotated[
+        Path | None, typer.Option(help="Folder of typical pictures that int8 is fitted to; by default generated ones")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write precision-recall curves and example pictures here")] = None,
     min_size: Annotated[int | None, typer.Option(min=32, help="Shorter side, px; by default the weights' own")] = None,
@@ -212,8 +218,11 @@ def evaluate_command(
 ) -> None:
     """Measure a detector's average precision by COCO's rules."""
     from model.build import from_checkpoint, resolve_checkpoint
+    from model.inference.build import serving_model
+    from model.inference.calibration import calibration_pictures
+    from model.inference.precision import check_precision
     from model.training.coco import is_named_for
-    from model.training.evaluation import check_precision, detect_all, evaluate
+    from model.training.evaluation import detect_all, evaluate
     from model.training.plots import plot_all
     from model.training.processes import find_device, joined_processes
     from model.training.sources import open_data
@@ -221,7 +230,7 @@ def evaluate_command(
 
     with told_errors():
         console = Console(stderr=True)
-        dtype = check_precision(precision.value, find_device(device))
+        check_precision(precision.value, find_device(device))
         checkpoint = resolve_checkpoint(weights, tell=lambda message: console.print(message, markup=False))
         chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
         model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
@@ -230,16 +239,16 @@ def evaluate_command(
         tell(report, console)
         with joined_processes(device) as processes, Progress(console=console, transient=True) as bar:
             task = bar.add_task("detecting", total=len(measured))
-            found = detect_all(
-                model.to(processes.device),
-                measured,
+            served = serving_model(
+                model,
                 device=processes.device,
-                precision=dtype,
-                advance=lambda: bar.advance(task),
+                precision=precision.value,
+                calibration=partial(calibration_pictures, calibration_images),
             )
+            found = detect_all(served.detect, measured, device=processes.device, advance=lambda: bar.advance(task))
         metrics = evaluate(measured, found, checkpoint.categories)
         if as_json:
-            about = {"weights": checkpoint.name, "data": data, "split": split, "precision": precision.value}
+            about = {"weights": checkpoint.name, "data": data, "split": split, "precision": served.precision}
             sys.stdout.write(json.dumps(about | metrics.as_json() | {"left_out": report.counts()}, indent=2) + "\n")
         else:
             Console().print(metrics_table(metrics, title=f"{checkpoint.name} on {report.source}"))
@@ -296,14 +305,21 @@ def pack(
 @contextmanager
 def told_errors() -> Iterator[None]:
     """Expected failures end the command with a message and exit code 1."""
+    from model.inference.calibration import CalibrationError
+    from model.inference.openvino import OpenVINOMissingError, QuantisationError
+    from model.inference.precision import PrecisionError
     from model.training.data import DataError
     from model.training.processes import DeviceError
     from model.training.trainer import TrainingError
     from model.weights import WeightsError, WeightsUnavailableError
 
+    expected = (
+        CalibrationError, DataError, DeviceError, OpenVINOMissingError, PrecisionError, TrainingError, WeightsError,
+        QuantisationError, WeightsUnavailableError, OSError,
+    )  # fmt: skip
     try:
         yield
-    except (DataError, DeviceError, TrainingError, WeightsError, WeightsUnavailableError, OSError) as error:
+    except expected as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from model.boxes import box_area
 from model.categories import Categories
-from model.faster_rcnn import FasterRCNN
 from model.structures import Detection
 from model.training.data import DataError, DetectionData
 
@@ -62,46 +61,27 @@ class Metrics:
         }
 
 
-def check_precision(name: str, device: torch.device) -> torch.dtype | None:
-    """What `detect_all` needs to compute like a service with this `--precision`; sets whether GPUs may use TF32.
-
-    Raises:
-        DataError: it cannot be measured on this device.
-    """
-    if name == "int8":
-        raise DataError("int8 cannot be measured yet; choose fp32, bf16, or on a GPU tf32 or fp16")
-    if name in {"tf32", "fp16"} and device.type != "cuda":
-        raise DataError(f"{name} needs a GPU; choose fp32 or bf16 on {device}")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
-
-
 @torch.inference_mode()
 def detect_all(
-    model: FasterRCNN,
+    detect: Callable[[list[Tensor]], list[Detection]],
     data: DetectionData,
     *,
     device: torch.device,
-    precision: torch.dtype | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Detection]:
     """The detections on every image, one image at a time, so that none is padded to its neighbour's size.
 
     Args:
-        precision: of autocast; None for the weights' own.
+        detect: images `[3, H, W]` in 0..1 on `device` to their detections.
         advance: called after each image.
     """
-    was_training = model.training
-    model.eval()
     detections = []
     for index in range(len(data)):
         image = data[index][0].to(device).float() / 255
-        with torch.autocast(device.type, precision, enabled=precision is not None):
-            found = model.detect([image])[0]
+        found = detect([image])[0]
         boxes, labels, scores = found["boxes"].cpu(), found["labels"].cpu(), found["scores"].cpu()
         detections.append(Detection(boxes=boxes, labels=labels, scores=scores))
         advance()
-    model.train(was_training)
     return detections
 
 

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
-from model.structures import Target
+from model.structures import Detection, Target
 from model.training.averaging import MovingAverage
 from model.training.batches import batches, shard_seed, shards
 from model.training.data import DataError, DetectionData
@@ -214,8 +214,7 @@ class Trainer:
             self.judged.load_state_dict(self.average.state_dict)
             ap = None
             if self.validation is not None:
-                precision = torch.bfloat16 if self.settings.precision == "bf16" else None
-                found = detect_all(self.judged, self.validation, device=self.processes.device, precision=precision)
+                found = detect_all(self._detect, self.validation, device=self.processes.device)
                 metrics = evaluate(self.validation, found)
                 ap = metrics.overall.ap or 0.0
             if ap is None or self.best_ap is None or ap >= self.best_ap:
@@ -225,6 +224,13 @@ class Trainer:
                 for listener in self.listeners:
                     listener.evaluated(self.iteration, metrics, ap == self.best_ap)
         self.processes.wait()
+
+    def _detect(self, images: list[Tensor]) -> list[Detection]:
+        """What the averaged weights find, in the run's precision."""
+        device = self.processes.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            found: list[Detection] = self.judged.detect(images)
+        return found
 
     def _snapshot(self) -> dict[str, Any]:
         return {

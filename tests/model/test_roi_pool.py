@@ -30,18 +30,18 @@ def square(side):
 )
 def test_level_by_equation_1(side, level):
     pool = MultiScaleRoIAlign(("0", "1", "2", "3"), 7, 2)
-    assert pool._levels(square(side), SCALES).tolist() == [level]
+    assert pool.levels_of(square(side), SCALES).tolist() == [level]
 
 
 def test_level_goes_by_the_area_whatever_the_shape():
     long = torch.tensor([[0.0, 0.0, 896.0, 56.0]])  # as large as 224 x 224
-    assert MultiScaleRoIAlign(("0", "1", "2", "3"), 7, 2)._levels(long, SCALES).tolist() == [2]
+    assert MultiScaleRoIAlign(("0", "1", "2", "3"), 7, 2).levels_of(long, SCALES).tolist() == [2]
 
 
 def test_canonical_scale_and_level_move_the_bounds():
     pool = MultiScaleRoIAlign(("0", "1"), 7, 2, canonical_scale=100, canonical_level=3)
     sides = torch.cat([square(99.0), square(100.0)])
-    assert pool._levels(sides, (1 / 4, 1 / 8)).tolist() == [0, 1]
+    assert pool.levels_of(sides, (1 / 4, 1 / 8)).tolist() == [0, 1]
 
 
 def pyramid(height=256, width=320, levels=4):

@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.reliability
 
 SECONDS = float(os.environ.get("RELIABILITY_OVERLOAD_S", "60"))
-BATCH_S, BATCH = 0.2, 8
+BATCH_S, BATCH = 0.2, 4
 CAPACITY = BATCH / BATCH_S  # images a second
 DEADLINE_S = 3.0
 WARM_UP_S = 5.0

@@ -1,0 +1,106 @@
+"""The serving form of a detector for a device and a precision."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.download import cache_folder
+from model.faster_rcnn import FasterRCNN
+from model.inference.agreement import agreement
+from model.inference.calibration import calibration_pictures
+from model.inference.network import TorchNetwork
+from model.inference.openvino import OpenVINONetwork, check_fidelity, check_openvino, quantised
+from model.inference.precision import AUTO, DTYPES, candidates, check_precision, fastest
+from model.inference.serving import ServingModel
+from model.roi_pool import MultiScaleRoIAlign
+
+logger = logging.getLogger(__name__)
+
+# The strides of the pyramid levels that RoIs are pooled from.
+POOLED_STRIDES = (4, 8, 16, 32)
+_TYPICAL_HW = (480, 640)
+_LEAST_AGREEMENT = 0.95
+
+
+def serving_model(
+    model: FasterRCNN,
+    *,
+    device: torch.device,
+    precision: str = AUTO,
+    calibration: Callable[[], list[Tensor]] = calibration_pictures,
+    cache: Path | None = None,
+) -> ServingModel:
+    """Bring a detector to its device in the form that is fastest there.
+
+    Args:
+        model: from `model.build`; it is moved to the device, and its RoI pooling scales are pinned, as they must not
+            depend on which picture happens to come first.
+        precision: one of `PRECISIONS`, or "auto" for the fastest of the device, by a short measurement, if it finds
+            what fp32 finds on a test picture.
+        calibration: gives the uint8 `[3, H, W]` pictures that int8 is fitted to; by default generated ones.
+        cache: folder for quantised networks; by default that of published weights.
+
+    Raises:
+        PrecisionError: the device cannot compute in it.
+        OpenVINOMissingError: int8, and its packages are not installed.
+        QuantisationError: int8, and it does not compute what it should.
+        CalibrationError: int8, and there are no pictures.
+        UnsupportedModelError: the detector is of another architecture.
+    """
+    check_precision(precision, device)
+    pool = model.roi_heads.box_roi_pool
+    if isinstance(pool, MultiScaleRoIAlign):
+        pool.pin_scales(POOLED_STRIDES)
+    model = model.eval().to(device)
+    if precision == "int8":
+        return _int8(model, calibration, cache or cache_folder())
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if precision != AUTO:
+        return _torch_form(model, precision)
+    return _fastest_form({name: _torch_form(model, name) for name in candidates(device)}, device)
+
+
+def _fastest_form(forms: dict[str, ServingModel], device: torch.device) -> ServingModel:
+    """The fastest by measurement, if it finds what float32 finds; untrained weights, say, do not bear rounding."""
+    exact = forms["fp32"]
+    if len(forms) == 1:
+        return exact
+    # A quarter of a typical picture's work tells which is faster as well as the whole does.
+    height, width = (math.ceil(side / 64) * 32 for side in exact.padded_hw(_TYPICAL_HW))
+    images = torch.zeros(1, 3, height, width, device=device)
+    chosen = forms[fastest({name: partial(form.run_network, images) for name, form in forms.items()})]
+    if chosen is exact:
+        return exact
+    (picture,) = calibration_pictures(count=1)
+    pixels = picture.to(device).float() / 255
+    (wanted,), (got,) = exact.detect([pixels]), chosen.detect([pixels])
+    share = agreement(wanted, got)
+    if share is not None and share >= _LEAST_AGREEMENT:
+        return chosen
+    logger.info(
+        "fp32 is used, although %s is faster: it %s",
+        chosen.precision,
+        "finds nothing to compare by" if share is None else f"finds only {share:.0%} of the same on a test picture",
+    )
+    return exact
+
+
+def _torch_form(model: FasterRCNN, precision: str) -> ServingModel:
+    return ServingModel(model, precision=precision, dtype=DTYPES[precision])
+
+
+def _int8(model: FasterRCNN, calibration: Callable[[], list[Tensor]], cache: Path) -> ServingModel:
+    check_openvino()
+    pictures = calibration()
+    network = OpenVINONetwork(quantised(model, pictures, cache), threads=torch.get_num_threads())
+    check_fidelity(network, TorchNetwork(model), model.transform([pictures[0].float() / 255]).tensors)
+    rest = candidates(torch.device("cpu"))[-1]  # of the box head's two layers: bf16 where it is native
+    return ServingModel(model, network, precision="int8", dtype=DTYPES[rest])

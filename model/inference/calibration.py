@@ -1,0 +1,48 @@
+"""Pictures that show a quantiser how large activations get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from model.training.synthetic import SyntheticData
+
+PICTURES = 60
+_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_SEED = 1
+
+
+class CalibrationError(ValueError):
+    """There are no pictures to calibrate on. The message tells where they were looked for."""
+
+
+def calibration_pictures(folder: Path | None = None, count: int = PICTURES) -> list[Tensor]:
+    """uint8 `[3, H, W]` pictures: up to `count` spread over a folder, or generated smears of blood cells without one.
+
+    Raises:
+        CalibrationError: the folder has no readable pictures.
+    """
+    if folder is None:
+        data = SyntheticData("train", count=count, seed=_SEED)
+        return [data[index][0] for index in range(count)]
+    if not folder.is_dir():
+        raise CalibrationError(f"there is no folder {folder} with pictures to calibrate on")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
+    chosen = [paths[round(index)] for index in torch.linspace(0, len(paths) - 1, min(count, len(paths))).tolist()]
+    pictures = [picture for path in chosen if (picture := _read(path)) is not None]
+    if not pictures:
+        raise CalibrationError(f"{folder} has no readable pictures ({', '.join(sorted(_ENDINGS))}) to calibrate on")
+    return pictures
+
+
+def _read(path: Path) -> Tensor | None:
+    try:
+        with Image.open(path) as image:
+            pixels: Tensor = pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
+            return pixels
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None  # one broken picture of many is no reason to stop

@@ -1,0 +1,142 @@
+"""The part of the detector whose work depends on nothing but the shape of its input: body, pyramid, RPN head.
+
+N images, L levels, A anchors per cell. A `Network` is made from a `FasterRCNN` for one backend and precision; what
+follows it (proposals, RoI heads) is the same for all.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.backbone import BackboneWithFPN
+from model.faster_rcnn import FasterRCNN
+from model.fpn import LastLevelMaxPool
+from model.inference.fused_conv import FusedConv
+from model.resnet import Bottleneck
+from model.rpn import RPNHead
+
+
+class NetworkOutput(NamedTuple):
+    """What the network makes of a batch. Channels are last: a cell's numbers lie side by side."""
+
+    levels: list[Tensor]  # the pyramid, finest first, without the RPN's extra level: [N, H, W, C]
+    predictions: list[Tensor]  # per level, the extra one too: [N, H, W, A * 5], A logits and then A times 4 deltas
+
+
+class Network(Protocol):
+    """The seam between the backends and the rest of the detector."""
+
+    def __call__(self, images: Tensor) -> NetworkOutput:
+        """`[N, 3, H, W]` float32, normalised; H and W multiples of 32."""
+        ...
+
+
+class UnsupportedModelError(TypeError):
+    """The detector is built of other parts than a ResNet of bottlenecks with a pyramid."""
+
+
+_BODY = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+
+
+class TorchNetwork(nn.Module):
+    """Folded convolutions, channels last, in float32 or half precision, by torch itself.
+
+    Args:
+        model: in eval mode; its weights are copied.
+        dtype: of the arithmetic.
+
+    Raises:
+        UnsupportedModelError: the parts are not those of `fasterrcnn_resnet50_fpn`.
+    """
+
+    def __init__(self, model: FasterRCNN, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        backbone, head = model.backbone, model.rpn.head
+        if not isinstance(backbone, BackboneWithFPN) or not isinstance(head, RPNHead):
+            raise UnsupportedModelError("only a ResNet with a feature pyramid and a plain RPN head has a serving form")
+        self.dtype = dtype
+        body, fpn = backbone.body, backbone.fpn
+        if list(body) != _BODY or not isinstance(fpn.extra_blocks, LastLevelMaxPool):
+            raise UnsupportedModelError(f"the body's parts are {list(body)}, not {_BODY}")
+        self.stem = FusedConv(cast(nn.Conv2d, body["conv1"]), body["bn1"], relu=True, dtype=dtype)
+        self.maxpool = body["maxpool"]
+        stages = [cast(nn.Sequential, body[name]) for name in _BODY if name.startswith("layer")]
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(_FoldedBottleneck(cast(Bottleneck, block), dtype) for block in stage)) for stage in stages
+        )
+        self.laterals = nn.ModuleList(_without_norm(block, dtype) for block in fpn.inner_blocks)
+        self.smooths = nn.ModuleList(_without_norm(block, dtype) for block in fpn.layer_blocks)
+        self.hidden = nn.ModuleList(
+            FusedConv(cast(nn.Conv2d, cast(nn.Sequential, block)[0]), relu=True, dtype=dtype) for block in head.conv
+        )
+        self.predictor = FusedConv(_joined(head.cls_logits, head.bbox_pred), relu=False, dtype=dtype)
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        pyramid = self._pyramid(images.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        extra = F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)
+        return NetworkOutput(
+            levels=[_channels_last_view(level) for level in pyramid],
+            predictions=[_channels_last_view(self._predict(level)) for level in [*pyramid, extra]],
+        )
+
+    def _pyramid(self, x: Tensor) -> list[Tensor]:
+        x = self.maxpool(self.stem(x))
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        *finer, (coarsest, lateral, smooth) = zip(features, self.laterals, self.smooths, strict=True)
+        merged = lateral(coarsest)
+        levels = [smooth(merged)]
+        for maps, lateral, smooth in reversed(finer):
+            merged = lateral(maps, F.interpolate(merged, size=maps.shape[-2:], mode="nearest"))
+            levels.insert(0, smooth(merged))
+        return levels
+
+    def _predict(self, level: Tensor) -> Tensor:
+        for conv in self.hidden:
+            level = conv(level)
+        predictions: Tensor = self.predictor(level)
+        return predictions
+
+
+class _FoldedBottleneck(nn.Module):
+    def __init__(self, block: Bottleneck, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.reduce = FusedConv(block.conv1, block.bn1, relu=True, dtype=dtype)
+        self.spatial = FusedConv(block.conv2, block.bn2, relu=True, dtype=dtype)
+        self.expand = FusedConv(block.conv3, block.bn3, relu=True, dtype=dtype)
+        self.project = None
+        if block.downsample is not None:
+            conv, norm = block.downsample
+            self.project = FusedConv(cast(nn.Conv2d, conv), norm, relu=False, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.project is None else self.project(x)
+        activated: Tensor = self.expand(self.spatial(self.reduce(x)), shortcut)
+        return activated
+
+
+def _without_norm(block: nn.Module, dtype: torch.dtype) -> FusedConv:
+    if not isinstance(block, nn.Sequential) or len(block) != 1:
+        raise UnsupportedModelError("a pyramid with norms has no serving form")
+    return FusedConv(cast(nn.Conv2d, block[0]), relu=False, dtype=dtype)
+
+
+def _joined(*convs: nn.Conv2d) -> nn.Conv2d:
+    """One 1x1 convolution with the output channels of all, so that their input is read once."""
+    joined = nn.Conv2d(convs[0].in_channels, sum(conv.out_channels for conv in convs), kernel_size=1)
+    with torch.no_grad():
+        joined.weight.copy_(torch.cat([conv.weight for conv in convs]))
+        assert joined.bias is not None
+        joined.bias.copy_(torch.cat([cast(Tensor, conv.bias) for conv in convs]))
+    return joined
+
+
+def _channels_last_view(maps: Tensor) -> Tensor:
+    """`[N, C, H, W]`, which lies in memory with its channels last, as `[N, H, W, C]`."""
+    return maps.permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,54 @@
+"""Which arithmetic a device has, and which of them is the fastest there, by measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+AUTO = "auto"
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ROUNDS = 3
+
+
+class PrecisionError(ValueError):
+    """The device cannot compute in that precision. The message tells in which it can."""
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Refuse what the device has not.
+
+    Raises:
+        PrecisionError: unknown, or not on this device.
+    """
+    if name not in {AUTO, *PRECISIONS}:
+        raise PrecisionError(f"precision must be one of {', '.join((AUTO, *PRECISIONS))}, not {name!r}")
+    if name in {"tf32", "fp16"} and device.type != "cuda":
+        raise PrecisionError(f"{name} needs a GPU; choose fp32, bf16 or int8 on {device}")
+    if name == "int8" and device.type != "cpu":
+        raise PrecisionError(f"int8 is for CPUs; choose fp32, tf32, bf16 or fp16 on {device}")
+
+
+def candidates(device: torch.device) -> list[str]:
+    """What `auto` chooses from: the precisions whose detections need no looking at before they are trusted.
+
+    int8 is not among them, as it is only as good as the pictures it was calibrated on.
+    """
+    if device.type == "cuda":
+        return ["fp32", "fp16", "bf16"]
+    return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
+
+
+def fastest(runs: dict[str, Callable[[], object]]) -> str:
+    """The name whose run takes the shortest. Each runs in turn, so that what disturbs one disturbs all."""
+    best = dict.fromkeys(runs, float("inf"))
+    for run in runs.values():
+        run()  # the first one prepares
+    for _ in range(_ROUNDS):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return min(best, key=lambda name: best[name])

@@ -1,0 +1,111 @@
+"""The detector as it is served: a network for one backend, and around it the arithmetic that all backends share.
+
+Boxes, scores and the last layer are float32 in every precision: half precision has no room for coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.faster_rcnn import FasterRCNN
+from model.inference.network import Network, NetworkOutput, TorchNetwork, UnsupportedModelError
+from model.inference.roi_align import multi_scale_roi_align
+from model.roi_heads import FastRCNNPredictor, TwoMLPHead
+from model.roi_pool import MultiScaleRoIAlign
+from model.rpn import Predictions
+from model.structures import Detection, ImageBatch, SizeHW
+
+
+class ServingModel:
+    """Detects what the model it is made from detects, faster.
+
+    Args:
+        model: in eval mode, on its device, its RoI pooling scales pinned. Its weights are copied.
+        network: its body, pyramid and RPN head for some backend; by default torch's.
+        precision: by what name it goes.
+        dtype: of the default network and the box head's hidden layers.
+
+    Raises:
+        UnsupportedModelError: the parts are not those of `fasterrcnn_resnet50_fpn`.
+    """
+
+    def __init__(
+        self,
+        model: FasterRCNN,
+        network: Network | None = None,
+        *,
+        precision: str = "fp32",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        heads = model.roi_heads
+        pool, head, predictor = heads.box_roi_pool, heads.box_head, heads.box_predictor
+        if not isinstance(pool, MultiScaleRoIAlign) or pool.scales is None:
+            raise UnsupportedModelError("the RoI pooling has to be MultiScaleRoIAlign with its scales pinned")
+        if not isinstance(head, TwoMLPHead) or not isinstance(predictor, FastRCNNPredictor):
+            raise UnsupportedModelError("only a box head of two linear layers has a serving form")
+        self._network = network or TorchNetwork(model, dtype)
+        self.precision = precision
+        self._dtype = dtype
+        self._transform, self._rpn, self._heads, self._pool = model.transform, model.rpn, heads, pool
+        self._scales = pool.scales
+        cells = pool.output_size[0] * pool.output_size[1]
+        fc6 = head.fc6.weight.detach().unflatten(1, (-1, cells)).transpose(1, 2).flatten(1)  # columns as pooled
+        self._hidden = [
+            (fc6.to(dtype).contiguous(), head.fc6.bias.detach().to(dtype)),
+            (head.fc7.weight.detach().to(dtype), head.fc7.bias.detach().to(dtype)),
+        ]
+        self._predictor = predictor.float()
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Tensor]) -> list[Detection]:
+        """The detections of each image, `[3, H, W]` float in 0..1, in its own pixels, best first."""
+        batch: ImageBatch = self._transform(images)
+        output = self._network(batch.tensors)
+        proposals = self._rpn.propose(self._predictions(batch, output), batch.image_sizes)
+        logits, deltas = self._judge(output, proposals)
+        detections = self._heads.postprocess(logits, deltas, proposals, batch.image_sizes)
+        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        return self._transform.restore(detections, batch.image_sizes, original_sizes)
+
+    @torch.inference_mode()
+    def run_network(self, images: Tensor) -> NetworkOutput:
+        """The static part alone, to its end, on a batch `[N, 3, H, W]`: to see how long it takes."""
+        output = self._network(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        return output
+
+    def padded_hw(self, size_hw: SizeHW) -> SizeHW:
+        """See `GeneralizedRCNNTransform.padded_hw`."""
+        return self._transform.padded_hw(size_hw)
+
+    def _predictions(self, batch: ImageBatch, output: NetworkOutput) -> Predictions:
+        anchors_per_cell = output.predictions[0].shape[-1] // 5
+        logits = [level[..., :anchors_per_cell].flatten(1) for level in output.predictions]
+        deltas = [level[..., anchors_per_cell:].reshape(level.shape[0], -1, 4) for level in output.predictions]
+        # The generator looks at nothing of its maps but their shape [..., H, W] and dtype.
+        maps = [level.permute(0, 3, 1, 2) for level in output.predictions]
+        return Predictions(logits=logits, deltas=deltas, anchors=self._rpn.anchor_generator(batch, maps)[0])
+
+    def _judge(self, output: NetworkOutput, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits `[R, K]` and deltas `[R, K, 4]` of the proposals of all images."""
+        boxes = torch.cat(proposals)
+        image_of = torch.cat([torch.full((len(p),), n, device=p.device) for n, p in enumerate(proposals)])
+        x = multi_scale_roi_align(
+            output.levels,
+            boxes,
+            image_of,
+            self._pool.levels_of(boxes, self._scales),
+            scales=self._scales,
+            output_hw=self._pool.output_size,
+            sampling_ratio=self._pool.sampling_ratio,
+        )
+        x = x.flatten(1).to(self._dtype)
+        for weight, bias in self._hidden:
+            x = F.linear(x, weight, bias).relu_()
+        logits, deltas = self._predictor(x.float())
+        return logits, deltas.view(*logits.shape, 4)

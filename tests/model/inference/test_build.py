@@ -1,0 +1,128 @@
+"""The serving form for a device and a precision, int8 by OpenVINO among them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.ops import box_iou
+
+from model import fasterrcnn_resnet50_fpn
+from model.inference.build import serving_model
+from model.inference.calibration import CalibrationError, calibration_pictures
+from model.inference.network import TorchNetwork
+from model.inference.openvino import QuantisationError, check_fidelity
+from model.inference.precision import PrecisionError, candidates
+from model.weights import bundled_is_present
+
+CPU = torch.device("cpu")
+SMALL = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}
+
+
+def pictures():
+    return calibration_pictures(count=3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_torch_forms(precision, make_pair, make_picture):
+    _, model = make_pair(**SMALL)
+    served = serving_model(model, device=CPU, precision=precision)
+    assert served.precision == precision if precision != "auto" else served.precision in candidates(CPU)
+    (found,) = served.detect([make_picture(90, 120)])
+    assert len(found["labels"]) > 5
+    assert served.padded_hw((90, 120)) == (96, 128)
+
+
+def test_auto_stays_with_float32_where_rounding_changes_the_answer(make_pair):
+    _, model = make_pair(**SMALL)  # weights drawn by chance, whose scores rounding shuffles
+    assert serving_model(model, device=CPU).precision == "fp32"
+
+
+@pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
+def test_auto_takes_what_is_faster_where_it_finds_the_same(monkeypatch):
+    model = fasterrcnn_resnet50_fpn(weights="bundled")
+    monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32", "bf16"])
+    monkeypatch.setattr("model.inference.build.fastest", lambda _runs: "bf16")
+    assert serving_model(model, device=CPU).precision == "bf16"
+
+
+def test_a_precision_the_device_has_not_is_refused(make_pair):
+    _, model = make_pair(**SMALL)
+    with pytest.raises(PrecisionError, match="GPU"):
+        serving_model(model, device=CPU, precision="fp16")
+
+
+@pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
+def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    model = fasterrcnn_resnet50_fpn(weights="bundled")
+    exact = serving_model(model, device=CPU, precision="fp32")
+
+    def served(calibration=pictures):
+        return serving_model(model, device=CPU, precision="int8", calibration=calibration, cache=tmp_path)
+
+    first = served()
+    assert first.precision == "int8"
+    assert caplog.text.count("quantised to int8, once") == 1
+    (path,) = tmp_path.glob("*.xml")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{path.stem}.bin", path.name]
+
+    for shape in ((1, 3, 96, 128), (2, 3, 64, 160)):  # one compiled model, any shape
+        batch = torch.randn(shape)
+        got, right = first.run_network(batch), exact.run_network(batch)
+        for some, wanted in zip((*got.levels, *got.predictions), (*right.levels, *right.predictions), strict=True):
+            assert some.shape == wanted.shape
+            assert nn.functional.cosine_similarity(some.flatten(), wanted.flatten(), dim=0) > 0.97
+    picture = pictures()[0].float() / 255
+    (found,), (wanted,) = first.detect([picture]), exact.detect([picture])
+    assert found["boxes"].dtype == torch.float32
+    sure = wanted["scores"] > 0.5
+    assert sure.sum() > 3
+    assert box_iou(wanted["boxes"][sure], found["boxes"]).max(dim=1).values.min() > 0.8
+
+    before = path.stat().st_mtime_ns
+    assert torch.equal(served().run_network(batch).predictions[0], first.run_network(batch).predictions[0])
+    assert path.stat().st_mtime_ns == before
+    assert caplog.text.count("quantised to int8, once") == 1
+
+    path.write_text("torn")
+    served()
+    assert "cannot be read and is made anew" in caplog.text
+    served(lambda: pictures()[:2])  # other pictures are another result
+    assert len(list(tmp_path.glob("*.xml"))) == 2
+
+
+@pytest.mark.parametrize("part", ["levels", "predictions"])
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+def test_a_quantised_network_that_went_wrong_is_refused(part, wrong, make_pair):
+    _, model = make_pair(**SMALL)
+    reference = TorchNetwork(model)
+
+    def broken(images):
+        output = reference(images)
+        return output._replace(**{part: [*getattr(output, part)[:-1], getattr(output, part)[-1] * wrong]})
+
+    images = torch.randn(1, 3, 64, 64)
+    check_fidelity(reference, reference, images)
+    with pytest.raises(QuantisationError, match="Choose fp32 or bf16"):
+        check_fidelity(broken, reference, images)
+
+
+def test_calibration_pictures_are_spread_over_a_folder(tmp_path):
+    for index in range(10):
+        Image.new("L", (20, 10), index).save(tmp_path / f"{index}.png")
+    (tmp_path / "5.png").write_bytes(b"not a picture")
+    (tmp_path / "notes.txt").write_text("none either")
+    found = calibration_pictures(tmp_path, count=4)  # 0, 3, 6 and 9
+    assert [int(picture[0, 0, 0]) for picture in found] == [0, 3, 6, 9]
+    assert all(picture.shape == (3, 10, 20) and picture.dtype == torch.uint8 for picture in found)
+    assert len(calibration_pictures(tmp_path)) == 9
+
+
+def test_a_folder_without_pictures_is_told(tmp_path):
+    with pytest.raises(CalibrationError, match="no readable pictures"):
+        calibration_pictures(tmp_path)
+    with pytest.raises(CalibrationError, match="there is no folder"):
+        calibration_pictures(tmp_path / "absent")

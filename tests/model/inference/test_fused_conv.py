@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from model.inference.fused_conv import FusedConv, folded
+from model.resnet import FrozenBatchNorm2d
+
+
+def filled(norm: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(norm, name).data.uniform_(0.5, 1.5, generator=generator)
+    return norm.eval()
+
+
+def conv_and_norm(frozen: bool, **kwargs) -> tuple[nn.Conv2d, nn.Module]:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 8, 3, padding=1, bias=False, **kwargs)
+    return conv, filled(FrozenBatchNorm2d(8, eps=0.1) if frozen else nn.BatchNorm2d(8, eps=0.1))
+
+
+def test_folding_by_hand():
+    conv, norm = nn.Conv2d(1, 1, 1), FrozenBatchNorm2d(1, eps=1.0)
+    conv.weight.data.fill_(2.0)
+    conv.bias.data.fill_(5.0)
+    norm.weight.fill_(6.0)
+    norm.bias.fill_(0.5)
+    norm.running_mean.fill_(1.0)
+    norm.running_var.fill_(3.0)
+    # ((2 x + 5) - 1) * 6 / sqrt(3 + 1) + 0.5 = 6 x + 12.5
+    weight, bias = folded(conv, norm)
+    assert (weight.item(), bias.item()) == (6.0, 12.5)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("frozen", [True, False])
+@torch.no_grad()
+def test_one_operation_does_what_the_parts_do(frozen, stride, relu):
+    conv, norm = conv_and_norm(frozen, stride=stride)
+    fused = FusedConv(conv, norm, relu=relu, dtype=torch.float32)
+    x = torch.randn(2, 6, 9, 7)
+    wanted = norm(conv(x))
+    addend = torch.randn_like(wanted)
+
+    after = torch.relu if relu else nn.Identity()
+    last = x.contiguous(memory_format=torch.channels_last)
+    kept = addend.contiguous(memory_format=torch.channels_last)
+    for given, added in ((x, addend), (last, kept)):
+        before = added.clone()
+        torch.testing.assert_close(fused(given), after(wanted), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fused(given, added), after(wanted + addend), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fused._plain(given, added), after(wanted + addend), rtol=1e-5, atol=1e-5)
+        assert torch.equal(added, before)  # a shortcut is used again
+
+
+def test_what_cannot_be_folded_is_told():
+    conv = nn.Conv2d(3, 8, 1)
+    with pytest.raises(TypeError, match="GroupNorm"):
+        FusedConv(conv, nn.GroupNorm(2, 8), relu=False, dtype=torch.float32)
+    with pytest.raises(TypeError, match="constant"):
+        FusedConv(conv, nn.BatchNorm2d(8, track_running_stats=False), relu=False, dtype=torch.float32)
+    with pytest.raises(ValueError, match="padding"):
+        FusedConv(nn.Conv2d(3, 8, 3, padding="same"), relu=False, dtype=torch.float32)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from model.inference.precision import PRECISIONS, PrecisionError, candidates, check_precision, fastest
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["auto", "fp32", "bf16", "int8"])
+def test_a_cpu_has(name):
+    check_precision(name, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [
+        ("fp16", CPU, "needs a GPU; choose fp32, bf16 or int8"),
+        ("tf32", CPU, "needs a GPU"),
+        ("int8", GPU, "is for CPUs; choose fp32, tf32, bf16 or fp16"),
+        ("fp8", CPU, "must be one of auto, fp32"),
+    ],
+)
+def test_what_a_device_has_not_is_told(name, device, message):
+    with pytest.raises(PrecisionError, match=message):
+        check_precision(name, device)
+
+
+def test_candidates_are_what_the_device_has():
+    for device in (CPU, GPU):
+        assert candidates(device)[0] == "fp32"
+        assert set(candidates(device)) <= set(PRECISIONS)
+        for name in candidates(device):
+            check_precision(name, device)
+
+
+def test_the_fastest_wins_although_its_first_run_is_the_slowest():
+    runs = []
+
+    def run(name, first_s, later_s):
+        time.sleep(later_s if name in runs else first_s)
+        runs.append(name)
+
+    chosen = fastest({"slow": lambda: run("slow", 0, 0.05), "fast": lambda: run("fast", 0.2, 0)})
+    assert chosen == "fast"
+    assert runs[:4] == ["slow", "fast", "slow", "fast"]  # in turn

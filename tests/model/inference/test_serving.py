@@ -1,0 +1,152 @@
+"""The serving form against torchvision, stage by stage and as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.ops import box_iou
+from torchvision.ops.poolers import LevelMapper
+from torchvision.transforms.functional import pil_to_tensor
+
+from model import fasterrcnn_resnet50_fpn
+from model.inference.network import TorchNetwork, UnsupportedModelError
+from model.inference.serving import ServingModel
+from model.weights import bundled_is_present
+
+SAMPLE = Path(__file__).parents[3] / "samples" / "sample_0.jpg"
+needs_bundled = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
+
+SMALL = {"min_size": 128, "max_size": 320, "rpn_post_nms_top_n_test": 300}
+STRIDES = (4, 8, 16, 32)
+CASES = {
+    "landscape": ([(120, 180)], SMALL),
+    "one pixel": ([(1, 1)], SMALL),
+    "long 40:1": ([(10, 400)], SMALL),
+    "odd sizes": ([(101, 77)], SMALL | {"min_size": 133, "max_size": 199}),
+    "one padded shape": ([(128, 192), (96, 135)], SMALL),
+    "mixed batch": ([(120, 180), (180, 120), (90, 90)], SMALL),
+    "91 classes": ([(120, 180)], SMALL | {"num_classes": 91}),
+    "rpn_score_thresh": ([(120, 180)], SMALL | {"rpn_score_thresh": 0.6}),
+    "few proposals": ([(120, 180)], SMALL | {"rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_test": 25}),
+    "bbox_reg_weights": ([(120, 180)], SMALL | {"bbox_reg_weights": (5.0, 8.0, 2.5, 4.0)}),
+}
+
+
+@pytest.fixture(scope="module")
+def serving_pair(make_pair):
+    def make(dtype=torch.float32, **kwargs):
+        theirs, ours = make_pair(**kwargs)
+        ours.roi_heads.box_roi_pool.pin_scales(STRIDES)
+        return theirs, ServingModel(ours, dtype=dtype)
+
+    return make
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_float32_detects_what_torchvision_does(case, serving_pair, make_picture):
+    sizes, kwargs = CASES[case]
+    theirs, ours = serving_pair(**kwargs)
+    theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
+    theirs.roi_heads.box_roi_pool.map_levels = LevelMapper(2, 5)
+    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    for wanted, got in zip(theirs(images), ours.detect(images), strict=True):
+        assert len(got["labels"]) == len(wanted["labels"])
+        # Folding rounds elsewhere; trained weights differ by far less than these, which exaggerate. What scores alike
+        # may so change places, at the end of a full list with what is no longer in it.
+        is_far_from_last = wanted["scores"] > wanted["scores"].min() + 2e-3
+        clear = is_far_from_last if len(wanted["labels"]) == 100 else torch.ones_like(is_far_from_last)
+        assert matched(wanted, got, box_atol=0.05, score_atol=5e-4)[clear].all()
+    assert any(len(found["labels"]) for found in ours.detect(images))
+
+
+def matched(wanted, got, *, box_atol, score_atol):
+    """Which wanted detections have one of the same class, place and score; bool `[D]`."""
+    is_near = (wanted["boxes"][:, None] - got["boxes"]).abs().amax(-1) <= box_atol
+    is_near &= (wanted["scores"][:, None] - got["scores"]).abs() <= score_atol
+    return (is_near & (wanted["labels"][:, None] == got["labels"])).any(1)
+
+
+@torch.no_grad()
+def test_the_network_gives_what_backbone_and_head_give(make_pair):
+    _, model = make_pair(**SMALL)
+    images = torch.randn(2, 3, 96, 160)
+    features = model.backbone(images)
+    logits, deltas = model.rpn.head(list(features.values()))
+    network = TorchNetwork(model)
+    output = network(images)
+    assert len(output.levels) == 4
+    assert len(output.predictions) == 5
+    for got, wanted in zip(output.levels, list(features.values()), strict=False):
+        torch.testing.assert_close(got, wanted.permute(0, 2, 3, 1), rtol=0, atol=1e-4 * float(wanted.abs().max()))
+    for got, logit, delta in zip(output.predictions, logits, deltas, strict=True):
+        wanted = torch.cat((logit, delta), dim=1).permute(0, 2, 3, 1)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-3 * float(wanted.abs().max()))
+
+
+@needs_bundled
+@torch.no_grad()
+def test_trained_weights_detect_the_same_in_every_form():
+    model = fasterrcnn_resnet50_fpn(weights="bundled").eval()
+    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    image = pil_to_tensor(Image.open(SAMPLE)).float() / 255
+    (wanted,) = model([image])
+    sure = wanted["scores"] > 0.5
+    assert sure.sum() > 3
+
+    (exact,) = ServingModel(model).detect([image])
+    assert torch.equal(exact["labels"], wanted["labels"])
+    torch.testing.assert_close(exact["boxes"], wanted["boxes"], rtol=0, atol=0.01)
+    torch.testing.assert_close(exact["scores"], wanted["scores"], rtol=0, atol=1e-4)
+
+    (rounded,) = ServingModel(model, dtype=torch.bfloat16).detect([image])
+    assert rounded["boxes"].dtype == rounded["scores"].dtype == torch.float32
+    overlap = box_iou(wanted["boxes"][sure], rounded["boxes"])
+    overlap[wanted["labels"][sure][:, None] != rounded["labels"]] = 0
+    best = overlap.max(dim=1)
+    assert best.values.min() > 0.9
+    torch.testing.assert_close(rounded["scores"][best.indices], wanted["scores"][sure], rtol=0, atol=0.05)
+
+
+@torch.no_grad()
+def test_images_of_one_padded_shape_do_not_change_each_other(serving_pair, make_picture):
+    _, model = serving_pair(**SMALL)
+    images = [make_picture(128, 192), make_picture(96, 135, 1), make_picture(256, 350, 2)]
+    for image, together in zip(images, model.detect(images), strict=True):
+        (alone,) = model.detect([image])
+        assert len(alone["labels"]) > 10
+        assert torch.equal(alone["labels"], together["labels"])
+        torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=0, atol=0.05)
+        torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-4)
+
+
+def test_other_architectures_are_refused(make_pair):
+    _, model = make_pair(**SMALL)
+    with pytest.raises(UnsupportedModelError, match="pinned"):
+        ServingModel(model)
+    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    model.roi_heads.box_head = nn.Flatten()
+    with pytest.raises(UnsupportedModelError, match="two linear layers"):
+        ServingModel(model)
+    model.rpn.head = nn.Identity()
+    with pytest.raises(UnsupportedModelError, match="RPN head"):
+        TorchNetwork(model)
+
+
+def test_the_original_is_left_as_it_was(make_pair, make_picture):
+    _, model = make_pair(**SMALL)
+    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ServingModel(model, dtype=torch.bfloat16).detect([make_picture(120, 180)])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_an_untrained_detector_serves():
+    model = fasterrcnn_resnet50_fpn(num_classes=3, min_size=64, max_size=64).eval()
+    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    (found,) = ServingModel(model).detect([torch.rand(3, 40, 50)])
+    assert found["boxes"].shape == (len(found["scores"]), 4)
