@@ -44,7 +44,7 @@ audit: install ## Look the pinned dependencies up among known vulnerabilities, w
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement constraints.txt
 
 bench: install ## Compare with torchvision, side by side (arguments: make bench ARGS="--rounds 3")
-	$(BIN)/python benchmarks/against_torchvision.py $(ARGS)
+	$(BIN)/frcnn bench model $(ARGS)
 
 constraints: ## Resolve the pinned dependencies anew
 	$(BIN)/python -m pip install --quiet uv

@@ -20,6 +20,9 @@ from service.detector import load_detectors
 from service.errors import BadParameterError, ServiceError
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.middleware import REQUEST_ID_HEADER, RequestContext
+from service.oip.routes import router as oip_router
+from service.page.routes import PageFiles
+from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
 from service.problems import error_response, problem_response
 from service.routes import router
@@ -89,6 +92,9 @@ def create_app(
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     app.add_middleware(RequestContext, metrics=service.metrics, access_log=settings.access_log)
     app.include_router(router)
+    app.include_router(oip_router)
+    app.include_router(page_router)
+    app.mount("/page", PageFiles())
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

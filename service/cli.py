@@ -1,4 +1,4 @@
-"""`frcnn`: serve, detect, and look after weights. Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""`frcnn`: serve, detect, test under load, and look after weights. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 torch takes seconds to import, so what needs it is imported by the commands themselves.
 """
@@ -20,8 +20,11 @@ from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from model.inference import commands as inference_commands
 from model.training import commands as training_commands
 from service import logs
+from service.image_files import IMAGE_SUFFIXES, image_files
+from service.loadtest import commands as loadtest_commands
 from service.settings import LogFormat, Precision, Settings, misspelt_variables
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch and inspect weights.")
 app.add_typer(weights_app, name="weights")
+bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure speed, side by side with others.")
+app.add_typer(bench_app, name="bench")
+bench_app.command("model")(inference_commands.bench_model_command)
 
 logger = logging.getLogger(__name__)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -121,13 +127,11 @@ def detect(
     from service.schemas import DetectQuery
 
     try:
-        files = detect_files.image_files(images)
+        files = image_files(images)
     except FileNotFoundError as error:
         _fail(str(error), code=_USAGE)
     if not files:
-        _fail(
-            f"no images in {', '.join(map(str, images))}: looked for {', '.join(sorted(detect_files.IMAGE_SUFFIXES))}"
-        )
+        _fail(f"no images in {', '.join(map(str, images))}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=labels)
     detector = _load_one(settings)
     with _reported():
@@ -203,6 +207,7 @@ def inspect_weights(
 app.command("train")(training_commands.train)
 app.command("evaluate")(training_commands.evaluate_command)
 app.command("sample")(training_commands.sample)
+app.command("loadtest")(loadtest_commands.loadtest)
 weights_app.command("pack")(training_commands.pack)
 
 

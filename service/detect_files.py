@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,9 @@ from service import schemas
 from service.detector import Detections, Detector
 from service.drawing import draw, encode
 from service.errors import ServiceError
+from service.image_files import ImageFile
 from service.images import Picture, decode
 from service.schemas import DetectQuery, Selection
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"})
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A file to look at, and the name under which its drawn copy is kept."""
-
-    path: Path
-    name: Path  # relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +24,6 @@ class FileResult:
     picture: Picture | None = None
     detections: Detections | None = None
     error: str | None = None
-
-
-def image_files(paths: Iterable[Path]) -> list[ImageFile]:
-    """The files named, and those with an image's ending in the folders named and below, in order.
-
-    Raises:
-        FileNotFoundError: a path does not exist.
-    """
-    files = []
-    for path in paths:
-        if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            files += [ImageFile(p, p.relative_to(path)) for p in below]
-        elif path.exists():
-            files.append(ImageFile(path, Path(path.name)))
-        else:
-            raise FileNotFoundError(f"no such file or folder: {path}")
-    return files
 
 
 def detect_files(

@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
@@ -82,12 +83,25 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
     """
     refuse_endless(data)
     image = _open(data)
-    width, height = image.size
+    check_pixels(*image.size, max_pixels=max_pixels)
+    return image
+
+
+def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
+    """Refuse an image of too many pixels, or of none.
+
+    Raises:
+        TooLargeError, BrokenImageError
+    """
     if width * height > max_pixels:
         raise TooLargeError(f"the image has {width} x {height} pixels; at most {max_pixels:,} in all are taken")
     if width < 1 or height < 1:
         raise BrokenImageError(f"the image has {width} x {height} pixels")
-    return image
+
+
+def from_pixels(pixels: npt.NDArray[np.uint8] | Image.Image) -> Picture:
+    """The picture of 8-bit RGB pixels, `[H, W, 3]`, which are copied. Blocking: call it in a thread."""
+    return Picture(torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous())
 
 
 def upright_rgb(image: Image.Image) -> Picture:
@@ -110,7 +124,7 @@ def upright_rgb(image: Image.Image) -> Picture:
         raise BrokenImageError(f"the {image.format} image is broken: {_reason(error)}") from error
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    return Picture(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous())
+    return from_pixels(rgb)
 
 
 def _open(data: bytes) -> Image.Image:

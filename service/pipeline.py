@@ -9,12 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from starlette.requests import Request
 
 from service.batch_queue import Priority
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
-from service.images import Picture, open_image, upright_rgb
+from service.images import Picture, check_pixels, from_pixels, open_image, upright_rgb
 from service.lifecycle import Service
 
 T = TypeVar("T")
@@ -64,6 +66,25 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
             image = await in_time(deadline, opening)
             held.enter_context(batcher.admission.room_for(image.width * image.height))
             picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
+        decode_s = time.perf_counter() - started
+        answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
+        return Found(picture, answer, decode_s)
+
+
+async def find_in_pixels(
+    service: Service, batcher: Batcher, pixels: npt.NDArray[np.uint8], *, deadline: float, priority: Priority
+) -> Found:
+    """`find`, for an image that comes as pixels: uint8 `[H, W, 3]` RGB.
+
+    Raises:
+        ServiceError: it has too many; or what is wrong with the service.
+    """
+    height, width, _ = pixels.shape
+    check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
+    with batcher.admission.room_for(width * height):
+        started = time.perf_counter()
+        with service.stages.stage("decode"):
+            picture = await in_time(deadline, service.in_thread(lambda: from_pixels(pixels)))
         decode_s = time.perf_counter() - started
         answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
         return Found(picture, answer, decode_s)

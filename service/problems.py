@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
@@ -9,12 +10,19 @@ from starlette.types import Scope
 
 from service.errors import PROBLEM_TYPE, ServiceError, problem
 
+_OIP_PATHS = re.compile(r"/v2(/|$)")
+
 
 def problem_response(
     scope: Scope, *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An answer that is not a success. `RequestContext` has given the request its id."""
+    """An answer that is not a success. `RequestContext` has given the request its id.
+
+    Under /v2 it has the form that the Open Inference Protocol wants.
+    """
     scope["state"]["problem"] = code
+    if _OIP_PATHS.match(scope["path"]):
+        return JSONResponse({"error": detail}, status_code=status, headers=headers)
     body = problem(status=status, code=code, detail=detail, request_id=scope["state"]["request_id"])
     return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import openapi, schemas
@@ -47,7 +47,7 @@ async def detect(request: Request, query: Parameters) -> Response:
     selection = query.selection(batcher.info.categories)
     settings = service.settings
     limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s)
-    urgency = _urgency(request, service, Priority.NORMAL)
+    urgency = request_urgency(request, service, Priority.NORMAL)
     with urgency.places(batcher):
         with service.stages.stage("read"):
             data = await in_time(urgency.deadline, read_image(request, limits))
@@ -78,7 +78,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     settings = service.settings
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
-    urgency = _urgency(request, service, Priority.LOW)
+    urgency = request_urgency(request, service, Priority.LOW)
     limits = UploadLimits(
         body_bytes=settings.max_batch_body_bytes,
         files=min(settings.max_batch_files, batcher.admission.capacity(urgency.priority)),
@@ -162,11 +162,6 @@ async def docs() -> Response:
     return openapi.docs_page()
 
 
-@router.get("/", include_in_schema=False)
-async def root() -> Response:
-    return RedirectResponse("/docs")
-
-
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -181,7 +176,7 @@ def _refuse_repetition(request: Request) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Urgency:
+class Urgency:
     """When the answer must be there, on the event loop's clock, and before whose."""
 
     deadline: float
@@ -192,7 +187,7 @@ class _Urgency:
         return batcher.admission.places(count, priority=self.priority, seconds_left=seconds_left)
 
 
-def _urgency(request: Request, service: Service, usual: Priority) -> _Urgency:
+def request_urgency(request: Request, service: Service, usual: Priority) -> Urgency:
     """By the request's headers, or else by the settings and the route."""
     milliseconds = service.settings.request_timeout_ms
     text = request.headers.get(openapi.TIMEOUT_HEADER)
@@ -206,7 +201,7 @@ def _urgency(request: Request, service: Service, usual: Priority) -> _Urgency:
     if openapi.PRIORITY_HEADER in request.headers and name not in openapi.PRIORITIES:
         raise BadParameterError(f"{openapi.PRIORITY_HEADER} must be one of {', '.join(openapi.PRIORITIES)}")
     deadline = asyncio.get_running_loop().time() + milliseconds / 1000
-    return _Urgency(deadline, openapi.PRIORITIES.get(name, usual))
+    return Urgency(deadline, openapi.PRIORITIES.get(name, usual))
 
 
 def _result(found: Found, query: DetectQuery, selection: Selection, info: ModelInfo) -> dict[str, Any]:

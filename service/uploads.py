@@ -47,10 +47,10 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
         return files[0]
     if kind == "application/json":
         # Base64 takes four characters for three bytes.
-        body = await _read(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES, limits.seconds)
+        body = await read_body(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES, limits.seconds)
         return await asyncio.to_thread(_image_in_json, body)
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
-        return await _read(request, limits.body_bytes, limits.seconds)
+        return await read_body(request, limits.body_bytes, limits.seconds)
     raise UnsupportedTypeError(
         f"a body of type {kind} is not taken; send the image itself as image/* or application/octet-stream "
         "(curl: -H 'Content-Type: application/octet-stream'), as multipart/form-data in a field named "
@@ -69,7 +69,7 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
     """
     if _content_type(request) != "multipart/form-data":
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
-    body = await _read(request, limits.body_bytes + _OVERHEAD_BYTES, limits.seconds)
+    body = await read_body(request, limits.body_bytes + _OVERHEAD_BYTES, limits.seconds)
     parser = MultiPartParser(
         request.headers, _once(body), max_files=limits.files + 1, max_fields=_MOST_FIELDS, max_part_size=len(body)
     )
@@ -95,7 +95,13 @@ def _too_many(limits: UploadLimits) -> TooLargeError:
     return TooLargeError(f"too many files in one request: {limits.files} is the most that is taken")
 
 
-async def _read(request: Request, limit: int, seconds: float) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """A request's whole body.
+
+    Raises:
+        BodyTimeoutError: it takes longer than `seconds`.
+        TooLargeError: it has more than `limit` bytes; told before the rest is read.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")

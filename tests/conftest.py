@@ -56,14 +56,16 @@ def anyio_backend() -> str:
 
 
 @contextmanager
-def _served(app: FastAPI, http: type[UpgradeDecliningProtocol] = ImpatientProtocol) -> Iterator[str]:
+def _served(
+    app: FastAPI, http: type[UpgradeDecliningProtocol] = ImpatientProtocol, *, ready: bool = True
+) -> Iterator[str]:
     config = uvicorn.Config(app, host="127.0.0.1", port=0, http=http, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         give_up = time.monotonic() + 120
-        while not (server.started and app.state.service.condition.status == "ok"):
+        while not (server.started and (app.state.service.condition.status == "ok" or not ready)):
             assert time.monotonic() < give_up, app.state.service.condition
             time.sleep(0.01)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
@@ -73,8 +75,8 @@ def _served(app: FastAPI, http: type[UpgradeDecliningProtocol] = ImpatientProtoc
 
 
 @pytest.fixture(scope="session")
-def served() -> Callable[[FastAPI], AbstractContextManager[str]]:
-    """`served(app)`: the address of an application behind a real server, once it is ready."""
+def served() -> Callable[..., AbstractContextManager[str]]:
+    """`served(app)`: the address of an application behind a real server, once it is ready (`ready=False`: at once)."""
     return _served
 
 

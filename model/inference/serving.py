@@ -5,7 +5,7 @@ Boxes, scores and the last layer are float32 in every precision: half precision 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,15 +61,26 @@ class ServingModel:
         self._predictor = predictor.float()
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[Tensor]) -> list[Detection]:
-        """The detections of each image, `[3, H, W]` float in 0..1, in its own pixels, best first."""
+    def detect(self, images: Sequence[Tensor], *, lap: Callable[[str], None] = lambda _stage: None) -> list[Detection]:
+        """The detections of each image, in its own pixels, best first.
+
+        Args:
+            images: `[3, H, W]` float in 0..1 each.
+            lap: told the name of each stage when it is over.
+        """
         batch: ImageBatch = self._transform(images)
+        lap("preprocess")
         output = self._network(batch.tensors)
+        lap("network")
         proposals = self._rpn.propose(self._predictions(batch, output), batch.image_sizes)
+        lap("proposals")
         logits, deltas = self._judge(output, proposals)
+        lap("roi")
         detections = self._heads.postprocess(logits, deltas, proposals, batch.image_sizes)
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        return self._transform.restore(detections, batch.image_sizes, original_sizes)
+        restored: list[Detection] = self._transform.restore(detections, batch.image_sizes, original_sizes)
+        lap("post")
+        return restored
 
     @torch.inference_mode()
     def run_network(self, images: Tensor) -> NetworkOutput:

@@ -1,0 +1,267 @@
+"""Measure forms of the detector side by side, torchvision's own among them.
+
+On a busy machine only what was measured in turns within one run can be compared, so every round runs every form once,
+and ratios are medians of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.build import from_checkpoint
+from model.inference.build import serving_model
+from model.inference.precision import PRECISIONS, PrecisionError, check_precision
+from model.structures import SizeHW
+from model.weights import Checkpoint
+
+BASELINE = "torchvision fp32"
+_MATRIX = 2048  # sides of the product that tells the machine's peak
+# Of random weights: makes the classes sure of themselves, so that post-processing has its full work.
+_CLASS_SPREAD = 60
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormResult:
+    """What one form took for a batch; seconds are medians."""
+
+    name: str
+    batch_size: int
+    seconds: float
+    images_per_s: float
+    ratio: float  # how many times the images per second of torchvision in float32, one at a time
+    share_of_peak: float | None  # of the FLOP/s that this machine reached in that arithmetic
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """A whole run, with what it was run on."""
+
+    forms: list[FormResult]
+    size_hw: SizeHW
+    padded_hw: SizeHW
+    gflop: float
+    peak_gflops: dict[str, float]
+    rounds: int
+    machine: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench_model(
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device,
+    precisions: Sequence[str],
+    size_hw: SizeHW = (480, 640),
+    batch_sizes: Sequence[int] = (1,),
+    rounds: int = 5,
+    advance: Callable[[], None] = lambda: None,
+) -> BenchResult:
+    """Time torchvision's detector and ours on one picture.
+
+    Args:
+        checkpoint: the weights of all forms.
+        precisions: of ours.
+        size_hw: of the picture, which is noise.
+        batch_sizes: images at a time; 1 is always measured.
+        rounds: how often each form runs.
+        advance: called after each round, the first of them preparing.
+
+    Raises:
+        PrecisionError, OpenVINOMissingError, QuantisationError: see `serving_model`.
+        ValueError: the forms do not find the same, so their speed means nothing.
+    """
+    image = torch.rand(3, *size_hw, generator=torch.Generator().manual_seed(0)).to(device)
+    oracle = _oracle(checkpoint, device)
+    reference = from_checkpoint(checkpoint).eval()
+    padded_hw, gflop = reference.transform.padded_hw(size_hw), _gflop(checkpoint, image.cpu())
+    forms = {name: serving_model(_copy(checkpoint), device=device, precision=name) for name in precisions}
+    runs: dict[tuple[str, int], Run] = {}
+    for size in dict.fromkeys((1, *batch_sizes)):
+        batch = [image] * size
+        runs[BASELINE, size] = lambda batch=batch: oracle(batch)  # type: ignore[misc]
+        runs["torchvision bf16 autocast", size] = lambda batch=batch: _autocast(oracle, batch)  # type: ignore[misc]
+        for name, form in forms.items():
+            runs[f"ours {name}", size] = lambda form=form, batch=batch: form.detect(batch)  # type: ignore[misc]
+    with torch.inference_mode():
+        if "fp32" in forms:
+            _check_same(oracle([image])[0], forms["fp32"].detect([image])[0])
+        peaks = [_peaks_gflops(precisions, device)]
+        times = _interleaved(runs, rounds, device, advance)
+        peaks.append(_peaks_gflops(precisions, device))
+        peak = {name: max(reached[name] for reached in peaks) for name in peaks[0]}
+        stages = {f"ours {name}": stage_seconds(form, image, rounds) for name, form in forms.items()}
+    alone = times[BASELINE, 1]
+    results = []
+    for (name, size), seconds in times.items():
+        median = statistics.median(seconds)
+        arithmetic = name.split()[1]
+        results.append(
+            FormResult(
+                name=name,
+                batch_size=size,
+                seconds=median,
+                images_per_s=size / median,
+                ratio=statistics.median(size * base / own for base, own in zip(alone, seconds, strict=True)),
+                share_of_peak=gflop * size / median / peak[arithmetic] if peak.get(arithmetic) else None,
+                stages=stages.get(name, {}) if size == 1 else {},
+            )
+        )
+    return BenchResult(
+        forms=results,
+        size_hw=size_hw,
+        padded_hw=padded_hw,
+        gflop=gflop,
+        peak_gflops=peak,
+        rounds=rounds,
+        machine=machine(device),
+    )
+
+
+def available_precisions(device: torch.device) -> list[str]:
+    """All that the device has, those of extras that are not installed left out."""
+    from model.inference.openvino import OpenVINOMissingError, check_openvino
+
+    names = []
+    for name in PRECISIONS:
+        try:
+            check_precision(name, device)
+            if name == "int8":
+                check_openvino()
+        except (PrecisionError, OpenVINOMissingError):
+            continue
+        names.append(name)
+    return names
+
+
+def lively(checkpoint: Checkpoint) -> Checkpoint:
+    """Random weights that are sure of what they see."""
+    weight = "roi_heads.box_predictor.cls_score.weight"
+    checkpoint.state_dict[weight] = checkpoint.state_dict[weight] * _CLASS_SPREAD
+    return checkpoint
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+def stage_seconds(form: Any, image: Tensor, rounds: int) -> dict[str, float]:
+    """The shortest seconds of each stage of one picture's detection."""
+    laps: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        last = time.perf_counter()
+
+        def lap(stage: str) -> None:
+            nonlocal last
+            _finish(image.device)
+            now = time.perf_counter()
+            laps.setdefault(stage, []).append(now - last)
+            last = now
+
+        form.detect([image], lap=lap)
+    return {stage: min(seconds) for stage, seconds in laps.items()}
+
+
+def _interleaved(
+    runs: Mapping[tuple[str, int], Run], rounds: int, device: torch.device, advance: Callable[[], None]
+) -> dict[tuple[str, int], list[float]]:
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+    for number in range(rounds + 1):  # the first one prepares
+        for key, run in runs.items():
+            _finish(device)
+            started = time.perf_counter()
+            run()
+            _finish(device)
+            if number:
+                times[key].append(time.perf_counter() - started)
+        advance()
+    return times
+
+
+def _oracle(checkpoint: Checkpoint, device: torch.device) -> Any:
+    """torchvision's own detector, which nothing else in the product uses."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    ours = from_checkpoint(checkpoint)
+    sizes = {"min_size": ours.transform.min_size[-1], "max_size": ours.transform.max_size}
+    classes = checkpoint.state_dict["roi_heads.box_predictor.cls_score.bias"].shape[0]
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes, **sizes)
+    model.load_state_dict(checkpoint.state_dict, strict=False)  # live batch norm has counters besides
+    return model.eval().to(device)
+
+
+def _copy(checkpoint: Checkpoint) -> Any:
+    """Our detector with the oracle's number of proposals, whatever the weights suggest."""
+    return from_checkpoint(checkpoint, rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=1000)
+
+
+def _autocast(oracle: Any, batch: list[Tensor]) -> object:
+    with torch.autocast(batch[0].device.type, torch.bfloat16):
+        return oracle(batch)
+
+
+def _check_same(wanted: Any, got: Any) -> None:
+    if not torch.equal(wanted["labels"].sort().values, got["labels"].sort().values):
+        raise ValueError("ours and torchvision's do not find the same, so their speed means nothing")
+
+
+def _gflop(checkpoint: Checkpoint, image: Tensor) -> float:
+    """Multiplications and additions of one picture, in 10^9, as counted in the plain model."""
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        _copy(checkpoint).eval().detect([image])
+    return counter.get_total_flops() / 1e9
+
+
+def _peaks_gflops(precisions: Sequence[str], device: torch.device) -> dict[str, float]:
+    return {name: _peak_gflops(name, device) for name in dict.fromkeys((*precisions, "fp32", "bf16"))}
+
+
+def _peak_gflops(precision: str, device: torch.device) -> float:
+    """What a large product of matrices reaches in this arithmetic, in 10^9 operations a second; the best of a few."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}.get(precision, torch.float32)
+    a, b = (torch.ones(_MATRIX, _MATRIX, device=device).to(dtype) for _ in range(2))
+    product: Callable[[], object] = (lambda: torch._int_mm(a, b)) if dtype == torch.int8 else (lambda: a @ b)
+    best = float("inf")
+    for _ in range(8):
+        _finish(device)
+        started = time.perf_counter()
+        product()
+        _finish(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * _MATRIX**3 / best / 1e9
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - not a file to resolve
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()

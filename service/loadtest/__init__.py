@@ -1,0 +1,1 @@
+"""`frcnn loadtest`: how much load a service bears, and how fast it answers under it."""

@@ -1,0 +1,247 @@
+"""The command `frcnn loadtest`, as a function for a typer app.
+
+What a user can put right ends with exit code 1 and a message, never with a trace; a wrong flag with 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from service.image_files import image_files
+
+if TYPE_CHECKING:
+    from service.loadtest.fleet import Measured
+    from service.loadtest.plan import Goal, Plan, Target
+
+_FAILED, _USAGE = 1, 2
+_FORMAT = "frcnn-loadtest/1"
+_GUESS_S = 5.0  # of one caller's pace, from which the search begins
+
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True)
+
+
+def loadtest(
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="The service, or one of its paths with a query.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images to send, or one.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Closed loop: so many callers, each waiting for its answer.")
+    ] = None,
+    slo: Annotated[
+        str | None, typer.Option(metavar="p99=200ms", help="Find the highest rate that meets this goal.")
+    ] = None,
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds to measure; with --slo, at each rate.")] = 30.0,
+    warmup: Annotated[float, typer.Option(min=0, help="Seconds of the same load before.")] = 3.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make the load.")] = 1,
+    timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds that an answer may take.")] = 60.0,
+    max_in_flight: Annotated[
+        int, typer.Option(min=1, help="Open requests of one process; arrivals beyond are dropped and counted.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the arrivals and the images' order.")] = 0,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="FRCNN_API_KEY", show_envvar=True, help="Key of the service, if it asks.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="HTML", help="Write a report with plots.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Compare two outputs of --json.")
+    ] = None,
+) -> None:
+    """Put a service under load and tell how fast it answers.
+
+    In open loop (--rate) latency counts from when a request was to be sent, so a service that falls behind shows it.
+    """
+    from service.loadtest.plan import Goal, Plan, PlanError, Target
+
+    if compare is not None:
+        _compare(compare, report, as_json)
+        return
+    if url is None or images is None:
+        _fail("URL and --images are needed: frcnn loadtest http://127.0.0.1:8000 --images DIR --rate 10", code=_USAGE)
+    if slo is not None and concurrency is not None:
+        _fail("--slo searches for a rate, and takes no --concurrency", code=_USAGE)
+    if slo is None and (rate is None) == (concurrency is None):
+        _fail("give one of --rate, --concurrency and --slo", code=_USAGE)
+    try:
+        goal = None if slo is None else Goal.parse(slo)
+        plan = Plan(
+            target=Target.parse(url),
+            images=_images(images),
+            rate=rate,
+            concurrency=concurrency,
+            duration_s=duration,
+            warmup_s=warmup,
+            timeout_s=timeout,
+            api_key=api_key,
+            most_in_flight=max_in_flight,
+            seed=seed,
+        )
+    except PlanError as error:
+        _fail(str(error), code=_USAGE)
+    document: dict[str, Any] = {
+        "format": _FORMAT,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "service": _service(plan.target, api_key),
+    }
+    document |= _single(plan, workers) if goal is None else _search(plan, goal, workers)
+    _give(document, report, as_json)
+    if goal is not None and document["search"]["found_rate_per_s"] is None:
+        _fail(f"no rate that was tried met the goal: {goal}")
+    if document["run"]["succeeded"] == 0:
+        _fail("no request succeeded")
+
+
+def _images(path: Path) -> tuple[bytes, ...]:
+    try:
+        files = image_files([path])
+    except FileNotFoundError as error:
+        _fail(str(error), code=_USAGE)
+    if not files:
+        _fail(f"no images in {path}", code=_USAGE)
+    return tuple(file.path.read_bytes() for file in files)
+
+
+def _service(target: Target, api_key: str | None) -> dict[str, Any] | None:
+    """What `/healthz` says; None if something else answers there, which can be tested all the same."""
+    from service.client.client import DetectionClient
+    from service.client.errors import ClientError, ConnectionLostError, DeadlineError
+
+    with DetectionClient(target.url, api_key=api_key, timeout_s=10) as client:
+        try:
+            health = client.health()
+        except (ConnectionLostError, DeadlineError) as error:
+            _fail(f"no service answers: {error}")
+        except ClientError:
+            return None
+    if health["status"] != "ok":
+        _fail(f"the service is {health['status']}: {health.get('detail', '')}")
+    return health
+
+
+def _single(plan: Plan, workers: int) -> dict[str, Any]:
+    from service.loadtest.summary import summarise
+
+    return {"run": summarise(_carry_out(plan, workers))}
+
+
+def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
+    from service.loadtest.search import Step, best, highest_rate
+    from service.loadtest.summary import summarise
+
+    first_rate = plan.rate
+    if first_rate is None:
+        alone = replace(plan, concurrency=1, duration_s=min(plan.duration_s, _GUESS_S))
+        first_rate = max(summarise(_carry_out(alone, 1))["throughput_per_s"], 1 / plan.duration_s)
+
+    def tell(step: Step) -> None:
+        verdict = "met" if step.met else "missed"
+        _errors.print(f"{step.rate:.2f} arrivals/s: {goal} {verdict} ({step.value_s * 1000:.1f} ms)", markup=False)
+
+    steps = highest_rate(lambda rate: _carry_out(replace(plan, rate=rate), workers), goal, first_rate, on_step=tell)
+    found = best(steps)
+    runs = [summarise(step.measured) for step in steps]
+    run = runs[steps.index(found or min(steps, key=lambda step: step.rate))]
+    if run["requests"] * (1 - goal.quantile) < 1:
+        run["warnings"].append(
+            f"of {run['requests']} requests the goal's share is all of them: search with a longer --duration"
+        )
+    return {
+        "run": run,
+        "search": {
+            "goal": str(goal),
+            "quantile": goal.quantile,
+            "limit_ms": goal.limit_s * 1000,
+            "found_rate_per_s": None if found is None else round(found.rate, 3),
+            "steps": [
+                {
+                    "rate_per_s": round(step.rate, 3),
+                    "value_ms": round(step.value_s * 1000, 3) if step.value_s < float("inf") else None,
+                    "met": step.met,
+                    "throughput_per_s": run["throughput_per_s"],
+                    "failed": run["failed"],
+                }
+                for step, run in zip(steps, runs, strict=True)
+            ],
+        },
+    }
+
+
+def _carry_out(plan: Plan, workers: int) -> Measured:
+    from service.loadtest.display import LiveDisplay
+    from service.loadtest.fleet import WorkerLostError, carry_out
+
+    try:
+        with LiveDisplay(_errors, plan) as display:
+            return carry_out(plan, workers=workers, on_progress=display.update)
+    except WorkerLostError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted: nothing is reported of a test that did not end")
+
+
+def _give(document: dict[str, Any], report: Path | None, as_json: bool) -> None:
+    from service.loadtest.display import print_run, print_search
+    from service.loadtest.report import render
+
+    if report is not None:
+        _write(report, render(document))
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    if "search" in document:
+        print_search(_out, document["search"])
+    print_run(_out, document["run"])
+
+
+def _compare(paths: tuple[Path, Path], report: Path | None, as_json: bool) -> None:
+    from service.loadtest.comparison import compare
+    from service.loadtest.display import print_comparison
+    from service.loadtest.report import render_comparison
+
+    before, after = map(_document, paths)
+    comparison = compare(before, after, (paths[0].name, paths[1].name))
+    if report is not None:
+        _write(report, render_comparison(before, after, comparison))
+    if as_json:
+        typer.echo(json.dumps(comparison.as_json(), indent=2))
+    else:
+        print_comparison(_out, comparison)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = document["format"] == _FORMAT
+    except OSError as error:
+        _fail(f"{path}: {error.strerror or error}", code=_USAGE)
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        _fail(f"{path} is no output of frcnn loadtest --json", code=_USAGE)
+    return document
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        _fail(f"{path}: {error.strerror or error}")
+    _errors.print(f"report: {path}", markup=False)
+
+
+def _fail(message: str, *, code: int = _FAILED) -> NoReturn:
+    _errors.print(f"frcnn: {message}", markup=False)
+    sys.exit(code)

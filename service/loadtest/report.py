@@ -1,0 +1,292 @@
+"""One HTML file that tells a load test, with nothing to fetch from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from html import escape
+from typing import Any, TypeAlias
+
+from service.loadtest.comparison import Comparison
+from service.loadtest.display import load_in_words
+from service.loadtest.plots import Axis, Line, bar_plot, line_plot, scatter_plot
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #667080; --page: #f6f7f9; --card: #ffffff; --rule: #e3e6ea;
+  --s0: #2563eb; --s1: #e8710a; --s2: #0d9488; --good: #15803d; --bad: #c81e1e; --note: #fff4d6; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #98a2b3; --page: #111418; --card: #1a1e24;
+  --rule: #2d333b; --s0: #6ea0ff; --s1: #ff9d4d; --s2: #2dd4bf; --good: #4ade80; --bad: #f87171; --note: #3a2f12; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 28px 20px 48px; max-width: 1240px; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 24px; margin: 0; } h2 { font-size: 17px; margin: 28px 0 10px; } p { margin: 4px 0 0; }
+.soft, .tick, .name { color: var(--soft); fill: var(--soft); }
+.cards, .plots { display: grid; gap: 14px; }
+.cards { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); margin: 20px 0; }
+.plots { grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr)); margin-bottom: 14px; }
+.card, figure, .table { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
+.card { padding: 12px 16px; } .card b { display: block; font-size: 26px; line-height: 1.25; }
+.card.bad b { color: var(--bad); } .card.good b { color: var(--good); }
+figure { margin: 0; padding: 12px 14px 6px; } svg { display: block; width: 100%; height: auto; }
+figcaption { font-weight: 600; display: flex; justify-content: space-between; gap: 12px; flex-wrap: wrap; }
+.key { font-weight: 400; display: flex; gap: 14px; } .key i { display: inline-block; width: 14px; height: 4px;
+  border-radius: 2px; margin: 0 6px 3px 0; }
+i.s0 { background: var(--s0); } i.s1 { background: var(--s1); } i.s2 { background: var(--s2); }
+.tick { font-size: 12px; } .name { font-size: 12px; } .end { text-anchor: end; } .middle { text-anchor: middle; }
+.grid { stroke: var(--rule); } .axis { stroke: var(--soft); } .bar { fill: var(--s0); } .bar:hover { fill: var(--s1); }
+.line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
+.line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); } .line.s2 { stroke: var(--s2); }
+.limit { stroke: var(--bad); stroke-dasharray: 6 4; stroke-width: 1.5; }
+circle.good { fill: var(--good); } circle.bad { fill: var(--bad); }
+.table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 6px 14px; border-top: 1px solid var(--rule); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } tr:first-child > * { border-top: 0; }
+.facts td:last-child { text-align: left; width: 75%; }
+td.good { color: var(--good); } td.bad { color: var(--bad); }
+.note { background: var(--note); border-radius: 8px; padding: 8px 14px; margin: 8px 0; }
+"""
+
+Document = dict[str, Any]
+Row: TypeAlias = Sequence[str | tuple[str, str]]  # words, or words and the class of their cell
+
+
+def render(document: Document) -> str:
+    """The report of a document of `frcnn loadtest`."""
+    run, search = document["run"], document.get("search")
+    body = [_header("Load test", document), _cards(run, search), _notes(run["warnings"])]
+    if search is not None:
+        body += ["<h2>The search</h2>", f'<div class="plots">{_search_plot(search)}</div>', _search_table(search)]
+        body.append(f"<h2>The run at {run['plan']['rate_per_s']:.2f} arrivals/s</h2>")
+    names = ("",)
+    body.append(
+        f'<div class="plots">{_curves([run], names)}{_timelines([run], names)}{_distributions(run)}{_stages(run)}</div>'
+    )
+    body += ["<h2>Where the time went</h2>", _spread_table(run), _failure_table(run), _setup(document)]
+    return _page("Load test", body)
+
+
+def render_comparison(before: Document, after: Document, comparison: Comparison) -> str:
+    """Two documents over one another."""
+    runs = [before["run"], after["run"]]
+    rows: list[Row] = [
+        [
+            row.name,
+            _number(row.before),
+            _number(row.after),
+            (row.change_in_words, {True: "good", False: "bad", None: ""}[row.is_better]),
+        ]
+        for row in comparison.rows
+    ]
+    body = [
+        f'<h1>Load tests compared</h1><p class="soft">{escape(comparison.names[0])} and '
+        f"{escape(comparison.names[1])}</p>",
+        _notes(comparison.differences),
+        f'<div class="plots">{_curves(runs, comparison.names)}{_timelines(runs, comparison.names)}</div>',
+        "<h2>Figures</h2>",
+        _table(["", *comparison.names, "change"], rows),
+    ]
+    return _page("Load tests compared", body)
+
+
+def _page(title: str, body: Iterable[str]) -> str:
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _header(title: str, document: Document) -> str:
+    plan = document["run"]["plan"]
+    when = datetime.fromisoformat(document["measured_at"]).strftime("%d %B %Y, %H:%M %Z")
+    return (
+        f"<h1>{title} of {escape(plan['url'])}</h1>"
+        f'<p class="soft">{when} · {plan["loop"]} loop, {load_in_words(plan["rate_per_s"], plan["concurrency"])} · '
+        f"{plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up</p>"
+    )
+
+
+def _cards(run: Document, search: Document | None) -> str:
+    latency = run["latency_ms"] or {}
+    failed = f"{run['failed'] / max(run['requests'], 1):.2%}"
+    cards = [
+        (f"{run['throughput_per_s']:,.1f}", "answers a second", ""),
+        (_number(latency.get("p50")), "p50, ms", ""),
+        (_number(latency.get("p99")), "p99, ms", ""),
+        (_number(latency.get("max")), "slowest, ms", ""),
+        (failed, f"of {run['requests']:,} failed", _verdict(not run["failed"])),
+    ]
+    if search is not None:
+        found = search["found_rate_per_s"]
+        words = f"arrivals a second meet {search['goal']}"
+        cards.insert(0, ("none" if found is None else f"{found:,.1f}", words, _verdict(found is not None)))
+    inner = "".join(
+        f'<div class="card {kind}"><b>{value}</b><span class="soft">{escape(words)}</span></div>'
+        for value, words, kind in cards
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def _verdict(good: bool) -> str:
+    return "good" if good else "bad"
+
+
+def _notes(notes: Iterable[str]) -> str:
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+
+
+def _curves(runs: Sequence[Document], names: Sequence[str]) -> str:
+    curves = [run["curve_ms"] for run in runs]
+    if not all(curves):
+        return ""
+    x = Axis.tail("share of the requests", max(curve[-1][0] for curve in curves))
+    y = Axis.linear("latency, ms", 0, max(curve[-1][1] for curve in curves))
+    lines = [Line(name, curve) for name, curve in zip(names, curves, strict=True)]
+    return line_plot("Latency by percentile", x, y, lines)
+
+
+def _timelines(runs: Sequence[Document], names: Sequence[str]) -> str:
+    latency_lines, rate_lines = [], []
+    for run, name in zip(runs, names, strict=True):
+        rows = run["timeline"]
+        middle = run["plan"]["duration_s"] / len(rows) / 2
+        for percentile in ("p50", "p99"):
+            points = [(row["at_s"] + middle, _or_nan(row[f"{percentile}_ms"])) for row in rows]
+            latency_lines.append(Line(f"{name} {percentile}".strip(), points))
+        rate_lines.append(Line(name, [(row["at_s"] + middle, row["throughput_per_s"]) for row in rows]))
+    if len(runs) > 1:  # four lines over one another tell nothing
+        latency_lines = [line for line in latency_lines if line.name.endswith("p99")]
+    x = Axis.linear("seconds", 0, max(run["plan"]["duration_s"] for run in runs))
+    return line_plot("Latency over time", x, Axis.linear("ms", 0, _top(latency_lines)), latency_lines) + line_plot(
+        "Answers a second over time", x, Axis.linear("answers/s", 0, _top(rate_lines)), rate_lines
+    )
+
+
+def _top(lines: Sequence[Line]) -> float:
+    return max((y for line in lines for _, y in line.points if not math.isnan(y)), default=1.0)
+
+
+def _distributions(run: Document) -> str:
+    plots = []
+    edges, counts = run["histogram_ms"]["edges"], run["histogram_ms"]["counts"]
+    if counts:
+        plots.append(
+            bar_plot(
+                "Latencies up to the slowest half per cent",
+                Axis.linear("ms", edges[0], edges[-1]),
+                Axis.linear("requests", 0, max(counts)),
+                list(zip(edges, edges[1:], counts, strict=False)),
+                lambda begin, end, count: f"{begin:.1f} to {end:.1f} ms: {count:g} requests",
+            )
+        )
+    sizes = {int(size): times for size, times in run["batch_sizes"].items()}
+    if sizes:
+        ticks = [(size, str(size)) for size in sizes]
+        whole = sum(sizes.values())
+        width = max(sizes) + 1
+        plots.append(
+            bar_plot(
+                "Images in the batch that a request shared",
+                Axis("images", ticks, lambda size: size / width),
+                Axis.linear("% of the requests", 0, 100 * max(sizes.values()) / whole),
+                [(size - 0.4, size + 0.4, 100 * times / whole) for size, times in sizes.items()],
+                lambda begin, end, share: f"{(begin + end) / 2:g}: {share:.1f} %",
+            )
+        )
+    return "".join(plots)
+
+
+def _stages(run: Document) -> str:
+    means = [(stage, spread["mean"]) for stage, spread in run["stages_ms"].items() if spread]
+    if not means:
+        return ""
+    ticks = [(place + 0.5, stage) for place, (stage, _) in enumerate(means)]
+    return bar_plot(
+        "Where the time went, on average",
+        Axis("stage", ticks, lambda place: place / len(means)),
+        Axis.linear("ms", 0, max(mean for _, mean in means)),
+        [(place + 0.15, place + 0.85, mean) for place, (_, mean) in enumerate(means)],
+        lambda begin, _, mean: f"{means[int(begin)][0]}: {mean:.1f} ms",
+    )
+
+
+def _search_plot(search: Document) -> str:
+    limit_ms = search["limit_ms"]
+    top_ms = 3 * limit_ms  # what is slower, or failed, lies at the top
+    dots = [
+        (step["rate_per_s"], top_ms if step["value_ms"] is None else min(step["value_ms"], top_ms), step["met"],
+         f"{step['rate_per_s']:.2f}/s: {_number(step['value_ms'])} ms, {step['failed']} failed")
+        for step in search["steps"]
+    ]  # fmt: skip
+    x = Axis.linear("arrivals/s", 0, max(dot[0] for dot in dots))
+    y = Axis.linear(f"p{search['quantile'] * 100:g}, ms", 0, top_ms)
+    return scatter_plot(f"Rates tried, and the goal: {search['goal']}", x, y, dots, limit=limit_ms)
+
+
+def _search_table(search: Document) -> str:
+    rows: list[Row] = [
+        [
+            f"{step['rate_per_s']:.2f}",
+            _number(step["value_ms"]),
+            _number(step["throughput_per_s"]),
+            str(step["failed"]),
+            ("met", "good") if step["met"] else ("missed", "bad"),
+        ]
+        for step in sorted(search["steps"], key=lambda step: float(step["rate_per_s"]))
+    ]
+    return _table(["arrivals/s", f"p{search['quantile'] * 100:g} ms", "answers/s", "failed", ""], rows)
+
+
+def _spread_table(run: Document) -> str:
+    if run["latency_ms"] is None:
+        return _notes(["no request succeeded"])
+    spreads = {
+        "latency": run["latency_ms"],
+        **run["stages_ms"],
+        "sent later than meant": run["generator"]["late_ms"],
+    }
+    rows = [[name, *map(_number, spread.values())] for name, spread in spreads.items() if spread]
+    return _table(["ms", *run["latency_ms"]], rows)
+
+
+def _failure_table(run: Document) -> str:
+    if not run["failures"]:
+        return ""
+    rows = [[failure, f"{times:,}"] for failure, times in run["failures"].items()]
+    return "<h2>What failed</h2>" + _table(["", "requests"], rows)
+
+
+def _setup(document: Document) -> str:
+    run, service = document["run"], document.get("service") or {}
+    model = service.get("model") or {}
+    facts = {
+        **{name.replace("_", " "): value for name, value in run["plan"].items() if value is not None},
+        "generator's processor core in use": f"{run['generator']['busy']:.0%}",
+        "model": " ".join(filter(None, (model.get("name"), model.get("weights")))) or None,
+        "devices": ", ".join(service.get("devices", [])) or None,
+        "precision": service.get("precision"),
+        "largest batch": service.get("max_batch_size"),
+        "service's version": service.get("version"),
+    }
+    rows = [[name, str(value)] for name, value in facts.items() if value is not None]
+    return f'<h2>The test</h2><div class="facts">{_table(["", ""], rows)}</div>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
+    parts = ["<tr>", *(f"<th>{escape(words)}</th>" for words in head), "</tr>"] if any(head) else []
+    for row in rows:
+        parts.append("<tr>")
+        for cell in row:
+            words, kind = cell if isinstance(cell, tuple) else (cell, "")
+            parts.append(f'<td class="{kind}">{escape(words)}</td>' if kind else f"<td>{escape(words)}</td>")
+        parts.append("</tr>")
+    return f'<div class="table"><table>{"".join(parts)}</table></div>'
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

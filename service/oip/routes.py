@@ -1,0 +1,149 @@
+"""The protocol's routes. An image takes the same way as through `/detect`: quota, deadline, batches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from service.batch_queue import Priority
+from service.detector import MODEL_NAME
+from service.errors import BadParameterError, BadRequestError, UnsupportedTypeError
+from service.lifecycle import Service
+from service.oip import document
+from service.oip.document import VERSION
+from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
+from service.pipeline import Found, find, find_in_pixels, in_time, while_connected
+from service.routes import request_urgency
+from service.schemas import DetectQuery, Selection
+from service.uploads import read_body
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
+
+_LENGTH_HEADER = "Inference-Header-Content-Length"
+_OVERHEAD_BYTES = 64 * 1024  # what the JSON holds beside the image
+_QUERY = {"score_threshold", "max_detections", "labels"}
+_MODEL = "/models/{model}"
+_VERSIONED = _MODEL + "/versions/{version}"
+
+
+@router.head("/health/live", include_in_schema=False)
+@router.get("/health/live")
+async def live() -> Response:
+    """200 while the process answers at all."""
+    return JSONResponse({"live": True})
+
+
+@router.head("/health/ready", include_in_schema=False)
+@router.get("/health/ready", responses=document.READY_RESPONSES)
+async def ready(request: Request) -> Response:
+    """200 while requests are taken, else 503."""
+    return _readiness(request, {})
+
+
+@router.get("")
+async def server_metadata(request: Request) -> Response:
+    """The server's name, version and extensions."""
+    version = _service(request).version
+    return JSONResponse({"name": "faster-rcnn-service", "version": version, "extensions": ["binary_tensor_data"]})
+
+
+@router.get(_MODEL, responses=document.MODEL_RESPONSES, openapi_extra=document.MODEL_REQUEST)
+@router.get(_VERSIONED, include_in_schema=False)
+async def model_metadata(request: Request) -> Response:
+    """The model's input and outputs. The input is also taken as UINT8 `[height, width, 3]`."""
+    _find_model(request)
+    description = {"name": MODEL_NAME, "versions": [VERSION], "platform": "pytorch"}
+    return JSONResponse({**description, "inputs": [INPUT], "outputs": list(OUTPUTS)})
+
+
+@router.get(_MODEL + "/ready", responses=document.MODEL_READY_RESPONSES, openapi_extra=document.MODEL_REQUEST)
+@router.get(_VERSIONED + "/ready", include_in_schema=False)
+async def model_ready(request: Request) -> Response:
+    """200 while the model takes requests, else 503."""
+    _find_model(request)
+    return _readiness(request, {"name": MODEL_NAME})
+
+
+@router.post(_MODEL + "/infer", responses=document.INFER_RESPONSES, openapi_extra=document.INFER_REQUEST)
+@router.post(_VERSIONED + "/infer", include_in_schema=False)
+async def infer(request: Request) -> Response:
+    """Detect objects in one image.
+
+    The parameters `score_threshold`, `max_detections` and `labels` choose as they do in `/detect`; `timeout` is in
+    microseconds.
+    """
+    _find_model(request)
+    service = _service(request)
+    batcher = service.batcher
+    arrived = asyncio.get_running_loop().time()
+    urgency = request_urgency(request, service, Priority.NORMAL)
+    deadline = urgency.deadline
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedTypeError("compressed requests are not taken")
+    with urgency.places(batcher):
+        limit = service.settings.max_body_bytes * 4 // 3 + _OVERHEAD_BYTES
+        with service.stages.stage("read"):
+            body = await in_time(deadline, read_body(request, limit, service.settings.body_timeout_s))
+        asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(_LENGTH_HEADER)))
+        selection = _selection(asked, service)
+        deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))
+        work = (
+            find(service, batcher, asked.image, deadline=deadline, priority=urgency.priority)
+            if isinstance(asked.image, bytes)
+            else find_in_pixels(service, batcher, asked.image, deadline=deadline, priority=urgency.priority)
+        )
+        found = await while_connected(request, work)
+    with service.stages.stage("encode"):
+        return _response(found, asked, selection)
+
+
+def _response(found: Found, asked: InferRequest, selection: Selection) -> Response:
+    chosen = selection.apply(found.answer.detections)
+    body, json_length = write_response(chosen, asked, model=MODEL_NAME, version=VERSION)
+    headers = {"Server-Timing": found.server_timing()}
+    if json_length is None:
+        return Response(body, media_type="application/json", headers=headers)
+    return Response(body, media_type="application/octet-stream", headers={**headers, _LENGTH_HEADER: str(json_length)})
+
+
+def _selection(asked: InferRequest, service: Service) -> Selection:
+    assert service.info is not None, "a batcher has a model"
+    chosen = {name: value for name, value in asked.parameters.items() if name in _QUERY}
+    try:
+        return DetectQuery(**chosen).selection(service.info.categories)
+    except ValidationError as error:
+        details = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
+        raise BadRequestError(f"parameters: {details}") from error
+    except BadParameterError as error:
+        raise BadRequestError(f"parameters: {error.detail}") from error
+
+
+def _timeout_s(asked: InferRequest, default: float) -> float:
+    microseconds = asked.parameters.get("timeout", 0)
+    if type(microseconds) is not int or microseconds < 0:
+        raise BadRequestError("parameters: timeout must be a whole number of microseconds")
+    return min(microseconds, 10**12) / 1e6 or default  # 0: none
+
+
+def _readiness(request: Request, body: dict[str, Any]) -> Response:
+    is_ready = _service(request).condition.status == "ok"
+    return JSONResponse({**body, "ready": is_ready}, status_code=200 if is_ready else 503)
+
+
+def _find_model(request: Request) -> None:
+    # Not parameters of the routes: FastAPI would document a 422 that never comes.
+    model, version = request.path_params["model"], request.path_params.get("version", VERSION)
+    if (model, version) != (MODEL_NAME, VERSION):
+        raise HTTPException(
+            404, f"there is no model {model!r} of version {version!r}; there is {MODEL_NAME}, {VERSION}"
+        )
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service

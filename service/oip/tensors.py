@@ -1,0 +1,207 @@
+"""The protocol's tensors: the request's one input to an image, detections to the outputs that are asked for.
+
+A tensor's data stands in the JSON, or after it in the body, little-endian and row major (binary tensor data extension).
+A BYTES element there is its length in four bytes and then itself; in JSON, which has no bytes, it is base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import struct
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.detector import Detections
+from service.errors import BadRequestError
+
+INPUT = {"name": "image", "datatype": "BYTES", "shape": [1]}
+# D detections, best first; boxes xyxy in pixels of the upright image.
+OUTPUTS = (
+    {"name": "boxes", "datatype": "FP32", "shape": [-1, 4]},
+    {"name": "labels", "datatype": "INT64", "shape": [-1]},
+    {"name": "scores", "datatype": "FP32", "shape": [-1]},
+)
+_LAYOUT = {"FP32": "<f4", "INT64": "<i8"}
+_DATATYPES = {str(output["name"]): str(output["datatype"]) for output in OUTPUTS}
+# JSON is read in one go, and everybody waits: as many numbers as 640 x 480 pixels have take some tens of milliseconds.
+_MOST_JSON_TOKENS = 1 << 20
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a request asks for.
+
+    Attributes:
+        image: an image file, or pixels `[H, W, 3]` RGB.
+        outputs: names to whether their data goes after the JSON; in the order asked for.
+        parameters: as they came.
+        id: to send back.
+    """
+
+    image: bytes | Pixels
+    outputs: dict[str, bool]
+    parameters: dict[str, Any]
+    id: str | None
+
+
+def read_request(body: bytes, json_length: str | None) -> InferRequest:
+    """Read a request's body.
+
+    Args:
+        body: JSON, and perhaps the tensor's data after it.
+        json_length: the header that says how many bytes are JSON; None if all are.
+
+    Raises:
+        BadRequestError: it is not what the protocol says, or asks for what this model has not.
+    """
+    if json_length is None:
+        json_length = str(len(body))
+    if not json_length.isdecimal() or len(json_length) > 18 or int(json_length) > len(body):
+        raise BadRequestError(f"Inference-Header-Content-Length must be a number up to the body's {len(body)} bytes")
+    split = int(json_length)
+    document = _document(body[:split])
+    parameters = _parameters(document)
+    request_id = document.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise BadRequestError("'id' must be a string")
+    return InferRequest(_image(document, body[split:]), _wanted(document, parameters), parameters, request_id)
+
+
+def write_response(found: Detections, request: InferRequest, *, model: str, version: str) -> tuple[bytes, int | None]:
+    """The response's body, and how many of its bytes are JSON; None if all are."""
+    arrays: dict[str, npt.NDArray[Any]] = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+    outputs = []
+    binary = []
+    for name, is_binary in request.outputs.items():
+        datatype = _DATATYPES[name]
+        array = arrays[name].astype(_LAYOUT[datatype])
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
+        if is_binary:
+            binary.append(array.tobytes())
+            output["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            output["data"] = array.ravel().tolist()
+        outputs.append(output)
+    document = {"model_name": model, "model_version": version, "outputs": outputs}
+    if request.id is not None:
+        document["id"] = request.id
+    head = json.dumps(document, separators=(",", ":")).encode()
+    if not any(request.outputs.values()):
+        return head, None
+    return b"".join((head, *binary)), len(head)
+
+
+def _document(text: bytes) -> dict[str, Any]:
+    if sum(map(text.count, (b"[", b"{", b","))) > _MOST_JSON_TOKENS:
+        raise BadRequestError("the JSON holds too many values; send the tensor as binary data, or the image as BYTES")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the request is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BadRequestError("the request must be a JSON object")
+    return document
+
+
+def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
+    parameters = holder.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise BadRequestError("'parameters' must be an object")
+    return parameters
+
+
+def _image(document: dict[str, Any], rest: bytes) -> bytes | Pixels:
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise BadRequestError("'inputs' must hold exactly one tensor, named 'image'")
+    tensor = inputs[0]
+    if tensor.get("name") != "image":
+        raise BadRequestError(f"there is no input {_shown(tensor.get('name'))}; the one there is has the name 'image'")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None and (type(size) is not int or size != len(rest)):
+        raise BadRequestError(f"binary_data_size is {_shown(size)}, and {len(rest)} bytes follow the JSON")
+    if size is None and "data" not in tensor:
+        raise BadRequestError("the input 'image' has neither 'data' nor the parameter 'binary_data_size'")
+    shape = _shape(tensor)
+    match tensor.get("datatype"):
+        case "BYTES":
+            if prod(shape) != 1:
+                raise BadRequestError(f"a BYTES image has the shape [1], not {shape}")
+            return _element(rest) if size is not None else _decoded(tensor["data"])
+        case "UINT8":
+            if len(shape) != 3 or shape[2] != 3 or prod(shape) == 0:
+                raise BadRequestError(f"a UINT8 image has the shape [height, width, 3], not {shape}")
+            values = rest if size is not None else _values(tensor["data"])
+            if len(values) != prod(shape):
+                raise BadRequestError(f"the shape {shape} takes {prod(shape)} bytes, and there are {len(values)}")
+            return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+        case other:
+            raise BadRequestError(f"the input 'image' is BYTES or UINT8, not {_shown(other)}")
+
+
+def _shape(tensor: dict[str, Any]) -> list[int]:
+    shape = tensor.get("shape")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > 8
+        or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape)
+    ):
+        raise BadRequestError("'shape' must be a list of whole numbers")
+    return shape
+
+
+def _element(data: bytes) -> bytes:
+    """The one element of a binary BYTES tensor."""
+    if len(data) < 4 or struct.unpack_from("<I", data)[0] != len(data) - 4:
+        raise BadRequestError(
+            "a binary BYTES tensor of one element is its length in four bytes, and then as many bytes"
+        )
+    return data[4:]
+
+
+def _decoded(data: Any) -> bytes:
+    while isinstance(data, list) and len(data) == 1:
+        data = data[0]
+    if not isinstance(data, str):
+        raise BadRequestError("the data of a BYTES image in JSON is one string of base64")
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequestError(f"the data of 'image' is not base64: {error}") from error
+
+
+def _values(data: Any) -> bytes:
+    """Numbers in JSON, flat or nested as the shape is."""
+    try:
+        nested = isinstance(data, list) and bool(data) and isinstance(data[0], list)
+        return bytes(chain.from_iterable(chain.from_iterable(data)) if nested else list(data))
+    except (TypeError, ValueError) as error:
+        raise BadRequestError("the data of a UINT8 image is whole numbers from 0 to 255, flat or [H][W][3]") from error
+
+
+def _wanted(document: dict[str, Any], parameters: dict[str, Any]) -> dict[str, bool]:
+    asked = document.get("outputs") or [{"name": name} for name in _DATATYPES]
+    if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
+        raise BadRequestError("'outputs' must be a list of objects")
+    all_binary = parameters.get("binary_data_output", False)
+    wanted = {}
+    for output in asked:
+        name = output.get("name")
+        if not isinstance(name, str) or name not in _DATATYPES:
+            raise BadRequestError(f"there is no output {_shown(name)}; there are {', '.join(_DATATYPES)}")
+        wanted[name] = _parameters(output).get("binary_data", all_binary) is True
+    return wanted
+
+
+def _shown(value: Any) -> str:
+    """What was sent, no longer than a message may be."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,253 @@
+// The page: a picture comes in, is detected in once, and everything after that happens here.
+
+import { classColor } from "./boxes.js";
+import { asCurl, asJson, asPython } from "./code.js";
+import { Notice } from "./notice.js";
+import { List, fillClasses, fillTimings, summary, updateClasses } from "./results.js";
+import { Problem, apiKey, detect, picture } from "./service.js";
+import { connectSources } from "./sources.js";
+import { Stage } from "./stage.js";
+import { Status } from "./status.js";
+
+const $ = (id) => document.getElementById(id);
+
+const state = {
+  file: null,
+  source: null, // where the file can be fetched, if it is the sample
+  answer: null,
+  all: [],
+  hidden: new Set(), // labels of classes that are switched off
+  hovered: null,
+  focused: null,
+  request: null, // AbortController of the newest
+};
+
+const notice = new Notice($("notice"), () => run());
+const stage = new Stage(
+  { view: $("view"), canvases: $("canvases"), picture: $("picture"), boxes: $("boxes") },
+  (one) => hover(one),
+  (one) => (one ? list.focus(one) : list.blur()),
+);
+const list = new List($("list"), {
+  onHover: (one) => hover(one),
+  onFocus: (one) => {
+    state.focused = one;
+    highlight();
+  },
+});
+new Status(
+  {
+    root: $("status"),
+    word: $("status-word"),
+    weights: $("status-weights"),
+    detail: $("status-detail"),
+    facts: $("status-facts"),
+    forgetKey: $("forget-key"),
+    caveat: $("caveat"),
+  },
+  (status) => {
+    if (status === "ok" && notice.waits) notice.retryNow();
+  },
+);
+
+/** Begin anew with a file. */
+function open(file, source = null) {
+  Object.assign(state, { file, source });
+  run();
+}
+
+async function run() {
+  state.request?.abort();
+  const request = new AbortController();
+  state.request = request;
+  const { file } = state;
+  notice.clear();
+  forgetAnswer();
+  $("main").dataset.state = "busy";
+  $("view").hidden = false;
+  $("progress").hidden = false;
+  $("file-name").textContent = state.source ? `${file.name}, a drawing of blood cells` : file.name;
+  announce(`Detecting in ${file.name}`);
+  try {
+    const [own, result] = await Promise.all([shown(file, request), detect(file, request.signal)]);
+    const { width, height } = result.answer.image;
+    let bitmap = own;
+    if (!bitmap || bitmap.width !== width || bitmap.height !== height) {
+      // The browser cannot show this kind of file, or sees it otherwise: then as the service sees it.
+      bitmap = await createImageBitmap(await picture(file, request.signal));
+      if (request === state.request) stage.show(bitmap);
+    }
+    if (request === state.request) show(result);
+  } catch (error) {
+    if (request !== state.request || error.name === "AbortError") return;
+    fail(error);
+  } finally {
+    if (request === state.request) $("progress").hidden = true;
+  }
+}
+
+/** The file as the browser shows it, upright, at once; null if it cannot. */
+async function shown(file, request) {
+  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
+  if (request !== state.request) return bitmap;
+  $("canvases").hidden = bitmap === null;
+  if (bitmap) stage.show(bitmap);
+  return bitmap;
+}
+
+function forgetAnswer() {
+  Object.assign(state, { answer: null, all: [], hovered: null, focused: null });
+  stage.draw([], null);
+  $("panel").hidden = true;
+}
+
+function fail(error) {
+  $("main").dataset.state = "failed";
+  if (error instanceof Problem) notice.show(error);
+  else notice.say("Something went wrong in this page", String(error));
+}
+
+function show(result) {
+  const { answer } = result;
+  state.answer = answer;
+  state.all = answer.boxes.map((box, index) => ({
+    box,
+    label: answer.labels[index],
+    name: answer.label_names[index],
+    score: answer.scores[index],
+    color: classColor(answer.labels[index]),
+  }));
+  const found = new Set(answer.labels);
+  state.hidden = new Set([...state.hidden].filter((label) => found.has(label)));
+  $("canvases").hidden = false;
+  $("panel").hidden = false;
+  $("main").dataset.state = "shown";
+  list.fill(state.all);
+  fillClasses($("classes"), state.all, toggleClass);
+  $("classes-line").hidden = found.size < 3;
+  fillTimings({ total: $("time-total"), track: $("time-track"), legend: $("time-stages") }, result);
+  stage.layout();
+  render();
+  announce(`${$("count").textContent}, ${$("count-note").textContent}`);
+}
+
+function threshold() {
+  return Number($("threshold").value);
+}
+
+function passing() {
+  return state.all.filter((one) => one.score >= threshold());
+}
+
+function visible() {
+  return passing().filter((one) => !state.hidden.has(one.label));
+}
+
+/** Everything that the threshold and the classes decide. */
+function render() {
+  $("threshold-value").textContent = threshold().toFixed(2);
+  if (!state.answer) return;
+  const chosen = visible();
+  const words = summary({
+    all: state.all,
+    passing: passing(),
+    visible: chosen,
+    threshold: threshold(),
+    image: state.answer.image,
+  });
+  $("count").textContent = words.headline;
+  $("count-note").textContent = words.note;
+  $("found").hidden = chosen.length === 0;
+  $("picture").setAttribute("aria-label", `The picture, with ${words.headline.toLowerCase()} marked`);
+  updateClasses($("classes"), passing(), state.hidden);
+  highlight();
+  $("code").textContent = code();
+}
+
+function highlight() {
+  const chosen = visible();
+  const active = [state.hovered, state.focused].find((one) => one && chosen.includes(one)) ?? null;
+  stage.draw(chosen, active);
+  list.update(chosen, active);
+}
+
+function hover(one) {
+  if (one === state.hovered) return;
+  state.hovered = one;
+  highlight();
+}
+
+function toggleClass(label) {
+  if (!state.hidden.delete(label)) state.hidden.add(label);
+  render();
+}
+
+function showClasses(all) {
+  state.hidden = new Set(all ? [] : state.all.map((one) => one.label));
+  render();
+}
+
+function code() {
+  const language = document.querySelector("input[name=language]:checked").value;
+  if (language === "json") return asJson(state.answer, visible());
+  const query = [["score_threshold", threshold()]];
+  if (state.hidden.size > 0) {
+    const shownLabels = new Set(state.all.map((one) => one.label).filter((label) => !state.hidden.has(label)));
+    if (shownLabels.size > 0) query.push(["labels", [...shownLabels].sort((a, b) => a - b).join(",")]);
+  }
+  const request = {
+    url: new URL("detect", document.baseURI).href,
+    name: state.file.name,
+    type: state.file.type,
+    source: state.source,
+    query,
+    withKey: apiKey.get() !== null,
+  };
+  return language === "python" ? asPython(request) : asCurl(request);
+}
+
+async function copy() {
+  const text = $("code").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    copyTheOldWay(text);
+  }
+  $("copy").textContent = "Copied";
+  announce("Copied");
+  setTimeout(() => ($("copy").textContent = "Copy"), 1500);
+}
+
+/** Without a secure context there is no clipboard to write to. */
+function copyTheOldWay(text) {
+  const area = document.createElement("textarea");
+  area.value = text;
+  area.className = "hidden-text";
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+  $("copy").focus();
+}
+
+async function download() {
+  const type = state.file.type === "image/png" ? "image/png" : "image/jpeg";
+  const blob = await stage.annotated(type);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${state.file.name.replace(/\.[^.]*$/, "")}-detections.${type === "image/png" ? "png" : "jpg"}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+function announce(text) {
+  $("announcement").textContent = text;
+}
+
+$("threshold").addEventListener("input", render);
+$("all-classes").addEventListener("click", () => showClasses(true));
+$("no-classes").addEventListener("click", () => showClasses(false));
+$("language").addEventListener("change", render);
+$("copy").addEventListener("click", copy);
+$("download").addEventListener("click", download);
+connectSources({ open, say: (headline, detail) => notice.say(headline, detail) });

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from model.build import random_checkpoint
+from model.inference.bench import BASELINE, available_precisions, bench_model, lively
+from model.weights import Checkpoint, CheckpointInfo
+from service.cli import app
+
+CPU = torch.device("cpu")
+
+
+def small_checkpoint() -> Checkpoint:
+    random = random_checkpoint()
+    info = CheckpointInfo(class_names=random.info.class_names, model_kwargs={"min_size": 64, "max_size": 96})
+    return Checkpoint(name="random", state_dict=random.state_dict, info=info)
+
+
+def test_every_form_is_measured_against_torchvision():
+    rounds = []
+    result = bench_model(
+        lively(small_checkpoint()),
+        device=CPU,
+        precisions=["fp32", "bf16"],
+        size_hw=(48, 64),
+        batch_sizes=[2],
+        rounds=2,
+        advance=lambda: rounds.append(1),
+    )
+    assert len(rounds) == 3  # the first prepares
+    assert {(form.name, form.batch_size) for form in result.forms} == {
+        (name, size) for name in (BASELINE, "torchvision bf16 autocast", "ours fp32", "ours bf16") for size in (1, 2)
+    }
+    assert result.padded_hw == (64, 96)
+    # Convolutions in proportion to the padded area of 800 x 1088, and a box head for at most 1000 proposals.
+    assert 1 < result.gflop < 60
+    for form in result.forms:
+        assert form.images_per_s == pytest.approx(form.batch_size / form.seconds)
+        assert form.ratio > 0
+        assert (form.stages.keys() == {"preprocess", "network", "proposals", "roi", "post"}) == (
+            form.name.startswith("ours") and form.batch_size == 1
+        )
+    (baseline,) = [form for form in result.forms if (form.name, form.batch_size) == (BASELINE, 1)]
+    assert baseline.ratio == 1.0
+    assert json.loads(json.dumps(result.as_json()))["machine"]["torch"] == torch.__version__
+
+
+def test_forms_that_find_other_things_are_not_compared(monkeypatch):
+    wrong = {"boxes": torch.zeros(1, 4), "labels": torch.ones(1, dtype=torch.int64), "scores": torch.ones(1)}
+    monkeypatch.setattr("model.inference.serving.ServingModel.detect", lambda *_args, **_kwargs: [wrong])
+    with pytest.raises(ValueError, match="do not find the same"):
+        bench_model(lively(small_checkpoint()), device=CPU, precisions=["fp32"], size_hw=(48, 64), rounds=1)
+
+
+def test_what_the_device_has():
+    assert {"fp32", "bf16"} <= set(available_precisions(CPU))
+    assert not {"fp16", "tf32"} & set(available_precisions(CPU))
+
+
+@pytest.mark.parametrize("wrong", [("--size", "480"), ("--size", "axb"), ("--batch-size", "0"), ("--rounds", "0")])
+def test_wrong_usage_is_told(wrong):
+    result = CliRunner().invoke(app, ["bench", "model", *wrong])
+    assert result.exit_code == 2
+    assert wrong[0] in result.output

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+
+from service.client import (
+    AnswerError,
+    AuthenticationError,
+    ConnectionLostError,
+    DeadlineError,
+    ProblemError,
+    QueueFullError,
+    RetryPolicy,
+    ServerDeadlineError,
+    ServerError,
+    UnavailableError,
+)
+from service.client.exchange import Exchanges
+from service.client.retries import retry_after_s
+
+FOUND = {
+    "boxes": [[1, 2, 3, 4]],
+    "labels": [1],
+    "scores": [0.5],
+    "label_names": ["person"],
+    "image": {"width": 8, "height": 8},
+    "model": {"name": "m", "weights": "w"},
+}
+
+
+def refusal(status: int, **headers: str) -> httpx.Response:
+    document = {"type": "urn:faster-rcnn-service:code", "detail": "words", "request_id": "id"}
+    return httpx.Response(status, json=document, headers={"content-type": "application/problem+json", **headers})
+
+
+class Script:
+    """Answers with each outcome in turn and keeps the requests."""
+
+    def __init__(self, *outcomes: httpx.Response | Exception) -> None:
+        self.outcomes = list(outcomes)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        # A copy: a response can be read by one client only.
+        return httpx.Response(outcome.status_code, headers=outcome.headers, content=outcome.content)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [refusal(429), refusal(503), httpx.Response(503, text="a proxy's"), httpx.ConnectError("no"), httpx.ReadError("")],
+)
+def test_what_may_pass_is_tried_again(calling: Any, first: Any) -> None:
+    script = Script(first, httpx.Response(200, json=FOUND))
+    assert len(calling(script).detect(b"image")) == 1
+    assert [request.content for request in script.requests] == [b"image", b"image"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 413, 415, 422, 500, 502, 504])
+def test_what_would_end_the_same_is_not(calling: Any, status: int) -> None:
+    script = Script(refusal(status), httpx.Response(200, json=FOUND))
+    with pytest.raises(ProblemError) as caught:
+        calling(script).detect(b"image")
+    assert len(script.requests) == 1
+    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, "code", "id")
+    assert str(caught.value) == f"{status} code: words"
+
+
+@pytest.mark.parametrize(
+    ("status", "kinds"),
+    [
+        (401, (AuthenticationError,)),
+        (403, (AuthenticationError,)),
+        (404, (ProblemError,)),
+        (429, (QueueFullError,)),
+        (502, (ServerError,)),
+        (503, (UnavailableError, ServerError)),
+        (504, (ServerDeadlineError, DeadlineError, ServerError)),
+    ],
+)
+def test_each_refusal_has_its_type(calling: Any, status: int, kinds: tuple[type[Exception], ...]) -> None:
+    for answer in (refusal(status), httpx.Response(status, text="a proxy's")):
+        with pytest.raises(ProblemError) as caught:
+            calling(Script(answer), retry=RetryPolicy(attempts=1)).detect(b"image")
+        assert all(isinstance(caught.value, kind) for kind in kinds)
+
+
+def test_attempts_are_bounded_and_the_last_refusal_is_told(calling: Any) -> None:
+    script = Script(*[refusal(429)] * 9)
+    with pytest.raises(QueueFullError):
+        calling(script, retry=RetryPolicy(attempts=3, first_pause_s=0)).detect(b"image")
+    assert len(script.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, json=[]),
+        httpx.Response(200, json={**FOUND, "boxes": [[1]]}),
+        httpx.Response(307, headers={"location": "https://elsewhere/"}),
+    ],
+)
+def test_another_server_is_told_from_the_service(calling: Any, answer: httpx.Response) -> None:
+    with pytest.raises(AnswerError, match="right address"):
+        calling(Script(answer)).detect(b"image")
+
+
+def test_the_key_and_the_time_left_are_sent(calling: Any) -> None:
+    script = Script(refusal(503), httpx.Response(200, json=FOUND))
+    pause = RetryPolicy(first_pause_s=0)
+    calling(script, api_key="secret", timeout_s=5, retry=pause).detect(b"image", score_threshold=0.5, labels=["a", 2])
+    times = [int(request.headers["x-request-timeout-ms"]) for request in script.requests]
+    assert 5000 >= times[0] >= times[1] > 1000
+    assert script.requests[0].headers["authorization"] == "Bearer secret"
+    assert dict(script.requests[0].url.params) == {"score_threshold": "0.5", "labels": "a,2"}
+    calling(Script(httpx.Response(200, json=FOUND)), timeout_s=1e9).detect(b"image")  # no more than the service takes
+
+
+def steps(exchanges: Exchanges, *outcomes: Any) -> tuple[list[float], Exception | None]:
+    """The pauses of one exchange that meets these outcomes, and how it fails."""
+    exchange, pauses = exchanges.detect(b"image", {}), []
+    step = next(exchange)
+    for outcome in outcomes:
+        try:
+            step = exchange.send(outcome)
+            while not isinstance(step, httpx.Request):
+                pauses.append(step)
+                step = exchange.send(None)
+        except StopIteration:
+            return pauses, None
+        except Exception as error:
+            return pauses, error
+    raise AssertionError("it wants more")
+
+
+def test_pauses_grow_are_bounded_and_never_shorter_than_asked() -> None:
+    retry = RetryPolicy(attempts=6, first_pause_s=1, longest_pause_s=4)
+    seen = []
+    for seed in range(200):
+        exchanges = Exchanges("http://x", api_key=None, timeout_s=1000, retry=retry, random=Random(seed))
+        pauses, _ = steps(exchanges, *[refusal(429)] * 5, httpx.Response(200, json=FOUND))
+        seen.append(pauses)
+    for bound, pauses in zip((1, 2, 4, 4, 4), zip(*seen, strict=True), strict=True):
+        assert 0 <= min(pauses) < 0.1 * bound
+        assert 0.9 * bound < max(pauses) <= bound
+    asked = Exchanges("http://x", api_key=None, timeout_s=1000, retry=retry)
+    assert 7 <= steps(asked, refusal(503, **{"retry-after": "7"}), httpx.Response(200, json=FOUND))[0][0] <= 8
+
+
+def test_a_pause_past_the_deadline_is_not_begun() -> None:
+    exchanges = Exchanges("http://x", api_key=None, timeout_s=5, retry=RetryPolicy(), clock=lambda: 0.0)
+    pauses, error = steps(exchanges, refusal(429, **{"retry-after": "5"}))
+    assert pauses == []
+    assert isinstance(error, QueueFullError)
+    assert error.retry_after_s == 5
+
+
+def test_each_step_of_a_request_has_the_time_that_is_left() -> None:
+    now = 0.0
+    exchanges = Exchanges("http://x", api_key=None, timeout_s=20, retry=RetryPolicy(), clock=lambda: now)
+    request = next(exchanges.detect(b"image", {}))
+    assert isinstance(request, httpx.Request)
+    left = request.extensions["timeout"]
+    assert (left.get("connect"), left.get("write")) == (5, 20)
+    now = 18
+    assert (left.get("connect"), left.get("read")) == (2, 2)
+    now = 30
+    assert 0 < left.get("read") < 0.01
+
+
+def test_a_timeout_is_a_deadline_and_a_broken_connection_is_not() -> None:
+    exchanges = Exchanges("http://x", api_key=None, timeout_s=20, retry=RetryPolicy(attempts=1))
+    request = httpx.Request("POST", "http://x/detect")
+    assert isinstance(steps(exchanges, httpx.ReadTimeout("", request=request))[1], DeadlineError)
+    for kind in (httpx.ConnectTimeout, httpx.ConnectError, httpx.RemoteProtocolError):
+        assert isinstance(steps(exchanges, kind("", request=request))[1], ConnectionLostError)
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after_s(None) is None
+    assert retry_after_s("3") == 3
+    assert retry_after_s("soon") is None
+    soon = format_datetime(datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=60), usegmt=True)
+    assert 50 < (retry_after_s(soon) or 0) <= 60
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0

@@ -1,0 +1,165 @@
+"""`frcnn loadtest` as it is typed, against the real service with a detector that needs no model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from service import cli
+
+FORMS = (["--rate", "40"], ["--concurrency", "3"])
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(cli.app, ["loadtest", *map(str, arguments)])
+
+
+@pytest.fixture
+def images(tmp_path: Path, make_png: Any) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for red in (7, 8):
+        (folder / f"{red}.png").write_bytes(make_png(red))
+    return folder
+
+
+@pytest.fixture
+def url(fake: Any, live: Any) -> Iterator[str]:
+    with live(fake(seconds=0.005), max_batch_size=4) as address:
+        yield address
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and keeps the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: Any) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check_page(path: Path) -> Page:
+    html = path.read_text()
+    assert not re.search(r"(src|href)=|@import|url\(|<script", html)  # nothing from elsewhere
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", html)
+    return Page(html)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_json_report_and_text(url: str, images: Path, tmp_path: Path, form: list[str]) -> None:
+    times = ("--duration", 1, "--warmup", 0.2)
+    key = ("--api-key", "s3cret")
+    result = invoke(url, "--images", images, *form, *times, *key, "--json", "--report", tmp_path / "r.html")
+    assert result.exit_code == 0, result.output
+    assert "s3cret" not in result.output + (tmp_path / "r.html").read_text()
+    document = json.loads(result.stdout)
+    run = document["run"]
+    assert run["failed"] == 0
+    assert run["requests"] > 20
+    assert {"decode", "queue", "inference", "elsewhere"} == set(run["stages_ms"])
+    assert run["stages_ms"]["inference"]["min"] >= 5
+    assert set(run["batch_sizes"]) <= {"1", "2", "3", "4"}
+    assert document["service"]["model"]["weights"] == "fake"
+    page = check_page(tmp_path / "r.html")
+    assert f"Load test of {url}" in page.text
+    assert page.text.count("Latency by percentile") == 1
+    shown = invoke(url, "--images", images / "7.png", *form, "--duration", 0.5, "--warmup", 0)
+    assert shown.exit_code == 0
+    assert "answers/s; of" in shown.stdout
+    assert "inference" in shown.stdout
+
+
+def test_several_processes(url: str, images: Path) -> None:
+    result = invoke(url, "--images", images, "--rate", 60, "--duration", 1.5, "--workers", 3, "--json")
+    run = json.loads(result.stdout)["run"]
+    assert run["plan"]["workers"] == 3
+    assert 90 - 4 * 9.5 < run["requests"] < 90 + 4 * 9.5
+
+
+def test_the_rate_within_a_goal_is_found(url: str, images: Path, tmp_path: Path) -> None:
+    arguments = ("--slo", "p50=2s", "--rate", 400, "--duration", 0.5, "--warmup", 0.1, "--max-in-flight", 30)
+    result = invoke(url, "--images", images, *arguments, "--report", tmp_path / "s.html", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    search = document["search"]
+    assert search["goal"] == "p50 within 2000 ms"
+    met = [step["rate_per_s"] for step in search["steps"] if step["met"]]
+    assert search["found_rate_per_s"] == max(met) == pytest.approx(document["run"]["plan"]["rate_per_s"], abs=0.01)
+    assert "Rates tried" in check_page(tmp_path / "s.html").text
+
+
+def test_a_goal_that_nothing_meets_is_a_failure(url: str, images: Path) -> None:
+    result = invoke(url, "--images", images, "--slo", "p99=1ms", "--duration", 0.5, "--warmup", 0)
+    assert result.exit_code == 1
+    assert "no rate that was tried met the goal" in result.stderr
+
+
+def test_comparing_two_outputs(url: str, images: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "<a>.json", tmp_path / "b.json"]
+    for path, form in zip(paths, FORMS, strict=True):
+        path.write_text(invoke(url, "--images", images, *form, "--duration", 0.5, "--warmup", 0, "--json").stdout)
+    result = invoke("--compare", *paths, "--report", tmp_path / "c.html")
+    assert result.exit_code == 0
+    assert re.search(r"p99 ms .*%", result.stdout)
+    assert "the tests differ in loop: open and closed" in result.stdout
+    assert "<a>.json" in check_page(tmp_path / "c.html").text
+    figures = json.loads(invoke("--compare", *paths, "--json").stdout)["figures"]
+    assert "p99 ms" in [figure["name"] for figure in figures]
+    (tmp_path / "b.json").write_text("{}")
+    wrong = invoke("--compare", *paths)
+    assert wrong.exit_code == 2
+    assert "no output of frcnn loadtest" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["http://127.0.0.1:1"],
+        ["http://127.0.0.1:1", "--images", "IMAGES"],
+        ["http://127.0.0.1:1", "--images", "IMAGES", "--rate", 1, "--concurrency", 1],
+        ["http://127.0.0.1:1", "--images", "IMAGES", "--slo", "p99=1s", "--concurrency", 1],
+        ["http://127.0.0.1:1", "--images", "IMAGES", "--slo", "fast"],
+        ["127.0.0.1:1", "--images", "IMAGES", "--rate", 1],
+        ["http://127.0.0.1:1", "--images", "/nowhere", "--rate", 1],
+    ],
+)
+def test_wrong_usage(images: Path, arguments: list[object]) -> None:
+    result = invoke(*[images if argument == "IMAGES" else argument for argument in arguments])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("frcnn: ")
+
+
+def test_no_service(images: Path) -> None:
+    result = invoke("http://127.0.0.1:1", "--images", images, "--rate", 1)
+    assert result.exit_code == 1
+    assert "no service answers" in result.stderr
+
+
+def test_when_every_request_fails_it_is_a_failure(url: str, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"broken")
+    result = invoke(url, "--images", tmp_path, "--rate", 40, "--duration", 0.5, "--warmup", 0)
+    assert result.exit_code == 1
+    assert "x 400 broken-image" in result.stdout

@@ -1,0 +1,212 @@
+"""What the page says when the service is not ready, or refuses; and that everybody can use it (axe)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.app import create_app
+from service.settings import Settings
+
+# What stands in the way stands there in the same way in any colour; axe looks at the colours of it in both of these.
+LOOKED_AT = ("desktop-light", "phone-dark")
+KEY = "a-secret's key"
+
+
+class WantKey:
+    """Refuse detection without the key, as an API gateway does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        allowed = Headers(scope=scope).get("authorization") == f"Bearer {KEY}" if scope["type"] == "http" else True
+        if allowed or scope["path"] != "/detect":
+            await self.app(scope, receive, send)
+            return
+        body = {"status": 401, "detail": "send the key as Authorization: Bearer", "request_id": "r-1"}
+        await JSONResponse(body, 401, media_type="application/problem+json")(scope, receive, send)
+
+
+@pytest.fixture
+def serve(served: Any) -> Callable[..., Any]:
+    """`serve(detector, ready=..., wants_key=..., setting=value)`: the address of such a service."""
+
+    def start(detector: Any, *, ready: bool = True, wants_key: bool = False, **settings: Any) -> Any:
+        def load(_: Settings) -> list[Any]:
+            assert detector.loading.wait(60)
+            return [detector]
+
+        app = create_app(Settings(**settings), load=load)
+        if wants_key:
+            app.add_middleware(WantKey)
+        start.service = app.state.service  # type: ignore[attr-defined]
+        return served(app, ready=ready)
+
+    return start
+
+
+@pytest.fixture
+def detector(detector: Any) -> Iterator[Any]:
+    detector.loading = threading.Event()
+    detector.loading.set()
+    yield detector
+    detector.gate.set()
+    detector.loading.set()
+
+
+def test_axe_finds_nothing_serious_in_what_stands_in_the_way(detector: Any, serve: Any, visiting: Any) -> None:
+    with serve(detector, wants_key=True) as url, visiting(url, refused=True, permissions=["camera"]) as visit:
+        visit.until_ready()
+        visit.page.click("#sample")
+        visit.page.wait_for_selector("#api-key")
+        assert visit.serious() == []
+        visit.page.click("#camera")
+        visit.page.wait_for_selector("#camera-take")
+        assert visit.serious() == []
+        visit.page.click("#camera-cancel")
+
+
+def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any) -> None:
+    detector.loading.clear()
+    with serve(detector, ready=False) as url, visiting(url, refused=True) as visit:
+        visit.page.wait_for_selector("#status[data-status=loading]")
+        assert visit.text("#status-word") == "Loading the model"
+        assert visit.text("#caveat") == "The model is being loaded."
+        visit.page.click("#sample")
+        visit.page.wait_for_selector(".countdown")
+        assert "The service is not ready" in visit.text("#notice")
+        assert "Trying again in" in visit.text(".countdown")
+        assert visit.serious() == []
+        detector.loading.set()
+        visit.until_shown()  # by itself
+        assert visit.page.is_hidden("#notice")
+        assert visit.text("#status-word") == "Ready"
+
+
+def test_failing_is_said(detector: Any, serve: Any, visiting: Any) -> None:
+    with serve(detector) as url, visiting(url, refused=True) as visit:
+        visit.until_ready()
+        detector.broken = True
+        visit.page.click("#sample")
+        visit.page.wait_for_selector("#notice button")
+        visit.page.reload()
+        visit.page.wait_for_selector("#status[data-status=failing]")
+        assert visit.text("#status-word") == "Failing"
+        assert "No device answers" in visit.text("#caveat")
+
+
+def test_draining_is_said_and_then_that_nothing_answers(detector: Any, serve: Any, visiting: Any) -> None:
+    with ExitStack() as server:
+        url = server.enter_context(serve(detector))
+        with visiting(url, refused=True) as visit:
+            visit.until_ready()
+            serve.service.drain()
+            visit.page.reload()
+            visit.page.wait_for_selector("#status[data-status=draining]")
+            assert visit.text("#status-word") == "Shutting down"
+            assert "what was accepted is being answered" in visit.text("#caveat")
+            visit.page.click("#sample")
+            visit.page.wait_for_selector(".countdown")
+            server.close()
+            visit.page.wait_for_selector("#status[data-status=unreachable]")
+            visit.page.locator("#notice button", has_text="Try now").click()
+            visit.until_text("#notice", "The service cannot be reached")
+
+
+def test_a_full_queue_is_counted_down_and_tried_again(
+    detector: Any, serve: Any, visiting: Any, picture_file: Any
+) -> None:
+    with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
+        visit.until_ready()
+        detector.gate.clear()
+        first = other.submit(httpx.post, f"{url}/detect", content=picture_file(), timeout=60)
+        until_in_flight(url)
+        visit.page.click("#sample")
+        visit.page.wait_for_selector(".countdown")
+        assert "The service is busy" in visit.text("#notice")
+        detector.gate.set()
+        assert first.result().status_code == 200
+        visit.until_shown()
+        assert visit.page.is_hidden("#notice")
+
+
+def test_the_countdown_can_be_ended(detector: Any, serve: Any, visiting: Any, picture_file: Any) -> None:
+    with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
+        visit.until_ready()
+        detector.gate.clear()
+        first = other.submit(httpx.post, f"{url}/detect", content=picture_file(), timeout=60)
+        until_in_flight(url)
+        visit.page.click("#sample")
+        visit.page.locator("#notice button", has_text="Cancel").click()
+        asked = visit.paths("detect")
+        assert visit.page.is_hidden("#notice")
+        visit.page.wait_for_timeout(1500)
+        assert visit.paths("detect") == asked
+        detector.gate.set()
+        first.result()
+
+
+def until_in_flight(url: str) -> None:
+    while httpx.get(f"{url}/healthz").json()["images_in_flight"] == 0:
+        pass
+
+
+def test_what_is_refused_is_told_in_words(detector: Any, serve: Any, visiting: Any, picture_file: Any) -> None:
+    limits = {"max_body_bytes": 200_000, "max_image_pixels": 10_000}
+    with serve(detector, **limits) as url, visiting(url, refused=True) as visit:
+        visit.until_ready()
+        for name, data, headline, detail in (
+            ("large.png", bytes(4_000_000), "Too large", "at most 200,000 are taken"),
+            ("wide.png", picture_file(640, 480), "Too large", "640 x 480 pixels"),
+            ("paper.pdf", b"%PDF-1.7", "This kind of file is not taken", "This is a PDF"),
+            ("words.txt", b"words", "This file cannot be read as a picture", "This is not an image"),
+        ):
+            visit.pick(name, data, "application/pdf" if name.endswith("pdf") else "image/png")
+            visit.until_text("#notice h2", headline)
+            visit.until_text("#notice p", detail)
+            assert len(visit.text(".request-id").removeprefix("Request ")) == 32
+            assert visit.page.is_hidden("#panel")
+            assert visit.page.is_hidden("#progress")
+        visit.pick("small.png", picture_file(90, 90))
+        visit.until_shown()
+        assert visit.page.is_hidden("#notice")
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_alone(detector: Any, serve: Any, visiting: Any) -> None:
+    with serve(detector, wants_key=True) as url, visiting(url, refused=True) as visit:
+        visit.until_ready()
+        visit.page.click("#sample")
+        visit.page.fill("#api-key", "wrong")
+        visit.page.keyboard.press("Enter")
+        visit.page.locator("#notice", has_text="This API key was refused").wait_for()
+        visit.page.fill("#api-key", KEY)
+        visit.page.keyboard.press("Enter")
+        visit.until_shown()
+        assert visit.page.evaluate("JSON.stringify([Object.values(sessionStorage), Object.keys(localStorage)])") == (
+            json.dumps([[KEY], []], separators=(",", ":"))
+        )
+        assert visit.page.context.cookies() == []
+        for language in ("curl", "python"):
+            visit.page.locator(f"input[value={language}]").check(force=True)
+            assert KEY not in visit.text("#code")
+            assert "FRCNN_KEY" in visit.text("#code")
+        visit.page.reload()
+        visit.until_ready()
+        visit.page.click("#sample")
+        visit.until_shown()  # a reload does not ask again
+        visit.page.click("#status summary")
+        visit.page.click("#forget-key")
+        visit.page.keyboard.press("Escape")
+        visit.page.click("#sample")
+        visit.page.wait_for_selector("#api-key")

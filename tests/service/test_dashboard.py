@@ -1,0 +1,161 @@
+"""The dashboard's queries give figures on what a live service tells, and the configuration around it holds together."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docker" / "observability"
+PANELS = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
+
+
+@contextmanager
+def busy(live: Callable[..., Any], fake: Callable[..., Any]) -> Iterator[str]:
+    with live(fake(seconds=0.01), max_batch_size=4, queue_capacity=2) as url:
+        yield url
+
+
+def make_traffic(url: str, image: bytes, seconds: float) -> None:
+    """Answers, broken images, and refusals."""
+    give_up = time.monotonic() + seconds
+    with httpx.Client(base_url=url) as client:
+        while time.monotonic() < give_up:
+            assert client.post("/detect", content=image).status_code == 200
+            assert client.post("/detect", content=b"broken").status_code == 400
+            with a_place_taken(url, image), a_place_taken(url, image):
+                assert client.post("/detect", content=image).status_code == 429
+
+
+@contextmanager
+def a_place_taken(url: str, image: bytes) -> Iterator[None]:
+    """By a request whose body is not yet complete."""
+    address = httpx.URL(url)
+    before = in_flight(url)
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(image))
+        while in_flight(url) == before:
+            time.sleep(0.01)
+        yield
+        connection.sendall(image)
+        connection.recv(4096)
+
+
+def in_flight(url: str) -> int:
+    return int(httpx.get(f"{url}/healthz").json()["images_in_flight"])
+
+
+def is_told(labels: dict[str, str], matchers: str) -> bool:
+    """Whether a series with these labels is what a query looks for; Prometheus itself adds the instance."""
+    return all(
+        re.fullmatch(value if how == "=~" else re.escape(value), labels.get(name, ""))
+        for name, how, value in MATCHER.findall(matchers)
+        if name != "instance"
+    )
+
+
+def test_every_metric_and_label_of_the_queries_is_told(fake: Any, live: Any, make_png: Any) -> None:
+    with busy(live, fake) as url:
+        make_traffic(url, make_png(7), 0.1)
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+    series: dict[str, list[dict[str, str]]] = {}
+    for found in filter(None, (re.match(r"(frcnn_\w+)(?:\{(.*)\})? ", line) for line in lines)):
+        series.setdefault(found[1], []).append({name: value for name, _, value in MATCHER.findall(found[2] or "")})
+    for query in QUERIES:
+        metrics = re.findall(r"\b(frcnn_\w+)\{([^}]*)\}", query)
+        assert metrics
+        for name, matchers in metrics:
+            assert any(is_told(labels, matchers) for labels in series[name]), query
+        for labels in re.findall(r"by \(([^)]*)\)", query):
+            assert set(labels.split(", ")) <= set(series[metrics[0][0]][0]), query
+
+
+@contextmanager
+def watching(url: str, folder: Path) -> Iterator[str]:
+    """A real Prometheus with our configuration, at another address and in more haste."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("needs prometheus")
+    config = (FOLDER / "prometheus.yml").read_text()
+    assert "detector:8000" in config
+    config = config.replace("detector:8000", url.removeprefix("http://")).replace("5s", "500ms")
+    (folder / "prometheus.yml").write_text(config)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    process = subprocess.Popen(
+        [
+            program,
+            f"--config.file={folder}/prometheus.yml",
+            f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address={address}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        give_up = time.monotonic() + 60
+        while "1" not in values(f"http://{address}", "up"):
+            assert time.monotonic() < give_up
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def values(prometheus: str, query: str) -> list[str]:
+    try:
+        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query})
+    except httpx.TransportError:
+        return []
+    return [series["value"][1] for series in answer.json().get("data", {}).get("result", [])]
+
+
+def test_every_query_gives_figures(fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
+    with busy(live, fake) as url, watching(url, tmp_path) as prometheus:
+        make_traffic(url, make_png(7), 4)
+        without = [
+            query
+            for query in QUERIES
+            if all(
+                isnan(float(value))
+                for value in values(prometheus, query.replace("$__rate_interval", "10s").replace("$instance", ".*"))
+            )
+        ]
+    assert without == []
+
+
+def test_panels_have_places_and_descriptions_of_their_own() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in PANELS:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken
+        assert at["x"] + at["w"] <= 24
+        assert panel["description"]
+        taken |= cells
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+
+
+def test_compose_mounts_files_that_exist() -> None:
+    mounts = re.findall(r"- (\./docker/\S+?):(\S+?):ro", (ROOT / "docker-compose.yml").read_text())
+    assert len(mounts) == 4
+    assert all((ROOT / source).is_file() for source, _ in mounts)
+    folder = re.search(r"path: (\S+)", (FOLDER / "dashboards.yml").read_text())
+    assert folder is not None
+    assert f"{folder[1]}/faster-rcnn-service.json" in [target for _, target in mounts]
