@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +30,8 @@ from service.settings import Precision, Settings
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "fasterrcnn_resnet50_fpn"
+# How the CPU's allocator, the CUDA driver, cuDNN and cuBLAS say it where torch raises a plain RuntimeError.
+_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,31 @@ def load_detectors(settings: Settings) -> list[Detector]:
 def check_device(detector: Detector) -> None:
     """Have the device answer for one small grey picture; whatever it raises tells that it cannot."""
     detector.detect([torch.full((3, 64, 64), 127, dtype=torch.uint8)])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that a device's memory, or the host's, does not hold the batch."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in _MEMORY_WORDS if isinstance(error, RuntimeError)
+    )
+
+
+def release_memory(device: str) -> None:
+    """Give back what is kept of a device's memory, and of the host's, for later."""
+    trim_host_memory()
+    if device.startswith("cuda") and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def trim_host_memory() -> None:
+    """Return to the system what the C library keeps of freed memory, where it can be told to.
+
+    glibc keeps the holes that large pictures leave, so that a process looks as if it leaked.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def device_name(device: str) -> str:

@@ -9,15 +9,24 @@ from __future__ import annotations
 import logging
 import logging.config
 from contextvars import ContextVar
+from typing import Any
 
 from opentelemetry import trace
 
-from service.settings import Settings
+from service.settings import LogFormat, Settings
 
 access_logger = logging.getLogger("service.access")
 request_id_of_this_task: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-_TEXT = "%(asctime)s %(levelname)s %(name)s%(_request)s: %(message)s"
+_FORMATTERS: dict[LogFormat, dict[str, Any]] = {
+    "text": {"format": "%(asctime)s %(levelname)s %(name)s%(_request)s: %(message)s"},
+    "json": {
+        "()": "pythonjsonlogger.json.JsonFormatter",
+        "fmt": ["levelname", "name", "message"],
+        "timestamp": True,
+        "rename_fields": {"levelname": "level", "name": "logger"},
+    },
+}
 _OURS = ("service", "model", "uvicorn")
 
 
@@ -46,23 +55,13 @@ def configure(settings: Settings) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "filters": {"request": {"()": RequestFields}},
-            "formatters": {
-                "text": {"format": _TEXT},
-                "json": {
-                    "()": "pythonjsonlogger.json.JsonFormatter",
-                    "fmt": ["levelname", "name", "message"],
-                    "timestamp": True,
-                    "rename_fields": {"levelname": "level", "name": "logger"},
-                },
-            },
-            "handlers": {
-                "stderr": {"class": "logging.StreamHandler", "filters": ["request"], "formatter": settings.log_format}
-            },
+            "formatters": {"chosen": _FORMATTERS[settings.log_format]},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "filters": ["request"], "formatter": "chosen"}},
             # Whatever is not ours stays quiet: Pillow would log an image's EXIF data when asked for details.
             "root": {"level": quiet, "handlers": ["stderr"]},
             "loggers": {
                 **{name: {"level": level} for name in _OURS},
-                "python_multipart": {"level": "ERROR"},  # its warnings quote the body
+                "python_multipart": {"level": "ERROR"},  # its warnings quote bytes of the body
             },
         }
     )
