@@ -29,7 +29,6 @@ T = TypeVar("T")
 Status = Literal["ok", "loading", "draining", "failing"]
 LoadDetectors = Callable[[Settings], Sequence[Detector]]
 
-_GPU_BATCH_SIZE, _CPU_BATCH_SIZE = 8, 1
 _RETRY_WHILE_LOADING_S = 5
 
 
@@ -239,8 +238,7 @@ class Service:
 def _batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
     if settings.max_batch_size != "auto":
         return settings.max_batch_size
-    # A batch keeps a GPU's units busy; a CPU's few are busy with one image, and lose their cache to a second.
-    return _CPU_BATCH_SIZE if any(d.device == "cpu" for d in detectors) else _GPU_BATCH_SIZE
+    return min(detector.best_batch_size for detector in detectors)
 
 
 def service_version() -> str:

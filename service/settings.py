@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         None, description="Folder of typical pictures that int8 is fitted to; by default generated blood smears."
     )
     max_batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
-        "auto", description="Most images in one batch; auto: 8 on a GPU, 1 on a CPU."
+        "auto", description="Most images in one batch; auto: measured, as many as make it faster."
     )
     max_queue_delay_ms: float = Field(
         0.0, ge=0, le=10_000, description="How long an idle device waits for a batch to fill; 0 starts at once."

@@ -46,6 +46,7 @@ SIGNED = (13, 37, 42)
 class FaultyDetector:
     info = ModelInfo("fasterrcnn_resnet50_fpn", "faulty", Categories.of_objects(["person"]))
     precision = "fp32"
+    best_batch_size = 1
 
     def __init__(self, device: str) -> None:
         self.device = device

@@ -48,6 +48,7 @@ class FakeDetector:
         self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", CATEGORIES)
         self.device = device
         self.precision = "fp32"
+        self.best_batch_size = 1
         self.seconds = seconds
         self.fails_on = fails_on
         self.kills_on = kills_on
