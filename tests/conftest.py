@@ -44,6 +44,12 @@ def odd_images() -> list[Path]:
     return sorted(path for path in _folder("odd_images").iterdir() if path.suffix != ".md")
 
 
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """Blood cells with boxes, as Pascal VOC; the test is skipped where they are absent."""
+    return _folder("bccd")
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_developers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("FRCNN_", "OTEL_"))]:

@@ -1,0 +1,58 @@
+"""What each precision may cost: average precision by COCO's rules on real images, with trained weights."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from model.build import from_checkpoint, resolve_checkpoint
+from model.inference.build import serving_model
+from model.inference.calibration import calibration_pictures
+from model.training.evaluation import detect_all, evaluate
+from model.training.voc import read_voc
+from model.weights import bundled_is_present
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
+
+
+@pytest.fixture(scope="module")
+def average_precision(bccd, tmp_path_factory):
+    """Of the bundled weights in a precision, in points of 100."""
+    checkpoint = resolve_checkpoint("bundled")
+    data, _ = read_voc(bccd, "val", categories=checkpoint.categories, keep_empty=True)
+
+    def measure(precision: str) -> float:
+        form = serving_model(
+            from_checkpoint(checkpoint),
+            device=CPU,
+            precision=precision,
+            calibration=partial(calibration_pictures, bccd / "JPEGImages", 30),
+            cache=tmp_path_factory.mktemp("cache"),
+        )
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)  # pictures of a real size gain by it, other than the other tests'
+        try:
+            found = detect_all(form.detect, data, device=CPU)
+        finally:
+            torch.set_num_threads(threads)
+        return 100 * (evaluate(data, found, checkpoint.categories).overall.ap or 0.0)
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def exact(average_precision) -> float:
+    return average_precision("fp32")
+
+
+def test_bfloat16_costs_at_most_a_fifth_of_a_point(average_precision, exact):
+    assert average_precision("bf16") >= exact - 0.2
+
+
+def test_int8_costs_at_most_two_fifths_of_a_point(average_precision, exact):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    assert average_precision("int8") >= exact - 0.4
