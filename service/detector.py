@@ -25,6 +25,7 @@ from model.inference.calibration import CalibrationError, calibration_pictures
 from model.inference.openvino import OpenVINOMissingError, QuantisationError, check_openvino
 from model.inference.precision import PrecisionError, best_batch_size, check_precision
 from model.weights import BUNDLED, WeightsError, WeightsUnavailableError
+from service.cores import usable_cores
 from service.settings import Precision, Settings
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,8 @@ def load_detectors(settings: Settings) -> list[Detector]:
     """
     devices = parse_devices(settings.device)
     check_arithmetic(settings.precision, devices)
+    if "cpu" in devices:
+        torch.set_num_threads(usable_cores())
     checkpoint = resolve_checkpoint(settings.weights, tell=lambda text: logger.warning("%s", text))
     model = from_checkpoint(checkpoint)
     info = ModelInfo(MODEL_NAME, checkpoint.name, checkpoint.categories)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Literal, NamedTuple, TypeVar
 from opentelemetry.trace import TracerProvider
 
 from service.batcher import Batcher, BatcherLimits
+from service.cores import usable_cores
 from service.detector import LOAD_ERRORS, Detector, ModelInfo, device_memory, device_name, weights_caveat
 from service.errors import UnavailableError
 from service.metrics import Metrics
@@ -70,7 +70,7 @@ class Service:
         self._leaving = False
         self._draining = False
         self._started = time.monotonic()
-        threads = settings.decode_threads or _cores()
+        threads = settings.decode_threads or usable_cores()
         self.metrics.ready.set_function(lambda: self.condition.status == "ok")
         self._decoders = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
 
@@ -246,8 +246,3 @@ def service_version() -> str:
         return version("faster-rcnn-service")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _cores() -> int:
-    """The cores this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
