@@ -10,10 +10,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint audit bench constraints
+.PHONY: help install serve test test-reliability lint audit bench constraints
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: $(STAMP) ## Make .venv with the pinned dependencies
 
@@ -30,6 +30,9 @@ serve: install ## Serve the detector (arguments: make serve ARGS="--port 9000")
 
 test: install ## Run the tests (arguments: make test ARGS="-k rpn")
 	$(BIN)/python -m pytest $(ARGS)
+
+test-reliability: install ## Overload, faults, hostile input: minutes (arguments: make test-reliability ARGS="-k overload")
+	$(BIN)/python -m pytest -m reliability -rP tests/reliability $(ARGS)
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

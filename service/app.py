@@ -53,7 +53,7 @@ def create_app(
     settings: Settings | None = None,
     *,
     load: LoadDetectors = load_detectors,
-    on_load_failure: Callable[[], None] | None = None,
+    on_hopeless: Callable[[], None] | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """Build the application. It starts to load the model when its lifespan begins.
@@ -61,7 +61,7 @@ def create_app(
     Args:
         settings: by default those of the environment.
         load: makes the detectors, one per device.
-        on_load_failure: called if it cannot.
+        on_hopeless: called when the service will never answer, or not again, and its process should end.
         tracer_provider: where spans go; by default to the collector that the settings name.
 
     Raises:
@@ -73,7 +73,7 @@ def create_app(
     tell_who_may_call(settings, keys)
     exporting = exporting_provider(settings, version=service_version()) if tracer_provider is None else None
     spans = tracer_provider or exporting
-    service = Service(settings, load, on_load_failure, spans)
+    service = Service(settings, load, on_hopeless, spans)
     app = FastAPI(
         title="faster-rcnn-service",
         version=service.version,

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 KEY_HEADER = "X-API-Key"
 # Orchestrators and load balancers ask these, and hold no keys.
-OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
+# The page is the same for everybody and knows nothing; it asks for a key before it detects.
+_PAGE, _PAGE_FILES = "/", "/page/"
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
 _CHALLENGE = 'Bearer realm="faster-rcnn-service"'
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -79,7 +81,7 @@ class ApiKeys:
         self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or _is_open(scope["path"]):
             await self.app(scope, receive, send)
             return
         shown = _shown(Headers(scope=scope))
@@ -101,6 +103,10 @@ class ApiKeys:
         for accepted in self._digests:  # all of them, so that the time tells nothing of which one it was
             opens |= self._equal(digest, accepted)
         return opens
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path == _PAGE or path.startswith(_PAGE_FILES)
 
 
 def _digest(key: bytes) -> bytes:

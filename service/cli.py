@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -29,8 +28,6 @@ from service.loadtest import commands as loadtest_commands
 from service.settings import LogFormat, Precision, Settings, misspelt_variables
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from service.detector import Detector
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -62,47 +59,16 @@ def serve(**flags: Any) -> None:
     for name in misspelt_variables():
         logger.warning("%s is set, and is no setting: is it misspelt?", name)
 
-    import uvicorn
-
-    from service.app import create_app
     from service.auth import KeysError
-    from service.lifecycle import Service
-    from service.protocol import UpgradeDecliningProtocol
+    from service.server import serve as serve_until_the_end
     from service.tracing import TracingError
 
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            self.force_exit = self.should_exit  # the second signal ends it at once
-            service.drain()
-            super().handle_exit(sig, frame)
-
-        def stop_soon(self) -> None:
-            self.should_exit = True
-
     try:
-        application = create_app(settings, on_load_failure=lambda: server.stop_soon())
+        hopeless = serve_until_the_end(settings, _listen(settings.host, settings.port))
     except (KeysError, TracingError) as error:
         _fail(str(error), code=_USAGE)
-    service: Service = application.state.service
-    config = uvicorn.Config(
-        application,
-        host=settings.host,
-        port=settings.port,
-        http=UpgradeDecliningProtocol,
-        ws="none",
-        lifespan="on",
-        server_header=False,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=settings.shutdown_timeout_s,
-    )
-    server = Server(config)
-    # uvicorn passes the signals that ended it on to whoever handled them before: a clean end is exit code 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
-    server.run(sockets=[_listen(settings.host, settings.port)])
-    if service.load_error is not None:
-        _fail(str(service.load_error))
+    if hopeless is not None:
+        _fail(hopeless)
 
 
 def _listen(host: str, port: int) -> socket.socket:

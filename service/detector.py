@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +23,18 @@ from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.calibration import CalibrationError, calibration_pictures
 from model.inference.openvino import OpenVINOMissingError, QuantisationError, check_openvino
-from model.inference.precision import PrecisionError, check_precision
+from model.inference.precision import PrecisionError, best_batch_size, check_precision
 from model.weights import BUNDLED, WeightsError, WeightsUnavailableError
 from service.settings import Precision, Settings
 
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "fasterrcnn_resnet50_fpn"
+_USUAL_HW = (480, 640)
+_GREY = 127
+_LARGEST_GPU_BATCH, _LARGEST_CPU_BATCH = 64, 4
+# How the CPU's allocator, the CUDA driver, cuDNN and cuBLAS say it where torch raises a plain RuntimeError.
+_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,11 @@ class Detector(Protocol):
 
     @property
     def precision(self) -> str: ...
+
+    @property
+    def best_batch_size(self) -> int:
+        """Pictures at a time from which on more do not make it answer more of them a second."""
+        ...
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """The shape of a batch in which a picture of `size_hw` gets the answer it would get alone."""
@@ -105,9 +117,17 @@ class ModelDetector:
         except (PrecisionError, OpenVINOMissingError, QuantisationError, CalibrationError) as error:
             raise DetectorError(str(error)) from error
         self.precision = self._model.precision
+        self.best_batch_size = 1
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         return self._model.padded_hw(size_hw)
+
+    def measure_batch_size(self) -> None:
+        """Find `best_batch_size` on pictures of a usual size; seconds on a CPU."""
+        self.best_batch_size = best_batch_size(
+            lambda size: self.detect([torch.full((3, *_USUAL_HW), _GREY, dtype=torch.uint8)] * size),
+            largest=_LARGEST_GPU_BATCH if self._device.type == "cuda" else _LARGEST_CPU_BATCH,
+        )
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
@@ -137,8 +157,13 @@ def load_detectors(settings: Settings) -> list[Detector]:
         own = model if len(devices) == 1 else copy.deepcopy(model)
         detector = ModelDetector(own, info, device=device, settings=settings)
         check_device(detector)
+        if settings.max_batch_size == AUTO:
+            detector.measure_batch_size()
         detectors.append(detector)
-        logger.info("%s weights are on %s in %s", info.weights, device, detector.precision)
+        logger.info(
+            "%s weights are on %s in %s, best %d at a time",
+            info.weights, device, detector.precision, detector.best_batch_size,
+        )  # fmt: skip
     if caveat := weights_caveat(settings.weights, info):
         logger.warning("%s", caveat)
     return detectors
@@ -146,7 +171,32 @@ def load_detectors(settings: Settings) -> list[Detector]:
 
 def check_device(detector: Detector) -> None:
     """Have the device answer for one small grey picture; whatever it raises tells that it cannot."""
-    detector.detect([torch.full((3, 64, 64), 127, dtype=torch.uint8)])
+    detector.detect([torch.full((3, 64, 64), _GREY, dtype=torch.uint8)])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that a device's memory, or the host's, does not hold the batch."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in _MEMORY_WORDS if isinstance(error, RuntimeError)
+    )
+
+
+def release_memory(device: str) -> None:
+    """Give back what is kept of a device's memory, and of the host's, for later."""
+    trim_host_memory()
+    if device.startswith("cuda") and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def trim_host_memory() -> None:
+    """Return to the system what the C library keeps of freed memory, where it can be told to.
+
+    glibc keeps the holes that large pictures leave, so that a process looks as if it leaked.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def device_name(device: str) -> str:

@@ -3,11 +3,13 @@
 ServiceError
 +- BadRequestError          400  the body or a header cannot be understood
 +- BrokenImageError         400  not an image, or a damaged one
++- BodyTimeoutError         408  the body came too slowly; the connection is closed
 +- UnauthorizedError        401  no API key, or a wrong one
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken
 +- BadParameterError        422  a query parameter is out of range
 +- QueueFullError           429  more work than fits; Retry-After tells when to come back
++- TooLateError             429  its deadline would pass in the queue; Retry-After likewise
 +- InferenceError           500  the device failed on this image; never the image's fault
 +- UnavailableError         503  loading, draining or failing
 +- DeadlineError            504  the answer would have come too late
@@ -26,11 +28,18 @@ class ServiceError(Exception):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     code: ClassVar[str] = "internal"
+    closes: ClassVar[bool] = False  # whether the connection is of no more use
 
     def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that go with the answer."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return headers | ({"Connection": "close"} if self.closes else {})
 
 
 class BadRequestError(ServiceError):
@@ -39,6 +48,11 @@ class BadRequestError(ServiceError):
 
 class BrokenImageError(ServiceError):
     status, code = HTTPStatus.BAD_REQUEST, "broken-image"
+
+
+class BodyTimeoutError(ServiceError):
+    status, code = HTTPStatus.REQUEST_TIMEOUT, "body-timeout"
+    closes = True
 
 
 class UnauthorizedError(ServiceError):
@@ -59,6 +73,10 @@ class BadParameterError(ServiceError):
 
 class QueueFullError(ServiceError):
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "queue-full"
+
+
+class TooLateError(ServiceError):
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "too-late"
 
 
 class InferenceError(ServiceError):

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from opentelemetry.trace import TracerProvider
 
-from service.batcher import Batcher
+from service.batcher import Batcher, BatcherLimits
 from service.detector import LOAD_ERRORS, Detector, ModelInfo, device_memory, device_name, weights_caveat
 from service.errors import UnavailableError
 from service.metrics import Metrics
@@ -29,7 +29,6 @@ T = TypeVar("T")
 Status = Literal["ok", "loading", "draining", "failing"]
 LoadDetectors = Callable[[Settings], Sequence[Detector]]
 
-_GPU_BATCH_SIZE, _CPU_BATCH_SIZE = 8, 1
 _RETRY_WHILE_LOADING_S = 5
 
 
@@ -46,7 +45,7 @@ class Service:
     Args:
         settings: the settings.
         load: makes the detectors; runs in a thread, so that the service can say that it is loading.
-        on_load_failure: called when that fails, as a service that can never answer should end.
+        on_hopeless: called when the service will never answer, or not again, and its process should end.
         tracer_provider: where the spans of the stages go; nowhere, by default.
     """
 
@@ -54,7 +53,7 @@ class Service:
         self,
         settings: Settings,
         load: LoadDetectors,
-        on_load_failure: Callable[[], None] | None = None,
+        on_hopeless: Callable[[], None] | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings
@@ -62,11 +61,13 @@ class Service:
         self.metrics.capacity.set(settings.queue_capacity)
         self.stages = Stages(self.metrics, tracer_provider)
         self.version = service_version()
-        self.load_error: Exception | None = None
-        self.detectors: Sequence[Detector] = ()
+        self.hopeless: str | None = None  # why the process should end
         self._load = load
-        self._on_load_failure = on_load_failure
+        self._on_hopeless = on_hopeless
+        self._loader: threading.Thread | None = None
+        self._load_error: Exception | None = None
         self._batcher: Batcher | None = None
+        self._leaving = False
         self._draining = False
         self._started = time.monotonic()
         threads = settings.decode_threads or _cores()
@@ -76,7 +77,8 @@ class Service:
     async def start(self) -> None:
         """Begin to load, in a thread that does not keep the process from ending. Returns at once."""
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._load_detectors, args=(loop,), name="load", daemon=True).start()
+        self._loader = threading.Thread(target=self._load_detectors, args=(loop,), name="load", daemon=True)
+        self._loader.start()
 
     async def stop(self) -> None:
         """End: requests that still wait are told so."""
@@ -85,22 +87,37 @@ class Service:
             await self._batcher.stop()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
+    def leave(self) -> None:
+        """Ask for no more requests, by saying that it drains; those that come are still answered.
+
+        Safe in a signal handler.
+        """
+        self._leaving = True
+
     def drain(self) -> None:
         """Refuse new work from now on; what was accepted is still answered. Safe in a signal handler."""
-        self._draining = True
+        self._leaving = self._draining = True
 
     @property
     def condition(self) -> Condition:
-        if self._draining:
+        if self._leaving:
             return Condition("draining", "the service is shutting down; what was accepted is being answered")
-        if self.load_error is not None:
-            return Condition("failing", f"the model cannot be loaded: {type(self.load_error).__name__}")
+        return self._ability
+
+    @property
+    def _ability(self) -> Condition:
+        """Whether it could answer, were it not about to end."""
+        if self._load_error is not None:
+            return Condition("failing", f"the model cannot be loaded: {type(self._load_error).__name__}")
         if self._batcher is None:
             return Condition("loading", "the model is being loaded")
         if self._batcher.failure is not None:
             return Condition("failing", f"no device answers: {self._batcher.failure}")
         if self._batcher.failures:
             return Condition("ok", f"some devices do not answer: {'; '.join(self._batcher.failures)}")
+        if caps := self._batcher.batch_caps:
+            told = "; ".join(f"{device}: {cap}" for device, cap in caps.items())
+            return Condition("ok", f"memory ran out, so batches are smaller for now: {told}")
         caveat = weights_caveat(self.settings.weights, self._batcher.info)
         return Condition("ok", caveat or "the model is loaded and its device answers")
 
@@ -111,23 +128,39 @@ class Service:
         Raises:
             UnavailableError: loading, draining or failing.
         """
-        condition = self.condition
+        condition = self.condition if self._draining else self._ability
         if self._batcher is None or condition.status != "ok":
             raise UnavailableError(condition.detail, retry_after_s=_RETRY_WHILE_LOADING_S)
         return self._batcher
 
     @property
+    def detectors(self) -> list[Detector]:
+        """One per device; none until they are loaded."""
+        return [] if self._batcher is None else self._batcher.detectors
+
+    @property
     def info(self) -> ModelInfo | None:
         """The model served; None until it is loaded."""
-        return self.detectors[0].info if self.detectors else None
+        return None if self._batcher is None else self._batcher.info
 
     @property
     def images_in_flight(self) -> int:
-        return 0 if self._batcher is None else self._batcher.in_flight
+        return 0 if self._batcher is None else self._batcher.admission.in_flight
 
     @property
     def max_batch_size(self) -> int | None:
         return None if self._batcher is None else self._batcher.max_batch_size
+
+    @property
+    def batch_caps(self) -> dict[str, int]:
+        """Of each device that ran out of memory of late, how many images it is trusted with at once."""
+        return {} if self._batcher is None else self._batcher.batch_caps
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread is at work that nobody waits for: one that loads, or a device's."""
+        loading = self._loader is not None and self._loader.is_alive()
+        return loading or (self._batcher is not None and self._batcher.busy)
 
     @property
     def uptime_s(self) -> float:
@@ -153,21 +186,33 @@ class Service:
             loop.call_soon_threadsafe(arrived)
 
     def _give_up(self, error: Exception) -> None:
-        self.load_error = error
-        if self._on_load_failure is not None:
-            self._on_load_failure()
+        self._load_error = error
+        self._despair(str(error))
+
+    def _despair(self, reason: str) -> None:
+        """The service will not answer again: ask for the end of the process, once."""
+        if self.hopeless is None:
+            self.hopeless = reason
+            if self._on_hopeless is not None:
+                self._on_hopeless()
 
     def _open(self, detectors: Sequence[Detector]) -> None:
         if self._draining:
             return
-        self.detectors = detectors
+        settings = self.settings
         self._batcher = Batcher(
             detectors,
-            max_batch_size=_batch_size(self.settings, detectors),
-            max_queue_delay_s=self.settings.max_queue_delay_ms / 1000,
-            capacity=self.settings.queue_capacity,
-            pixel_capacity=self.settings.queue_capacity_pixels,
-            hang_timeout_s=self.settings.hang_timeout_s,
+            limits=BatcherLimits(
+                max_batch_size=_batch_size(settings, detectors),
+                max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+                priority_head_start_s=settings.priority_head_start_s,
+                capacity=settings.queue_capacity,
+                pixel_capacity=settings.queue_capacity_pixels,
+                hang_timeout_s=settings.hang_timeout_s,
+                canary_interval_s=settings.canary_interval_s,
+            ),
+            reload=self._reload,
+            on_failure=self._on_failure,
             metrics=self.metrics,
         )
         self._batcher.start()
@@ -177,12 +222,23 @@ class Service:
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in detectors})
         logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
 
+    def _reload(self, device: str) -> Detector:
+        """Runs in the device's thread."""
+        # In the arithmetic that was chosen at first: answers must not change.
+        asked = {"device": device, "precision": self.detectors[0].precision}
+        detectors = self._load(self.settings.model_copy(update=asked))
+        return next(detector for detector in detectors if detector.device == device)
+
+    def _on_failure(self, beyond_repair: bool) -> None:
+        """No device answers."""
+        if beyond_repair or self.settings.on_failure == "exit":
+            self._despair(self._ability.detail)
+
 
 def _batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
     if settings.max_batch_size != "auto":
         return settings.max_batch_size
-    # A batch keeps a GPU's units busy; a CPU's few are busy with one image, and lose their cache to a second.
-    return _CPU_BATCH_SIZE if any(d.device == "cpu" for d in detectors) else _GPU_BATCH_SIZE
+    return min(detector.best_batch_size for detector in detectors)
 
 
 def service_version() -> str:

@@ -12,21 +12,25 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from service.auth import KEY_HEADER, OPEN_PATHS
+from service.batch_queue import Priority
 from service.errors import PROBLEM_TYPE
 from service.schemas import Health, Probe, Problem
 from service.uploads import FILE_FIELD
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+PRIORITY_HEADER = "X-Priority"
+PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 LONGEST_TIMEOUT_MS = 3_600_000
 
 _BINARY = {"type": "string", "format": "binary"}
 _MEANINGS = {
     400: "The body is broken, or is no image",
     401: "No API key, or a wrong one",
+    408: "The body came too slowly",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
     422: "A parameter is out of range",
-    429: "The queue is full; `Retry-After` tells when to come back",
+    429: "The queue is full, or too long for the deadline; `Retry-After` tells when to come back",
     500: "The device failed on this image",
     503: "Loading, draining or failing",
     504: "The deadline passed",
@@ -56,10 +60,21 @@ _TIMEOUT = {
     "description": "Milliseconds that the answer may take.",
     "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_TIMEOUT_MS},
 }
-_EVERY_PROBLEM = problems(400, 413, 415, 422, 429, 500, 503, 504)
+
+
+def _priority(default: Priority) -> dict[str, Any]:
+    return {
+        "name": PRIORITY_HEADER,
+        "in": "header",
+        "description": "Who goes first in the queue.",
+        "schema": {"type": "string", "enum": list(PRIORITIES), "default": default.name.lower()},
+    }
+
+
+_EVERY_PROBLEM = problems(400, 408, 413, 415, 422, 429, 500, 503, 504)
 
 DETECT_REQUEST = {
-    "parameters": [_TIMEOUT],
+    "parameters": [_TIMEOUT, _priority(Priority.NORMAL)],
     "requestBody": {
         "required": True,
         "content": {
@@ -78,7 +93,7 @@ DETECT_RESPONSES = {
     **_EVERY_PROBLEM,
 }
 BATCH_REQUEST = {
-    "parameters": [_TIMEOUT],
+    "parameters": [_TIMEOUT, _priority(Priority.LOW)],
     "requestBody": {
         "required": True,
         "content": {"multipart/form-data": _form({"type": "array", "minItems": 1, "items": _BINARY})},

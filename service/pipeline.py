@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
+from service.batch_queue import Priority
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
 from service.images import Picture, check_pixels, from_pixels, open_image, upright_rgb
@@ -42,7 +43,7 @@ class Found:
         )
 
 
-async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: float) -> Found:
+async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: float, priority: Priority) -> Found:
     """Decode, queue, detect. The caller holds a place in the quota.
 
     Args:
@@ -50,6 +51,7 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
         batcher: that of the door: what was accepted goes on to it even when the service has begun to drain since.
         data: the image file.
         deadline: on the event loop's clock.
+        priority: who goes first in the queue.
 
     Raises:
         ServiceError: what is wrong with the image, or with the service.
@@ -62,15 +64,15 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
         with service.stages.stage("decode"):
             opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
             image = await in_time(deadline, opening)
-            held.enter_context(batcher.room_for(image.width * image.height))
+            held.enter_context(batcher.admission.room_for(image.width * image.height))
             picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
         decode_s = time.perf_counter() - started
-        answer = await service.stages.detection(batcher.submit(picture, deadline=deadline))
+        answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
         return Found(picture, answer, decode_s)
 
 
 async def find_in_pixels(
-    service: Service, batcher: Batcher, pixels: npt.NDArray[np.uint8], *, deadline: float
+    service: Service, batcher: Batcher, pixels: npt.NDArray[np.uint8], *, deadline: float, priority: Priority
 ) -> Found:
     """`find`, for an image that comes as pixels: uint8 `[H, W, 3]` RGB.
 
@@ -79,20 +81,21 @@ async def find_in_pixels(
     """
     height, width, _ = pixels.shape
     check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
-    with batcher.room_for(width * height):
+    with batcher.admission.room_for(width * height):
         started = time.perf_counter()
-        picture = await in_time(deadline, service.in_thread(lambda: from_pixels(pixels)))
+        with service.stages.stage("decode"):
+            picture = await in_time(deadline, service.in_thread(lambda: from_pixels(pixels)))
         decode_s = time.perf_counter() - started
-        answer = await batcher.submit(picture, deadline=deadline)
+        answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
         return Found(picture, answer, decode_s)
 
 
 async def find_all(
-    service: Service, batcher: Batcher, files: Sequence[bytes], *, deadline: float
+    service: Service, batcher: Batcher, files: Sequence[bytes], *, deadline: float, priority: Priority
 ) -> list[Found | ServiceError]:
     """`find` for each file, in order, at the same time; what is wrong with one stays with it."""
     outcomes = await asyncio.gather(
-        *(find(service, batcher, data, deadline=deadline) for data in files), return_exceptions=True
+        *(find(service, batcher, data, deadline=deadline, priority=priority) for data in files), return_exceptions=True
     )
     results: list[Found | ServiceError] = []
     for outcome in outcomes:

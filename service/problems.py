@@ -29,9 +29,8 @@ def problem_response(
 
 def error_response(scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The same for an expected failure."""
-    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return problem_response(
-        scope, status=error.status, code=error.code, detail=error.detail, headers={**retry, **(headers or {})}
+        scope, status=error.status, code=error.code, detail=error.detail, headers={**error.headers, **(headers or {})}
     )
 
 

@@ -1,7 +1,8 @@
-"""HTTP/1.1 as uvicorn speaks it, less two traps."""
+"""HTTP/1.1 as uvicorn speaks it, less three traps."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Any, ClassVar
@@ -76,3 +77,40 @@ class UpgradeDecliningProtocol(BoundedProtocol):
         if _OFFER.search(head):
             data = _OFFER.sub(b"\r\nOffered:", head) + data[_LONGEST_HEAD_BYTES:]
         super().data_received(data)
+
+
+class ImpatientProtocol(UpgradeDecliningProtocol):
+    """Close connections on which no request comes to the end of its head within `head_timeout_s`.
+
+    uvicorn only limits how long a connection may be silent between two requests: before the first, and while the bytes
+    of a head drip, it waits for ever. (How long a body may take is a matter of the routes.)
+    """
+
+    head_timeout_s = 20.0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is not None and self.cycle.response_complete:
+            self._wait_for_head()
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

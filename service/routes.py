@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import openapi, schemas
+from service.batch_queue import Priority
+from service.batcher import Batcher
 from service.detector import ModelInfo
 from service.drawing import DrawnFormat, draw, encode
 from service.errors import BadParameterError, ServiceError, UnavailableError, problem
@@ -41,19 +45,21 @@ async def detect(request: Request, query: Parameters) -> Response:
     batcher = service.batcher
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
-    limits = UploadLimits(body_bytes=service.settings.max_body_bytes, files=1)
-    deadline = request_deadline(request, service)
-    with batcher.places():
+    settings = service.settings
+    limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s)
+    urgency = request_urgency(request, service, Priority.NORMAL)
+    with urgency.places(batcher):
         with service.stages.stage("read"):
-            data = await in_time(deadline, read_image(request, limits))
-        found = await while_connected(request, find(service, batcher, data, deadline=deadline))
+            data = await in_time(urgency.deadline, read_image(request, limits))
+        finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
+        found = await while_connected(request, finding)
         headers = {"Server-Timing": found.server_timing()}
         media_type = _drawn_type(request)
         with service.stages.stage("encode"):
             if media_type is None:
                 return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
             drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
-            drawn = await while_connected(request, in_time(deadline, drawing))
+            drawn = await while_connected(request, in_time(urgency.deadline, drawing))
             return Response(drawn, media_type=media_type, headers=headers)
 
 
@@ -72,15 +78,18 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     settings = service.settings
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
-    deadline = request_deadline(request, service)
+    urgency = request_urgency(request, service, Priority.LOW)
     limits = UploadLimits(
-        body_bytes=settings.max_batch_body_bytes, files=min(settings.max_batch_files, batcher.capacity)
+        body_bytes=settings.max_batch_body_bytes,
+        files=min(settings.max_batch_files, batcher.admission.capacity(urgency.priority)),
+        seconds=settings.body_timeout_s,
     )
     # The door is shut to a whole batch, too, before its body is read.
-    with batcher.places(), service.stages.stage("read"):
-        files = await in_time(deadline, read_files(request, limits))
-    with batcher.places(len(files)):
-        outcomes = await while_connected(request, find_all(service, batcher, files, deadline=deadline))
+    with urgency.places(batcher), service.stages.stage("read"):
+        files = await in_time(urgency.deadline, read_files(request, limits))
+    with urgency.places(batcher, len(files)):
+        finding = find_all(service, batcher, files, deadline=urgency.deadline, priority=urgency.priority)
+        outcomes = await while_connected(request, finding)
     for outcome in outcomes:
         if isinstance(outcome, ServiceError):
             service.metrics.problems.labels(outcome.code).inc()
@@ -108,8 +117,9 @@ async def healthz(request: Request) -> Response:
         uptime_s=round(service.uptime_s, 3),
         model=None if info is None else schemas.Model(name=info.name, weights=info.weights),
         devices=[detector.device for detector in service.detectors],
-        precision=service.detectors[0].precision if service.detectors else None,
+        precision=next((detector.precision for detector in service.detectors), None),
         max_batch_size=service.max_batch_size,
+        batch_caps=service.batch_caps,
         images_in_flight=service.images_in_flight,
         queue_capacity=service.settings.queue_capacity,
     )
@@ -165,8 +175,20 @@ def _refuse_repetition(request: Request) -> None:
             raise BadParameterError(f"{name} is given {names.count(name)} times")
 
 
-def request_deadline(request: Request, service: Service) -> float:
-    """When the answer must be there, on the event loop's clock."""
+@dataclass(frozen=True, slots=True)
+class Urgency:
+    """When the answer must be there, on the event loop's clock, and before whose."""
+
+    deadline: float
+    priority: Priority
+
+    def places(self, batcher: Batcher, count: int = 1) -> AbstractContextManager[None]:
+        seconds_left = self.deadline - asyncio.get_running_loop().time()
+        return batcher.admission.places(count, priority=self.priority, seconds_left=seconds_left)
+
+
+def request_urgency(request: Request, service: Service, usual: Priority) -> Urgency:
+    """By the request's headers, or else by the settings and the route."""
     milliseconds = service.settings.request_timeout_ms
     text = request.headers.get(openapi.TIMEOUT_HEADER)
     if text is not None:
@@ -175,7 +197,11 @@ def request_deadline(request: Request, service: Service) -> float:
                 f"{openapi.TIMEOUT_HEADER} must be a whole number from 1 to {openapi.LONGEST_TIMEOUT_MS}"
             )
         milliseconds = int(text)
-    return asyncio.get_running_loop().time() + milliseconds / 1000
+    name = ", ".join(request.headers.getlist(openapi.PRIORITY_HEADER)).strip().lower()
+    if openapi.PRIORITY_HEADER in request.headers and name not in openapi.PRIORITIES:
+        raise BadParameterError(f"{openapi.PRIORITY_HEADER} must be one of {', '.join(openapi.PRIORITIES)}")
+    deadline = asyncio.get_running_loop().time() + milliseconds / 1000
+    return Urgency(deadline, openapi.PRIORITIES.get(name, usual))
 
 
 def _result(found: Found, query: DetectQuery, selection: Selection, info: ModelInfo) -> dict[str, Any]:

@@ -158,6 +158,7 @@ class Health(BaseModel):
     devices: list[str] = []
     precision: str | None = None
     max_batch_size: int | None = None
+    batch_caps: dict[str, int] = {}  # of each device that ran out of memory: how many images it is trusted with now
     images_in_flight: int = 0
     queue_capacity: int | None = None
 

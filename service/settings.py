@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         None, description="Folder of typical pictures that int8 is fitted to; by default generated blood smears."
     )
     max_batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
-        "auto", description="Most images in one batch; auto: 8 on a GPU, 1 on a CPU."
+        "auto", description="Most images in one batch; auto: measured, as many as make it faster."
     )
     max_queue_delay_ms: float = Field(
         0.0, ge=0, le=10_000, description="How long an idle device waits for a batch to fill; 0 starts at once."
@@ -47,15 +47,28 @@ class Settings(BaseSettings):
     queue_capacity_pixels: int = Field(
         1 << 29, ge=1, description="Most pixels of those images; each takes 3 bytes while it waits."
     )
+    priority_head_start_s: float = Field(
+        10.0, ge=0, le=3600, description="Seconds of waiting that each step of X-Priority is worth."
+    )
     request_timeout_ms: int = Field(
         60_000, ge=1, le=3_600_000, description="Time for a request that does not set X-Request-Timeout-Ms."
     )
+    body_timeout_s: float = Field(30.0, gt=0, description="How long a request's body may take to arrive.")
     max_body_bytes: int = Field(32 * MIB, ge=1, description="Largest body of /detect, and largest file of a batch.")
     max_batch_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body of /detect/batch.")
     max_batch_files: int = Field(64, ge=1, description="Most images in one /detect/batch request.")
     max_image_pixels: int = Field(8192 * 8192, ge=1, description="Largest width times height of an image.")
     hang_timeout_s: float = Field(
         120.0, gt=0, description="A device that works longer than this on one batch counts as failing."
+    )
+    canary_interval_s: float = Field(
+        60.0, ge=0, description="An idle device that does not answer is noticed within this; 0: when it is next used."
+    )
+    on_failure: Literal["restart", "exit"] = Field(
+        "restart", description="When no device answers: restart them in this process, or exit for its supervisor."
+    )
+    drain_delay_s: float = Field(
+        0.0, ge=0, description="After SIGTERM, how long requests are still taken while /readyz says draining."
     )
     shutdown_timeout_s: int = Field(
         65, ge=0, description="How long a stopping server waits for the requests it accepted."

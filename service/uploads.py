@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.errors import BadRequestError, TooLargeError, UnsupportedTypeError
+from service.errors import BadRequestError, BodyTimeoutError, TooLargeError, UnsupportedTypeError
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
@@ -27,6 +27,7 @@ class UploadLimits:
 
     body_bytes: int
     files: int
+    seconds: float  # for the whole body, however it drips
 
 
 async def read_image(request: Request, limits: UploadLimits) -> bytes:
@@ -34,6 +35,7 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
 
     Raises:
         BadRequestError: the body is not what its Content-Type says, or holds no image or several.
+        BodyTimeoutError: it comes too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: a Content-Type that is not taken.
     """
@@ -45,10 +47,10 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
         return files[0]
     if kind == "application/json":
         # Base64 takes four characters for three bytes.
-        body = await read_body(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES)
+        body = await read_body(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES, limits.seconds)
         return await asyncio.to_thread(_image_in_json, body)
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
-        return await read_body(request, limits.body_bytes)
+        return await read_body(request, limits.body_bytes, limits.seconds)
     raise UnsupportedTypeError(
         f"a body of type {kind} is not taken; send the image itself as image/* or application/octet-stream "
         "(curl: -H 'Content-Type: application/octet-stream'), as multipart/form-data in a field named "
@@ -61,12 +63,13 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
 
     Raises:
         BadRequestError: the form is broken or has no such field with a file.
+        BodyTimeoutError: it comes too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: it is not a multipart form.
     """
     if _content_type(request) != "multipart/form-data":
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
-    body = await read_body(request, limits.body_bytes + _OVERHEAD_BYTES)
+    body = await read_body(request, limits.body_bytes + _OVERHEAD_BYTES, limits.seconds)
     parser = MultiPartParser(
         request.headers, _once(body), max_files=limits.files + 1, max_fields=_MOST_FIELDS, max_part_size=len(body)
     )
@@ -92,20 +95,25 @@ def _too_many(limits: UploadLimits) -> TooLargeError:
     return TooLargeError(f"too many files in one request: {limits.files} is the most that is taken")
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """A request's whole body.
 
     Raises:
+        BodyTimeoutError: it takes longer than `seconds`.
         TooLargeError: it has more than `limit` bytes; told before the rest is read.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLargeError(f"the body has more than {limit:,} bytes, which is the most that is taken")
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLargeError(f"the body has more than {limit:,} bytes, which is the most that is taken")
+    except TimeoutError as error:
+        raise BodyTimeoutError(f"only {len(body):,} bytes of the body came within {seconds:g} s") from error
     return bytes(body)
 
 

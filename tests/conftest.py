@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
-from service.protocol import UpgradeDecliningProtocol
+from service.protocol import ImpatientProtocol, UpgradeDecliningProtocol
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -49,10 +56,10 @@ def anyio_backend() -> str:
 
 
 @contextmanager
-def _served(app: FastAPI, *, ready: bool = True) -> Iterator[str]:
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http=UpgradeDecliningProtocol, log_config=None, access_log=False
-    )
+def _served(
+    app: FastAPI, http: type[UpgradeDecliningProtocol] = ImpatientProtocol, *, ready: bool = True
+) -> Iterator[str]:
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, http=http, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -71,3 +78,98 @@ def _served(app: FastAPI, *, ready: bool = True) -> Iterator[str]:
 def served() -> Callable[..., AbstractContextManager[str]]:
     """`served(app)`: the address of an application behind a real server, once it is ready (`ready=False`: at once)."""
     return _served
+
+
+@dataclass
+class ServerProcess:
+    """`tests/faulty_app.py`, running."""
+
+    child: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    _ran: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ran(self) -> list[list[int]]:
+        """The numbers of the pictures of each batch, canaries not among them."""
+        batches = [[int(number) for number in line.split()] for line in self._ran.read_text().splitlines()]
+        return [batch for batch in batches if batch != [127 * 256 + 127]]
+
+    def memory_kib(self) -> int:
+        """Resident memory."""
+        status = Path(f"/proc/{self.child.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+
+    def memory_at_rest_kib(self) -> int:
+        """The same, after two canaries: those return to the system what the C library has kept."""
+        known = self._canaries()
+        self.until(lambda: self._canaries() >= known + 2)
+        return self.memory_kib()
+
+    def _canaries(self) -> int:
+        return self._ran.read_text().splitlines().count(str(127 * 256 + 127))
+
+    def health(self) -> str:
+        return str(httpx.get(f"{self.url}/healthz", timeout=10).json()["status"])
+
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        give_up = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < give_up, self.log.read_text()[-3000:]
+            time.sleep(0.02)
+
+    def until_ok(self) -> None:
+        self.until(lambda: self.health() == "ok")
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Callable[..., AbstractContextManager[ServerProcess]]:
+    """`faulty(batch_s=0.1, setting=value)`: a server process whose pictures order its faults, ready."""
+    count = iter(range(10_000))
+
+    @contextmanager
+    def start(*, batch_s: float = 0.0, **settings: object) -> Iterator[ServerProcess]:
+        number = next(count)
+        log, ran = tmp_path / f"log{number}", tmp_path / f"ran{number}"
+        ran.touch()
+        environment = {f"FRCNN_{name.upper()}": str(value) for name, value in settings.items()}
+        environment |= {"FRCNN_PORT": "0", "FAULTY_BATCH_S": str(batch_s), "FAULTY_RAN": str(ran)}
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("faulty_app.py"))],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | environment | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            )
+        try:
+            give_up = time.monotonic() + 120
+            while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())):
+                assert child.poll() is None, log.read_text()
+                assert time.monotonic() < give_up
+                time.sleep(0.02)
+            process = ServerProcess(child, int(found[1]), log, ran)
+            process.until_ok()
+            yield process
+        finally:
+            child.kill()
+            child.wait()
+
+    return start
+
+
+def _numbered_png(number: int, fault: int = 0, size: int = 32) -> bytes:
+    image = Image.new("RGB", (size, size))
+    image.putpixel((0, 0), (number // 256, number % 256, fault))
+    image.putpixel((1, 0), (13, 37, 42))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def numbered_png() -> Callable[..., bytes]:
+    """`numbered_png(number, fault)`: a picture for `faulty`, whose answer has its number as the first coordinate."""
+    return _numbered_png

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from model.faster_rcnn import FasterRCNN
+from model.inference.fused_conv import FusedConv
 from model.inference.network import Network, NetworkOutput, TorchNetwork
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORM = 1  # raise it when the network's graph changes, so that files of another form are not read
+_FORM = 2  # raise it when the network's graph changes, so that files of another form are not read
 _LEVELS = 4  # of the outputs are pyramid levels; the others are predictions
 
 
+_NEARLY_ZERO = 1e-6
 # How alike, as a cosine, every output must be to what float32 gives. Sound ones are over 0.99 with trained weights.
 _LEAST_LIKENESS = 0.9
 
@@ -144,7 +146,7 @@ def _quantise(model: FasterRCNN, pictures: Sequence[Tensor]) -> openvino.Model:
         import nncf
         import openvino
 
-        network = _Outputs(TorchNetwork(model)).eval()
+        network = _Outputs(_with_biases(TorchNetwork(model))).eval()
         with torch.no_grad():
             example = torch.zeros(1, 3, 128, 160)
             converted = openvino.convert_model(network, example_input=example, input=[-1, 3, -1, -1])
@@ -153,6 +155,18 @@ def _quantise(model: FasterRCNN, pictures: Sequence[Tensor]) -> openvino.Model:
             converted, dataset, preset=nncf.QuantizationPreset.PERFORMANCE, subset_size=len(pictures)
         )
     return result
+
+
+def _with_biases(network: TorchNetwork) -> TorchNetwork:
+    """Every bias a number that is not quite zero.
+
+    OpenVINO drops a bias of zeros, and computes nothing but zeros for a quantised convolution without a bias whose
+    result is transposed (2026.4): untrained RPN heads have such a one.
+    """
+    for module in network.modules():
+        if isinstance(module, FusedConv):
+            module.bias[module.bias == 0] = _NEARLY_ZERO
+    return network
 
 
 class _Outputs(nn.Module):

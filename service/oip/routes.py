@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from service.batch_queue import Priority
 from service.detector import MODEL_NAME
 from service.errors import BadParameterError, BadRequestError, UnsupportedTypeError
 from service.lifecycle import Service
@@ -17,7 +18,7 @@ from service.oip import document
 from service.oip.document import VERSION
 from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
 from service.pipeline import Found, find, find_in_pixels, in_time, while_connected
-from service.routes import request_deadline
+from service.routes import request_urgency
 from service.schemas import DetectQuery, Selection
 from service.uploads import read_body
 
@@ -80,22 +81,25 @@ async def infer(request: Request) -> Response:
     service = _service(request)
     batcher = service.batcher
     arrived = asyncio.get_running_loop().time()
-    deadline = request_deadline(request, service)
+    urgency = request_urgency(request, service, Priority.NORMAL)
+    deadline = urgency.deadline
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedTypeError("compressed requests are not taken")
-    with batcher.places():
+    with urgency.places(batcher):
         limit = service.settings.max_body_bytes * 4 // 3 + _OVERHEAD_BYTES
-        body = await in_time(deadline, read_body(request, limit))
+        with service.stages.stage("read"):
+            body = await in_time(deadline, read_body(request, limit, service.settings.body_timeout_s))
         asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(_LENGTH_HEADER)))
         selection = _selection(asked, service)
         deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))
         work = (
-            find(service, batcher, asked.image, deadline=deadline)
+            find(service, batcher, asked.image, deadline=deadline, priority=urgency.priority)
             if isinstance(asked.image, bytes)
-            else find_in_pixels(service, batcher, asked.image, deadline=deadline)
+            else find_in_pixels(service, batcher, asked.image, deadline=deadline, priority=urgency.priority)
         )
         found = await while_connected(request, work)
-    return _response(found, asked, selection)
+    with service.stages.stage("encode"):
+        return _response(found, asked, selection)
 
 
 def _response(found: Found, asked: InferRequest, selection: Selection) -> Response:

@@ -20,6 +20,7 @@ from torch import Tensor
 from model.categories import Categories
 from service.app import create_app
 from service.detector import Detections, ModelInfo
+from service.protocol import ImpatientProtocol
 from service.settings import Settings
 
 CATEGORIES = Categories.of_objects(["person", "bicycle", "car", "dog"])
@@ -31,14 +32,27 @@ class FakeDetector:
     Args:
         seconds: how long a batch takes.
         fails_on: red values that it raises on.
+        kills_on: red values that end the thread that calls it.
+        memory: most pictures that it has memory for, but for the small one that it is checked with.
     """
 
-    def __init__(self, *, seconds: float = 0.0, fails_on: frozenset[int] = frozenset(), device: str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float = 0.0,
+        fails_on: frozenset[int] = frozenset(),
+        kills_on: frozenset[int] = frozenset(),
+        memory: int = 1000,
+        device: str = "cpu",
+    ) -> None:
         self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", CATEGORIES)
         self.device = device
         self.precision = "fp32"
+        self.best_batch_size = 1
         self.seconds = seconds
         self.fails_on = fails_on
+        self.kills_on = kills_on
+        self.memory = memory
         self.batches: list[list[tuple[int, int, int]]] = []  # (red value, height, width) of each picture
         self.started = threading.Event()
         self.gate = threading.Event()
@@ -55,6 +69,10 @@ class FakeDetector:
         time.sleep(self.seconds)
         if bad := self.fails_on.intersection(reds):
             raise RuntimeError(f"cannot look at {sorted(bad)}")
+        if self.kills_on.intersection(reds):
+            raise SystemExit
+        if len(images) > self.memory and reds != [127]:
+            raise torch.OutOfMemoryError(f"no memory for {len(images)}")
         return [self.expected(red) for red in reds]
 
     @staticmethod
@@ -121,8 +139,10 @@ def live(served: Any) -> Callable[..., AbstractContextManager[str]]:
     """`live(detector, ..., setting=value)`: the address of a service behind a real server, ready."""
 
     @contextmanager
-    def start(*detectors: FakeDetector, **settings: Any) -> Iterator[str]:
-        with served(create_app(Settings(**settings), load=lambda _: list(detectors))) as url:
+    def start(
+        *detectors: FakeDetector, http: type[ImpatientProtocol] = ImpatientProtocol, **settings: Any
+    ) -> Iterator[str]:
+        with served(create_app(Settings(**settings), load=lambda _: list(detectors)), http) as url:
             try:
                 yield url
             finally:

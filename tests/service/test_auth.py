@@ -16,8 +16,9 @@ from service.middleware import RequestContext
 from service.settings import Settings
 
 KEYS = "first-key-of-the-test,second-key-of-the-test"
-OPEN = ("/healthz", "/livez", "/readyz")
-GUARDED = ("/", "/labels", "/metrics", "/docs", "/openapi.json", "/nowhere", "/healthz/", "/livez/../labels", "//livez")
+OPEN = ("/healthz", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
+PAGE = ("/", "/page/main.js", "/page/style.css")
+GUARDED = ("/labels", "/metrics", "/docs", "/openapi.json", "/nowhere", "/healthz/", "/livez/../labels", "/page")
 
 
 @pytest.mark.anyio
@@ -35,11 +36,29 @@ async def test_without_a_key_nothing_is_told(path: str, fake: Any, serving: Any)
 
 
 @pytest.mark.anyio
-async def test_probes_need_no_key(fake: Any, serving: Any) -> None:
+async def test_probes_and_the_page_need_no_key(fake: Any, serving: Any) -> None:
     async with serving(fake(), api_keys=KEYS) as client:
-        for path in OPEN:
+        for path in OPEN + PAGE:
             assert (await client.get(path)).status_code == 200
             assert (await client.head(path)).status_code == 200
+
+
+def test_the_page_is_no_way_round_the_key(fake: Any, live: Any) -> None:
+    with live(fake(), api_keys=KEYS) as url:
+        address = urlsplit(url)
+        for path in ("/page/../labels", "/page/%2e%2e/labels", "/page/..%2flabels", "/page//labels"):
+            with socket.create_connection((address.hostname, address.port)) as connection:  # httpx would mend the path
+                connection.settimeout(20)
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert connection.recv(4096).startswith(b"HTTP/1.1 404 "), path
+
+
+@pytest.mark.anyio
+async def test_the_protocol_s_refusals_have_its_form(fake: Any, serving: Any) -> None:
+    async with serving(fake(), api_keys=KEYS) as client:
+        response = await client.get("/v2")
+        assert response.status_code == 401
+        assert list(response.json()) == ["error"]
 
 
 @pytest.mark.anyio
@@ -184,7 +203,7 @@ async def test_every_key_is_compared_with_all_and_by_digests() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         for key, status in (("a1", 200), ("d4", 200), ("z9", 401), ("much-longer-than-any-of-them", 401)):
             compared.clear()
-            assert (await client.get("/", headers={"X-API-Key": key})).status_code == status
+            assert (await client.get("/labels", headers={"X-API-Key": key})).status_code == status
             assert len(compared) == 4
             assert {len(value) for pair in compared for value in pair} == {32}
 

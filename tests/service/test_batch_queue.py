@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batch_queue import BatchQueue
+from service.batch_queue import BatchQueue, Priority
 
 WIDE, TALL = (800, 1088), (1088, 800)
 
@@ -16,6 +16,7 @@ class Job:
     name: str
     shape: tuple[int, int]
     arrived: float
+    priority: Priority = Priority.NORMAL
 
 
 def names(batch: list[Job]) -> list[str]:
@@ -112,3 +113,72 @@ def test_every_job_comes_out_once_in_order_and_never_with_another_shape(
     for shape in set(shapes):
         line = [job for job in taken if job.shape == shape]
         assert line == sorted(line, key=lambda job: job.arrived)
+
+
+def test_high_goes_before_normal_before_low() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=1, head_start=10)
+    for n, priority in enumerate((Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.LOW, Priority.HIGH)):
+        queue.put(Job(str(n), (WIDE, TALL)[n % 2], n, priority))
+    order = []
+    while batch := queue.take(now=100):
+        order += names(batch)
+    assert order == ["2", "4", "1", "0", "3"]
+
+
+def test_whoever_has_waited_a_head_start_longer_goes_first() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=1, head_start=10)
+    for job in (Job("low", WIDE, 0, Priority.LOW), Job("soon", WIDE, 19.9, Priority.HIGH)):
+        queue.put(job)
+    queue.put(Job("late", WIDE, 20.1, Priority.HIGH))
+    assert [names(queue.take(now=30)) for _ in range(3)] == [["soon"], ["low"], ["late"]]
+
+
+def test_a_low_one_rides_along_in_a_batch_that_is_not_full() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=3)
+    for job in (Job("low", WIDE, 0, Priority.LOW), Job("other", TALL, 1), Job("high", WIDE, 2, Priority.HIGH)):
+        queue.put(job)
+    assert names(queue.take(now=9)) == ["high", "low"]
+    assert names(queue.take(now=9)) == ["other"]
+
+
+def test_a_batch_can_be_bounded_and_a_full_one_is_not_held_back() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=4, max_delay=5)
+    for n in range(3):
+        queue.put(Job(str(n), WIDE, n))
+    assert queue.next_ready() == 5
+    assert queue.take(now=3) == []
+    assert queue.next_ready(at_most=2) == 0
+    assert names(queue.take(now=3, at_most=2)) == ["0", "1"]
+    assert queue.take(now=3, at_most=2) == []
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(st.sampled_from([WIDE, TALL]), st.floats(0, 60), st.sampled_from(Priority)), min_size=1, max_size=60
+    ),
+    max_batch_size=st.integers(1, 5),
+    batches_per_s=st.floats(0.05, 5),
+)
+def test_nobody_is_overtaken_by_what_comes_two_head_starts_later(
+    jobs: list[tuple[tuple[int, int], float, Priority]], max_batch_size: int, batches_per_s: float
+) -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=max_batch_size, head_start=5)
+    arriving = sorted((Job(str(n), *job) for n, job in enumerate(jobs)), key=lambda job: job.arrived)
+    waiting: list[Job] = []
+    now, unseen = 0.0, list(arriving)
+    while unseen or waiting:
+        while unseen and unseen[0].arrived <= now:
+            waiting.append(unseen.pop(0))
+            queue.put(waiting[-1])
+        batch = queue.take(now)
+        # Who rides along takes nobody's turn: what counts is who a batch is made for.
+        for passed in (job for job in waiting if job not in batch and batch):
+            assert batch[0].arrived <= passed.arrived + 2 * queue.head_start
+            if passed.priority <= batch[0].priority:
+                assert batch[0].arrived <= passed.arrived
+        for job in batch:
+            waiting.remove(job)
+            line = [other for other in waiting if other.shape == job.shape and other.priority == job.priority]
+            assert all(job.arrived <= other.arrived for other in line)
+        now += 1 / batches_per_s
+    assert len(queue) == 0

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from service.batcher import Batcher
-from service.errors import DeadlineError, InferenceError, QueueFullError, UnavailableError
+from service.batch_queue import Priority
+from service.batcher import Batcher, BatcherLimits
+from service.errors import DeadlineError, InferenceError, UnavailableError
 from service.images import Picture
 from service.metrics import Metrics
 
@@ -19,18 +21,19 @@ pytestmark = pytest.mark.anyio
 async def running(
     *detectors: Any,
     max_batch_size: int = 8,
-    capacity: int = 100,
     delay: float = 0.0,
     hang: float = 60.0,
-    pixels: int = 10**9,
+    canary: float = 0.0,
+    reload: Callable[[str], Any] | None = None,
+    on_failure: Callable[[bool], None] = lambda _: None,
 ) -> AsyncIterator[Batcher]:
     batcher = Batcher(
         detectors,
-        max_batch_size=max_batch_size,
-        max_queue_delay_s=delay,
-        capacity=capacity,
-        pixel_capacity=pixels,
-        hang_timeout_s=hang,
+        limits=BatcherLimits(
+            max_batch_size=max_batch_size, max_queue_delay_s=delay, hang_timeout_s=hang, canary_interval_s=canary
+        ),
+        reload=reload or (lambda name: next(one for one in detectors if one.device == name)),
+        on_failure=on_failure,
         metrics=Metrics(),
     )
     batcher.start()
@@ -171,10 +174,13 @@ async def test_a_device_that_fails_on_everything_is_failing_until_it_recovers(fa
         with pytest.raises(UnavailableError):
             await batcher.submit(Picture(make_picture(1)), deadline=soon())
         assert batcher.failure == "cpu: RuntimeError"
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(batcher.submit(Picture(make_picture(2)), deadline=soon()), 0.1)
         detector.fails_on = frozenset()
+        while batcher.failure is not None:
+            await asyncio.sleep(0.01)
         answer = await batcher.submit(Picture(make_picture(2)), deadline=soon())
         assert answer.detections.boxes[0, 0] == 2
-        assert batcher.failure is None
 
 
 async def test_when_the_last_device_fails_all_who_wait_are_told_at_once(fake: Any, make_picture: Any) -> None:
@@ -196,18 +202,164 @@ async def test_another_device_takes_over_from_one_that_dies(fake: Any, make_pict
     assert [answer.detections.boxes[0, 0] for answer in answers] == list(range(30))
 
 
-async def test_a_device_that_hangs_is_failing(fake: Any, make_picture: Any) -> None:
+async def recovered(batcher: Batcher) -> None:
+    async with asyncio.timeout(20):
+        while batcher.failure is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_device_that_hangs_fails_its_callers_at_once_and_gets_a_new_thread_and_detector(
+    fake: Any, make_picture: Any
+) -> None:
+    stuck, fresh = fake(), fake()
+    stuck.gate.clear()
+    may_load, loaded = threading.Event(), []
+
+    def reload(name: str) -> Any:
+        loaded.append(name)
+        assert may_load.wait(20)
+        return fresh
+
+    async with running(stuck, hang=0.3, max_batch_size=1, reload=reload) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(Picture(make_picture(n)), deadline=soon())) for n in (1, 2)]
+        await started(stuck)
+        assert batcher.failure is None
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert [type(outcome) for outcome in outcomes] == [UnavailableError, UnavailableError]
+        assert batcher.failure == "cpu has not answered for 0.3 s"
+        may_load.set()
+        await recovered(batcher)
+        answer = await batcher.submit(Picture(make_picture(3)), deadline=soon())
+        assert answer.detections.boxes[0, 0] == 3
+        assert batcher.detectors == [fresh]
+        assert loaded == ["cpu"]
+        assert batcher.busy  # the old thread, still
+        stuck.gate.set()
+        while batcher.busy:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_device_whose_call_returns_after_all_keeps_its_detector(fake: Any, make_picture: Any) -> None:
     detector = fake()
     detector.gate.clear()
     async with running(detector, hang=0.2) as batcher:
-        stuck = asyncio.create_task(batcher.submit(Picture(make_picture(1)), deadline=soon()))
-        await started(detector)
-        assert batcher.failure is None
-        await asyncio.sleep(0.3)
-        assert batcher.failure == "cpu has not answered for 0.2 s"
+        with pytest.raises(UnavailableError):
+            await batcher.submit(Picture(make_picture(1)), deadline=soon())
         detector.gate.set()
-        await stuck
+        await recovered(batcher)
+        assert (await batcher.submit(Picture(make_picture(2)), deadline=soon())).detections.boxes[0, 0] == 2
+
+
+async def test_a_device_that_hangs_again_and_again_is_beyond_repair_until_a_call_returns(
+    fake: Any, make_picture: Any
+) -> None:
+    told: list[bool] = []
+    detector = fake()
+    detector.gate.clear()
+    async with running(detector, hang=0.1, on_failure=told.append) as batcher:
+        with pytest.raises(UnavailableError):
+            await batcher.submit(Picture(make_picture(1)), deadline=soon())
+        while not told or not told[-1]:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.5)
+        assert len(detector.batches) == 3  # no more threads are spent on it
+        detector.gate.set()
+        await recovered(batcher)
+        assert (await batcher.submit(Picture(make_picture(2)), deadline=soon())).batch_size == 1
+
+
+@pytest.mark.parametrize("way", ["raises", "hangs", "kills its thread"])
+async def test_an_idle_device_that_fails_is_noticed_and_restarted(way: str, fake: Any, make_picture: Any) -> None:
+    detector = fake()
+    async with running(detector, canary=0.4) as batcher:
+        await batcher.submit(Picture(make_picture(1)), deadline=soon())
+        if way == "hangs":
+            detector.gate.clear()
+        elif way == "raises":
+            detector.fails_on = EVERYTHING
+        else:
+            detector.kills_on = EVERYTHING
+        async with asyncio.timeout(10):
+            while batcher.failure is None:
+                await asyncio.sleep(0.01)
+        detector.fails_on = detector.kills_on = frozenset()
+        detector.gate.set()
+        await recovered(batcher)
+        assert (await batcher.submit(Picture(make_picture(2)), deadline=soon())).detections.boxes[0, 0] == 2
+
+
+async def test_a_device_that_is_used_gets_no_canary(fake: Any, make_picture: Any) -> None:
+    detector = fake()
+    async with running(detector, canary=60.0) as batcher:
+        for n in range(3):
+            await batcher.submit(Picture(make_picture(n)), deadline=soon())
+            await asyncio.sleep(0.05)
+    assert len(detector.batches) == 3
+
+
+async def test_a_picture_that_kills_the_thread_fails_alone(fake: Any, make_picture: Any) -> None:
+    detector = fake(kills_on=frozenset({5}))
+    async with running(detector) as batcher:
+        tasks = await gathered(batcher, detector, make_picture, range(1, 9))
+        detector.gate.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(outcomes[5], InferenceError)
+        assert [outcomes[n].detections.boxes[0, 0] for n in (1, 2, 3, 4, 6, 7, 8)] == [1, 2, 3, 4, 6, 7, 8]
         assert batcher.failure is None
+
+
+async def test_out_of_memory_splits_the_batch_and_lowers_the_cap_for_a_while(fake: Any, make_picture: Any) -> None:
+    detector = fake(memory=3)
+    async with running(detector) as batcher:
+        tasks = await gathered(batcher, detector, make_picture, range(8))
+        detector.gate.set()
+        answers = await asyncio.gather(*tasks)
+        assert [answer.detections.boxes[0, 0] for answer in answers] == [200, *range(8)]
+        assert [len(batch) for batch in detector.batches] == [1, 8, 4, 2, 2, 4, 2, 2]
+        assert batcher.batch_caps == {"cpu": 2}
+        detector.memory = 100
+        for _ in range(130):
+            await asyncio.gather(*(batcher.submit(Picture(make_picture(n)), deadline=soon()) for n in range(8)))
+        assert batcher.batch_caps == {}
+        assert max(map(len, detector.batches[-3:])) > 4
+
+
+async def test_a_lone_picture_that_does_not_fit_may_be_sent_again(fake: Any, make_picture: Any) -> None:
+    detector = fake(memory=0)
+    async with running(detector) as batcher:
+        with pytest.raises(UnavailableError, match="memory") as caught:
+            await batcher.submit(Picture(make_picture(1)), deadline=soon())
+        assert caught.value.retry_after_s is not None
+        detector.memory = 1
+        assert (await batcher.submit(Picture(make_picture(2)), deadline=soon())).batch_size == 1
+
+
+async def test_high_goes_first(fake: Any, make_picture: Any) -> None:
+    detector = fake()
+    async with running(detector, max_batch_size=1) as batcher:
+        tasks = await gathered(batcher, detector, make_picture, range(1, 3))
+        for n, priority in ((3, Priority.LOW), (4, Priority.HIGH), (5, Priority.NORMAL)):
+            job = batcher.submit(Picture(make_picture(n)), deadline=soon(), priority=priority)
+            tasks.append(asyncio.create_task(job))
+            await asyncio.sleep(0.01)
+        detector.gate.set()
+        await asyncio.gather(*tasks)
+    assert [batch[0][0] for batch in detector.batches] == [200, 4, 1, 2, 5, 3]
+
+
+async def test_a_worker_that_ends_is_replaced(fake: Any, make_picture: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    async with running(detector) as batcher:
+        waiting = asyncio.create_task(batcher.submit(Picture(make_picture(1)), deadline=soon()))
+        await started(detector)
+        next(task for task in asyncio.all_tasks() if task.get_name() == "worker-cpu").cancel()
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(waiting, 10)
+        assert batcher.failure == "cpu: its worker ended"
+        detector.gate.set()
+        await recovered(batcher)
+        assert (await batcher.submit(Picture(make_picture(2)), deadline=soon())).detections.boxes[0, 0] == 2
 
 
 async def test_a_deadline_frees_the_caller_and_the_picture_never_runs(fake: Any, make_picture: Any) -> None:
@@ -237,37 +389,6 @@ async def test_a_caller_who_left_does_not_run(fake: Any, make_picture: Any) -> N
         detector.gate.set()
         await stays
     assert [[red for red, _, _ in batch] for batch in detector.batches] == [[1]]
-
-
-async def test_places_are_all_or_none_and_come_back(fake: Any, make_picture: Any) -> None:
-    async with running(fake(), capacity=4) as batcher:
-        with batcher.places(3):
-            assert batcher.in_flight == 3
-            with pytest.raises(QueueFullError) as caught, batcher.places(2):
-                pass
-            assert caught.value.retry_after_s == 1  # nothing measured yet
-            with batcher.places(1):
-                assert batcher.in_flight == 4
-        assert batcher.in_flight == 0
-
-
-async def test_room_in_pixels_runs_out_but_never_for_a_lone_picture(fake: Any) -> None:
-    async with running(fake(), pixels=1000) as batcher:
-        with batcher.room_for(5000), pytest.raises(QueueFullError), batcher.room_for(1):
-            pass
-        with batcher.room_for(600), batcher.room_for(400), pytest.raises(QueueFullError), batcher.room_for(1):
-            pass
-        with batcher.room_for(1000):
-            pass
-
-
-async def test_retry_after_follows_the_measured_rate(fake: Any, make_picture: Any) -> None:
-    async with running(fake(seconds=0.5), capacity=20, max_batch_size=1) as batcher:
-        await batcher.submit(Picture(make_picture(1)), deadline=soon())  # under 2 images a second
-        with batcher.places(20), pytest.raises(QueueFullError) as caught, batcher.places(20):
-            pass
-    assert caught.value.retry_after_s is not None
-    assert 10 < caught.value.retry_after_s <= 60  # 20 images too many, at that rate
 
 
 async def test_stopping_tells_those_who_wait(fake: Any, make_picture: Any) -> None:

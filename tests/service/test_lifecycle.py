@@ -47,7 +47,7 @@ async def test_a_model_that_cannot_be_loaded_is_failing_and_calls_for_the_end() 
         raise ValueError("secret path of the weights")
 
     ended = asyncio.Event()
-    app = create_app(Settings(), load=load, on_load_failure=ended.set)
+    app = create_app(Settings(), load=load, on_hopeless=ended.set)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await asyncio.wait_for(ended.wait(), 20)
         response = await client.get("/healthz")

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from service.protocol import ImpatientProtocol
+
 
 def until(condition: Any) -> None:
     give_up = time.monotonic() + 20
@@ -88,6 +90,67 @@ def test_half_a_body_times_out_and_frees_its_place(fake: Any, live: Any) -> None
             connection.settimeout(20)
             assert b" 504 " in connection.recv(4096).splitlines()[0]
         until(lambda: in_flight(url) == 0)
+
+
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_body_that_comes_too_slowly_is_cut_off(drips: bool, fake: Any, live: Any) -> None:
+    with live(fake(), body_timeout_s=0.5) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=0.05) as connection:
+            connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf")
+            answer, give_up = b"", time.monotonic() + 20
+            while time.monotonic() < give_up:
+                try:
+                    if drips:
+                        connection.sendall(b".")
+                    received = connection.recv(4096)
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break  # it was closed on our last drops
+                if not received:
+                    break
+                answer += received
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 408 " in head.splitlines()[0]
+        assert b"application/problem+json" in head
+        assert b"connection: close" in head.lower()
+        assert b"body-timeout" in body
+        until(lambda: in_flight(url) == 0)
+
+
+class HastyProtocol(ImpatientProtocol):
+    head_timeout_s = 0.4
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /detect HTTP/1.1\r\nX-Half: ", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /"]
+)
+def test_a_head_that_never_ends_is_cut_off(sent: bytes, fake: Any, live: Any) -> None:
+    with live(fake(), http=HastyProtocol) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=0.05) as connection:
+            connection.sendall(sent)
+            started = time.monotonic()
+            while time.monotonic() < started + 4:  # less than uvicorn's own patience between two requests
+                try:
+                    if sent:
+                        connection.sendall(b"x")
+                    if not connection.recv(4096):
+                        break
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break
+            else:
+                pytest.fail("still connected")
+
+
+def test_a_request_that_takes_long_outlives_the_patience_for_heads(fake: Any, live: Any, make_png: Any) -> None:
+    with live(fake(seconds=1.2), http=HastyProtocol) as url, httpx.Client() as client:
+        for n in (1, 2):
+            assert client.post(f"{url}/detect", content=make_png(n)).json()["boxes"][0][0] == n
+            time.sleep(0.6)
 
 
 @pytest.mark.parametrize("size", [1_000_000, 30_000_000])

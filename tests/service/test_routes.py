@@ -324,8 +324,82 @@ async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving
         assert (await client.get("/docs")).status_code == 200
     operation = document["paths"]["/detect"]["post"]
     assert set(operation["requestBody"]["content"]) >= {"image/*", "multipart/form-data", "application/json"}
-    assert set(operation["responses"]) == {"200", "400", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(operation["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
     names = {parameter["name"] for parameter in operation["parameters"]}
-    assert names >= {"score_threshold", "max_detections", "labels", "box_format", "normalized", "X-Request-Timeout-Ms"}
+    assert names >= {
+        "score_threshold",
+        "max_detections",
+        "labels",
+        "box_format",
+        "normalized",
+        "X-Request-Timeout-Ms",
+        "X-Priority",
+    }
     assert "Problem" in document["components"]["schemas"]
     assert "HTTPValidationError" not in str(document)
+
+
+@pytest.mark.parametrize("value", ["urgent", "", "1", "high, low"])
+async def test_a_bad_priority_is_a_problem(value: str, fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        for path in ("/detect", "/detect/batch"):
+            response = await client.post(path, files={"file": make_png(1)}, headers={"X-Priority": value})
+            assert "high, normal, low" in check_problem(response, 422, "bad-parameter")["detail"]
+
+
+async def test_high_goes_before_normal_and_a_batch_request_last(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    async with serving(detector, max_batch_size=1) as client:
+        first = asyncio.create_task(client.post("/detect", content=make_png(0)))
+        assert await asyncio.to_thread(detector.started.wait, 20)
+        requests = [
+            ("/detect", {"content": make_png(1), "headers": {"X-Priority": "low"}}),
+            ("/detect/batch", {"files": [("file", make_png(2))]}),
+            ("/detect/batch", {"files": [("file", make_png(3))], "headers": {"X-Priority": "normal"}}),
+            ("/detect", {"content": make_png(4)}),
+            ("/detect", {"content": make_png(5), "headers": {"X-Priority": " High "}}),
+        ]
+        tasks = [first]
+        for n, (path, arguments) in enumerate(requests, start=1):
+            tasks.append(asyncio.create_task(client.post(path, **arguments)))
+            while f"frcnn_images_queued {n}.0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+        detector.gate.set()
+        assert {r.status_code for r in await asyncio.gather(*tasks)} == {200}
+    assert [batch[0][0] for batch in detector.batches] == [0, 5, 3, 4, 1, 2]
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_before_the_body_is_read(
+    fake: Any, serving: Any, make_png: Any
+) -> None:
+    detector = fake(seconds=0.5)
+
+    async def unread() -> Any:
+        raise AssertionError("the body was read")
+        yield b""
+
+    async with serving(detector) as client:
+        await client.post("/detect", content=make_png(0))  # two images a second, at most
+        detector.gate.clear()
+        waiting = [asyncio.create_task(client.post("/detect", content=make_png(n))) for n in range(1, 5)]
+        while (await client.get("/healthz")).json()["images_in_flight"] < 4:
+            await asyncio.sleep(0.01)
+        hasty = await client.post("/detect", content=unread(), headers={"X-Request-Timeout-Ms": "1000"})
+        check_problem(hasty, 429, "too-late")
+        assert 1 <= int(hasty.headers["retry-after"]) <= 10
+        assert 'frcnn_images_rejected_total{reason="too-late"} 1.0' in (await client.get("/metrics")).text
+        detector.gate.set()
+        assert {r.status_code for r in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_health_tells_that_memory_ran_out(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake(memory=2)
+    async with serving(detector, max_batch_size=4, max_queue_delay_ms=5000) as client:
+        files = [("file", make_png(n)) for n in range(4)]
+        results = (await client.post("/detect/batch", files=files)).json()["results"]
+        assert [one["boxes"][0][0] for one in results] == [0, 1, 2, 3]
+        health = await client.get("/healthz")
+    assert health.status_code == 200
+    assert health.json()["batch_caps"] == {"cpu": 2}
+    assert "memory ran out" in health.json()["detail"]

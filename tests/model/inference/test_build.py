@@ -94,6 +94,15 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
     assert len(list(tmp_path.glob("*.xml"))) == 2
 
 
+def test_int8_of_untrained_weights_whose_biases_are_zero(make_pair, tmp_path):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    _, model = make_pair(**SMALL)
+    assert not model.rpn.head.cls_logits.bias.any()
+    served = serving_model(model, device=CPU, precision="int8", calibration=pictures, cache=tmp_path)
+    assert served.run_network(torch.randn(1, 3, 64, 96)).predictions[0].any()
+
+
 @pytest.mark.parametrize("part", ["levels", "predictions"])
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
 def test_a_quantised_network_that_went_wrong_is_refused(part, wrong, make_pair):

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from model.inference.precision import PRECISIONS, PrecisionError, candidates, check_precision, fastest
+from model.inference.precision import PRECISIONS, PrecisionError, best_batch_size, candidates, check_precision, fastest
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -47,3 +47,10 @@ def test_the_fastest_wins_although_its_first_run_is_the_slowest():
     chosen = fastest({"slow": lambda: run("slow", 0, 0.05), "fast": lambda: run("fast", 0.2, 0)})
     assert chosen == "fast"
     assert runs[:4] == ["slow", "fast", "slow", "fast"]  # in turn
+
+
+def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing():
+    seconds_for = {1: 0.06, 2: 0.08, 4: 0.1, 8: 0.21, 16: 0.22}  # 17, 25, 40, 38 and 73 a second
+    assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=16) == 4
+    assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=2) == 2
+    assert best_batch_size(lambda size: time.sleep(0.03 * size), largest=4) == 1

@@ -42,6 +42,7 @@ class PageDetector:
         self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", Categories.of_objects(["cat", "dog", HOSTILE]))
         self.device = "cpu"
         self.precision = "fp32"
+        self.best_batch_size = 1
         self.broken = False
         self.gate = threading.Event()
         self.gate.set()

@@ -11,45 +11,25 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app import create_app
 from service.settings import Settings
 
 # What stands in the way stands there in the same way in any colour; axe looks at the colours of it in both of these.
 LOOKED_AT = ("desktop-light", "phone-dark")
-KEY = "a-secret's key"
-
-
-class WantKey:
-    """Refuse detection without the key, as an API gateway does."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        allowed = Headers(scope=scope).get("authorization") == f"Bearer {KEY}" if scope["type"] == "http" else True
-        if allowed or scope["path"] != "/detect":
-            await self.app(scope, receive, send)
-            return
-        body = {"status": 401, "detail": "send the key as Authorization: Bearer", "request_id": "r-1"}
-        await JSONResponse(body, 401, media_type="application/problem+json")(scope, receive, send)
+KEY = "it's-the-secret-of-the-page"
 
 
 @pytest.fixture
 def serve(served: Any) -> Callable[..., Any]:
-    """`serve(detector, ready=..., wants_key=..., setting=value)`: the address of such a service."""
+    """`serve(detector, ready=..., setting=value)`: the address of such a service."""
 
-    def start(detector: Any, *, ready: bool = True, wants_key: bool = False, **settings: Any) -> Any:
+    def start(detector: Any, *, ready: bool = True, **settings: Any) -> Any:
         def load(_: Settings) -> list[Any]:
             assert detector.loading.wait(60)
             return [detector]
 
         app = create_app(Settings(**settings), load=load)
-        if wants_key:
-            app.add_middleware(WantKey)
         start.service = app.state.service  # type: ignore[attr-defined]
         return served(app, ready=ready)
 
@@ -66,7 +46,7 @@ def detector(detector: Any) -> Iterator[Any]:
 
 
 def test_axe_finds_nothing_serious_in_what_stands_in_the_way(detector: Any, serve: Any, visiting: Any) -> None:
-    with serve(detector, wants_key=True) as url, visiting(url, refused=True, permissions=["camera"]) as visit:
+    with serve(detector, api_keys=KEY) as url, visiting(url, refused=True, permissions=["camera"]) as visit:
         visit.until_ready()
         visit.page.click("#sample")
         visit.page.wait_for_selector("#api-key")
@@ -184,7 +164,7 @@ def test_what_is_refused_is_told_in_words(detector: Any, serve: Any, visiting: A
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab_alone(detector: Any, serve: Any, visiting: Any) -> None:
-    with serve(detector, wants_key=True) as url, visiting(url, refused=True) as visit:
+    with serve(detector, api_keys=KEY) as url, visiting(url, refused=True) as visit:
         visit.until_ready()
         visit.page.click("#sample")
         visit.page.fill("#api-key", "wrong")

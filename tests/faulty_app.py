@@ -1,0 +1,106 @@
+"""A real server process around a detector whose faults its callers order; run by tests, as a script.
+
+The first pixel of a picture says what is to happen: red and green are its number, which the answer repeats, and blue is
+a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, as ever; so do these:
+
+    FAULTY_BATCH_S   seconds that a batch takes, however large it is
+    FAULTY_RAN       a file that gets a line per batch: the numbers of its pictures
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.categories import Categories
+from service.detector import Detections, Detector, ModelInfo
+from service.server import serve
+from service.settings import Settings
+
+
+class Fault(IntEnum):
+    NONE = 0
+    RAISES = 1
+    KILLS_THE_THREAD = 2
+    HANGS = 3
+    NEEDS_MUCH_MEMORY = 4  # so that no more than two of a batch fit
+    BREAKS_THE_DEVICE = 5  # for a second
+    HANGS_LATER = 6  # is answered, but the device hangs on whatever comes next
+
+
+SIGNED = (13, 37, 42)
+
+
+class FaultyDetector:
+    info = ModelInfo("fasterrcnn_resnet50_fpn", "faulty", Categories.of_objects(["person"]))
+    precision = "fp32"
+    best_batch_size = 1
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._batch_s = float(os.environ.get("FAULTY_BATCH_S", "0"))
+        self._ran = Path(os.environ["FAULTY_RAN"])
+        self._broken_until = 0.0
+        self._hangs = False
+
+    def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        return -(-size_hw[0] // 32) * 32, -(-size_hw[1] // 32) * 32
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        firsts = [image[:, 0, 0].tolist() for image in images]
+        numbers = [256 * red + green for red, green, _ in firsts]
+        signed = [tuple(image[:, 0, 1:2].flatten().tolist()) == SIGNED for image in images]
+        faults = {blue for (*_, blue), obeyed in zip(firsts, signed, strict=True) if obeyed}
+        with self._ran.open("a") as ran:
+            print(*numbers, file=ran)
+        time.sleep(self._batch_s)
+        if Fault.RAISES in faults:
+            raise RuntimeError("one of these pictures is too much for me")
+        if Fault.KILLS_THE_THREAD in faults:
+            raise SystemExit
+        if Fault.HANGS in faults or self._hangs:
+            threading.Event().wait()
+        if Fault.NEEDS_MUCH_MEMORY in faults and len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self._hangs = Fault.HANGS_LATER in faults
+        if Fault.BREAKS_THE_DEVICE in faults:
+            self._broken_until = time.monotonic() + 1
+        if time.monotonic() < self._broken_until:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return [
+            Detections(
+                boxes=np.array([[number, 1, number + 1, 2]], dtype=np.float32),
+                labels=np.array([1]),
+                scores=np.array([zero_to_one(image)], dtype=np.float32),
+            )
+            for number, image in zip(numbers, images, strict=True)
+        ]
+
+
+def zero_to_one(image: Tensor) -> float:
+    """A score that depends on every pixel."""
+    return zlib.crc32(image.numpy().tobytes()) % 997 / 997
+
+
+def load(settings: Settings) -> list[Detector]:
+    return [FaultyDetector("cpu" if settings.device == "auto" else settings.device)]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level="INFO", stream=sys.stdout)
+    settings = Settings()
+    listener = socket.create_server(("127.0.0.1", settings.port), backlog=1024)
+    print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    sys.exit(None if serve(settings, listener, load=load) is None else 1)

@@ -1,0 +1,81 @@
+"""The server as a process: how it ends, and how it outlives its devices."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+HANGS = 3
+
+
+def detect(server: Any, body: bytes, **headers: str) -> httpx.Response:
+    return httpx.post(f"{server.url}/detect", content=body, headers=headers, timeout=30)
+
+
+def test_sigterm_flips_readiness_first_then_refuses_and_finishes(faulty: Any, numbered_png: Any) -> None:
+    with faulty(batch_s=1.0, drain_delay_s=3) as server, ThreadPoolExecutor(4) as callers:
+        accepted = [callers.submit(detect, server, numbered_png(1))]
+        server.until(lambda: server.ran() == [[1]])
+        server.child.send_signal(signal.SIGTERM)
+        server.until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        assert httpx.get(f"{server.url}/healthz").json()["status"] == "draining"
+        late = detect(server, numbered_png(2))  # a load balancer that has not looked yet
+        assert late.status_code == 200
+        assert late.headers["connection"] == "close"
+        server.until(lambda: not listens(server.port), 10)
+        assert accepted[0].result().json()["boxes"][0][0] == 1
+        assert server.child.wait(10) == 0
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def test_a_second_signal_ends_it_at_once(faulty: Any, numbered_png: Any) -> None:
+    with faulty(batch_s=60) as server, ThreadPoolExecutor(1) as callers:
+        waiting = callers.submit(detect, server, numbered_png(1))
+        server.until(lambda: server.ran() == [[1]])
+        server.child.send_signal(signal.SIGTERM)
+        server.until(lambda: not listens(server.port))
+        started = time.monotonic()
+        server.child.send_signal(signal.SIGTERM)
+        assert server.child.wait(10) == 128 + signal.SIGTERM
+        assert time.monotonic() - started < 5
+        with pytest.raises(httpx.TransportError):
+            waiting.result()
+
+
+def test_it_ends_within_a_bound_though_a_device_hangs(faulty: Any, numbered_png: Any) -> None:
+    with faulty(shutdown_timeout_s=1) as server, ThreadPoolExecutor(1) as callers:
+        waiting = callers.submit(detect, server, numbered_png(1, HANGS))
+        server.until(lambda: server.ran() == [[1]])
+        server.child.send_signal(signal.SIGTERM)
+        assert server.child.wait(20) == 0
+        assert waiting.exception() or waiting.result().status_code >= 500
+
+
+def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set(faulty: Any, numbered_png: Any) -> None:
+    with faulty(on_failure="exit", hang_timeout_s=0.5) as server:
+        answer = detect(server, numbered_png(1, HANGS))
+        assert answer.status_code == 503
+        assert server.child.wait(20) == 1
+        assert "has not answered for 0.5 s" in server.log.read_text()
+
+
+def test_by_default_a_device_that_hangs_is_loaded_anew(faulty: Any, numbered_png: Any) -> None:
+    with faulty(hang_timeout_s=0.5) as server:
+        assert detect(server, numbered_png(1, HANGS)).status_code == 503
+        server.until_ok()
+        assert detect(server, numbered_png(2)).json()["boxes"][0][0] == 2
+        server.child.send_signal(signal.SIGTERM)
+        assert server.child.wait(20) == 0  # though a thread still hangs
