@@ -11,7 +11,7 @@ from service.loadtest.comparison import Row, compare
 from service.loadtest.fleet import Measured
 from service.loadtest.plan import Goal, Plan, Target
 from service.loadtest.samples import Recorder, Samples
-from service.loadtest.search import attained_s, best, highest_rate
+from service.loadtest.search import attained_s, best, highest_rate, lowest_missed
 from service.loadtest.summary import quantile, summarise
 
 PLAN = Plan(target=Target("h", 1, "/", tls=False), images=(b"1234",), rate=10.0, duration_s=10.0, warmup_s=2.0)
@@ -123,6 +123,9 @@ def test_a_rate_that_misses_is_tried_once_more() -> None:
     found = best(steps)
     assert found is not None
     assert 25 / 1.06 < found.rate <= 25
+    missed = lowest_missed(steps)
+    assert missed is not None
+    assert 25 < missed.rate <= found.rate * 1.05
 
 
 def test_the_search_ends_where_nothing_meets_the_goal_and_where_everything_does() -> None:
