@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -64,19 +65,20 @@ Measure = Callable[..., tuple[Samples, Service]]
 
 @pytest.fixture
 def measure() -> Measure:
-    """`measure(delay_s=, answer=, **plan)`: carry a plan out against such a server; by default with the lean one."""
+    """`measure(delay_s=, answer=, tls=, **plan)`: carry a plan out against such a server, lean by default."""
 
     def measure(
         delay_s: Callable[[int, float], float] = lambda n, now: 0.0,
         answer: Callable[[int], bytes] = lambda n: OK,
+        tls: ssl.SSLContext | None = None,
         **plan: Any,
     ) -> tuple[Samples, Service]:
         service = Service(delay_s, answer)
 
         async def main() -> Samples:
             loop = asyncio.get_running_loop()
-            server = await loop.create_server(service, "127.0.0.1", 0)
-            target = Target("127.0.0.1", server.sockets[0].getsockname()[1], "/detect", tls=False)
+            server = await loop.create_server(service, "127.0.0.1", 0, ssl=tls)
+            target = Target("127.0.0.1", server.sockets[0].getsockname()[1], "/detect", tls=tls is not None)
             settings = {"images": (b"image",), "duration_s": 1.0, "warmup_s": 0.0, "transport": "lean", **plan}
             service.began = loop.time()
             try:
