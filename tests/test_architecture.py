@@ -17,8 +17,9 @@ _LISTS = {
         admission detector device_thread device schemas batcher stages lifecycle uploads pipeline openapi routes
         middleware oip.tensors oip.document oip.routes page.routes app protocol server image_files detect_files
         client.errors client.images client.timing client.results client.retries client.exchange client.client
-        loadtest.plan loadtest.samples loadtest.connection loadtest.generator loadtest.fleet loadtest.summary
-        loadtest.search loadtest.comparison loadtest.display loadtest.plots loadtest.report loadtest.commands
+        loadtest.plan loadtest.samples loadtest.transport loadtest.connection loadtest.httpx_transport
+        loadtest.generator loadtest.fleet loadtest.summary loadtest.search loadtest.comparison
+        loadtest.display loadtest.plots loadtest.report loadtest.commands
         cli __main__""",
 }
 ORDER = {package: names.split() for package, names in _LISTS.items()}

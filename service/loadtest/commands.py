@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 _FAILED, _USAGE = 1, 2
 _FORMAT = "frcnn-loadtest/1"
 _GUESS_S = 5.0  # of one caller's pace, from which the search begins
+
+
+class TransportName(StrEnum):
+    """What speaks HTTP."""
+
+    HTTPX = "httpx"
+    LEAN = "lean"
+
 
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 _out = Console(highlight=False, soft_wrap=True)
@@ -50,6 +59,10 @@ def loadtest(
     max_in_flight: Annotated[
         int, typer.Option(min=1, help="Open requests of one process; arrivals beyond are dropped and counted.")
     ] = 1000,
+    transport: Annotated[
+        TransportName,
+        typer.Option(help="What speaks HTTP: httpx, as programs do, or what costs least."),
+    ] = TransportName.HTTPX,
     seed: Annotated[int, typer.Option(min=0, help="Of the arrivals and the images' order.")] = 0,
     api_key: Annotated[
         str | None, typer.Option(envvar="FRCNN_API_KEY", show_envvar=True, help="Key of the service, if it asks.")
@@ -88,6 +101,7 @@ def loadtest(
             api_key=api_key,
             most_in_flight=max_in_flight,
             seed=seed,
+            transport=transport.value,
         )
     except PlanError as error:
         _fail(str(error), code=_USAGE)
@@ -138,8 +152,8 @@ def _single(plan: Plan, workers: int) -> dict[str, Any]:
 
 
 def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
-    from service.loadtest.search import Step, best, highest_rate
-    from service.loadtest.summary import summarise
+    from service.loadtest.search import Step, best, highest_rate, lowest_missed
+    from service.loadtest.summary import how_to_make_more, is_busy, summarise
 
     first_rate = plan.rate
     if first_rate is None:
@@ -157,6 +171,12 @@ def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
     if run["requests"] * (1 - goal.quantile) < 1:
         run["warnings"].append(
             f"of {run['requests']} requests the goal's share is all of them: search with a longer --duration"
+        )
+    border = lowest_missed(steps)
+    if border is not None and is_busy(border.measured):
+        run["warnings"].append(
+            f"{border.rate:.2f} arrivals/s kept the load generator itself busy, which may be why the goal was missed: "
+            f"{how_to_make_more(plan)} may find a higher rate"
         )
     return {
         "run": run,

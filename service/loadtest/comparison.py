@@ -8,7 +8,7 @@ from typing import Any
 _NOTEWORTHY = 0.03  # changes below this are not called better or worse: runs differ by as much of themselves
 # Of the figures that are not better when they are less.
 _MORE_IS_BETTER = {"rate within the goal /s": True, "answers/s": True, "images a batch": None}
-_SAME_PLAN = ("loop", "rate_per_s", "concurrency", "duration_s", "images", "mean_image_bytes", "path")
+_SAME_PLAN = ("loop", "rate_per_s", "concurrency", "duration_s", "images", "mean_image_bytes", "path", "transport")
 _SAME_SERVICE = ("model", "devices", "precision", "max_batch_size", "version")
 
 

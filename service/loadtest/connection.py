@@ -1,24 +1,77 @@
 """HTTP/1.1 for one purpose: the same few requests, as cheaply as Python can send them.
 
-A load test measures its own cost along with the service's. httpx takes more than thirty times the processor time of
-this, and would be busy before the service is (docs/load-testing.md has the figures).
+A load test measures its own cost along with the service's. httpx takes many times the processor time of this, and where
+answers are fast it is busy before the service is (docs/load-testing.md has the figures).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import httptools
 
-# What went wrong (empty: nothing), when it was over on the monotonic clock, and the Server-Timing header.
-OnReply: TypeAlias = Callable[[str, float, bytes], None]
+from service.loadtest.plan import Plan
+from service.loadtest.transport import (
+    GARBLED,
+    GRACE_S,
+    LOST,
+    NO_CONNECTION_IN_TIME,
+    TIMED_OUT,
+    OnReply,
+    no_connection,
+    refusal,
+)
 
 _MOST_KEPT_BYTES = 4096  # of a refusal, to tell its reason
-LOST, TIMED_OUT, GARBLED = "connection lost", "no answer in time", "answer is not HTTP"
+
+
+class LeanTransport:
+    """Keeps connections that carry no request for the next ones."""
+
+    def __init__(self, plan: Plan, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+        self._target = plan.target
+        self._timeout_s = plan.timeout_s
+        self._ssl = plan.target.ssl_context()
+        self._idle: list[Connection] = []
+        lines = [f"POST {plan.target.path} HTTP/1.1", f"Host: {plan.target.host}:{plan.target.port}"]
+        lines += [f"{name}: {value}" for name, value in plan.headers()]
+        self._requests = [
+            "\r\n".join([*lines, f"Content-Length: {len(image)}\r\n\r\n"]).encode() + image for image in plan.images
+        ]
+
+    def send(self, image: int, on_reply: OnReply) -> None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                connection.request(self._requests[image], self._timeout_s + GRACE_S, on_reply)
+                return
+        self._tasks.create_task(self._send_by_a_new_connection(image, on_reply))
+
+    async def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+    async def _send_by_a_new_connection(self, image: int, on_reply: OnReply) -> None:
+        began = time.monotonic()
+        failure = LOST
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(self._idle.append), self._target.host, self._target.port, ssl=self._ssl
+                )
+        except TimeoutError:
+            failure = NO_CONNECTION_IN_TIME
+        except OSError as error:
+            failure = no_connection(error)
+        else:
+            if connection.is_open:
+                connection.request(self._requests[image], self._timeout_s + GRACE_S, on_reply)
+                return
+        on_reply(failure, began, time.monotonic(), b"")
 
 
 class Connection(asyncio.Protocol):
@@ -33,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: Any = None
         self._on_reply: OnReply | None = None
+        self._sent = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timing = b""
         self._kept: list[bytes] = []
@@ -43,6 +97,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "not connected: this is a bug"
         assert self._on_reply is None, "it carries one request at a time: this is a bug"
         self._on_reply = on_reply
+        self._sent = time.monotonic()
         self._timing = b""
         self._kept.clear()
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up, TIMED_OUT)
@@ -82,7 +137,7 @@ class Connection(asyncio.Protocol):
         keeps = self._parser.should_keep_alive()
         if keeps:
             self._on_idle(self)
-        self._reply("" if status == 200 else _reason(status, b"".join(self._kept)))
+        self._reply("" if status == 200 else refusal(status, b"".join(self._kept)))
         if not keeps:
             self.close()
 
@@ -96,12 +151,4 @@ class Connection(asyncio.Protocol):
         self._timer.cancel()
         # Who is told may send the next request by this connection at once.
         reply, self._on_reply = self._on_reply, None
-        reply(failure, time.monotonic(), self._timing)
-
-
-def _reason(status: int, body: bytes) -> str:
-    """`429 queue-full`, from a problem document; the status alone if the body is none."""
-    try:
-        return f"{status} {json.loads(body)['type'].rpartition(':')[2]}"
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return str(status)
+        reply(failure, self._sent, time.monotonic(), self._timing)

@@ -6,6 +6,7 @@ The load is always made in processes of its own, be it one: what is shown meanwh
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import signal
 import time
@@ -147,6 +148,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _generate(pipe: Connection, number: int, plan: Plan) -> None:
     generator = Generator(plan)
+    gc.freeze()  # or requests would wait while the collector looks through all that was imported
     pipe.send("ready")
     start: float = pipe.recv()
     telling = asyncio.ensure_future(_tell(pipe, number, generator))

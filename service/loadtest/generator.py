@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from itertools import cycle
 
-from service.loadtest.connection import LOST, Connection
+from service.loadtest.connection import LeanTransport
+from service.loadtest.httpx_transport import HttpxTransport
 from service.loadtest.plan import Plan
 from service.loadtest.samples import Recorder, Samples
+from service.loadtest.transport import Transport
 
 DROPPED = "not sent: too many in flight"
 _PAUSE_AFTER_FAILURE_S = 0.1  # of a caller in closed loop, or a service that refuses would be asked as fast as it can
 _SWITCH_INTERVAL_S = 0.0005  # Python's own is 5 ms, by which the pacer could come late
-_GRACE_S = 1.0  # after the service's own deadline, for its 504 to arrive
+_TRANSPORTS: dict[str, type[HttpxTransport] | type[LeanTransport]] = {"httpx": HttpxTransport, "lean": LeanTransport}
 
 
 class Generator:
@@ -26,10 +28,9 @@ class Generator:
         self.plan = plan
         self.recorder = Recorder()
         self.in_flight = 0
-        self._requests = cycle(plan.requests())
-        self._idle: list[Connection] = []
-        self._connecting: set[asyncio.Task[None]] = set()
-        self._ssl = plan.target.ssl_context()
+        self._images = cycle(plan.order())
+        self._tasks = asyncio.TaskGroup()  # the transport's; a bug in one of them ends the run
+        self._transport: Transport = _TRANSPORTS[plan.transport](plan, self._tasks)
         self._to_come = 0  # of what is not in flight: 1 while arrivals go on, and each caller that pauses
         self._done = asyncio.Event()
 
@@ -37,15 +38,15 @@ class Generator:
         """Carry the plan out from `start` on, a time on the monotonic clock; return when all has been answered."""
         end = start + self.plan.warmup_s + self.plan.duration_s
         await asyncio.sleep(max(start - time.monotonic(), 0))
-        if self.plan.rate is not None:
-            self._to_come = 1
-            self._pace(start)
-        else:
-            for _ in range(self.plan.concurrency or 0):
-                self._ask_again(end, "")
-        await self._done.wait()
-        for connection in self._idle:
-            connection.close()
+        async with self._tasks:
+            if self.plan.rate is not None:
+                self._to_come = 1
+                self._pace(start)
+            else:
+                for _ in range(self.plan.concurrency or 0):
+                    self._ask_again(end, "")
+            await self._done.wait()
+        await self._transport.close()
         return self.recorder.samples(start)
 
     def _pace(self, start: float) -> None:
@@ -97,52 +98,10 @@ class Generator:
         self._ask_again(end, "")
 
     def _send(self, intended: float, then: Callable[[str], None]) -> None:
+        def on_reply(failure: str, sent: float, done: float, timing: bytes) -> None:
+            self.in_flight -= 1
+            self.recorder.add(intended, sent, done, failure, timing)
+            then(failure)
+
         self.in_flight += 1
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_open:
-                self._send_by(connection, intended, then)
-                return
-        task = asyncio.ensure_future(self._send_by_a_new_connection(intended, then))
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
-
-    def _send_by(self, connection: Connection, intended: float, then: Callable[[str], None]) -> None:
-        sent = time.monotonic()
-
-        def on_reply(failure: str, done: float, timing: bytes) -> None:
-            self._ended(intended, sent, failure, done, timing, then)
-
-        connection.request(next(self._requests), self.plan.timeout_s + _GRACE_S, on_reply)
-
-    async def _send_by_a_new_connection(self, intended: float, then: Callable[[str], None]) -> None:
-        began = time.monotonic()
-        target = self.plan.target
-        failure = LOST
-        try:
-            async with asyncio.timeout(self.plan.timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self._idle.append), target.host, target.port, ssl=self._ssl
-                )
-        except TimeoutError:
-            failure = "no connection in time"
-        except OSError as error:
-            failure = f"no connection: {(error.strerror or str(error)).split(':')[0]}"
-        else:
-            if connection.is_open:
-                self._send_by(connection, intended, then)
-                return
-        self._ended(intended, began, failure, time.monotonic(), b"", then)
-
-    def _ended(
-        self,
-        intended: float,
-        sent: float,
-        failure: str,
-        done: float,
-        timing: bytes,
-        then: Callable[[str], None],
-    ) -> None:
-        self.in_flight -= 1
-        self.recorder.add(intended, sent, done, failure, timing)
-        then(failure)
+        self._transport.send(next(self._images), on_reply)

@@ -6,6 +6,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -72,6 +73,7 @@ class Plan:
         timeout_s: an answer that takes longer counts as failed. The service is told.
         most_in_flight: requests of one process at a time in open loop; arrivals beyond it are dropped, and counted.
         seed: of the arrivals and of the images' order.
+        transport: what speaks HTTP: httpx, or what costs least.
     """
 
     target: Target
@@ -84,24 +86,24 @@ class Plan:
     api_key: str | None = None
     most_in_flight: int = 1000
     seed: int = 0
+    transport: Literal["httpx", "lean"] = "httpx"
 
-    def requests(self) -> list[bytes]:
-        """The requests as they go over the wire, one for each image, in the seed's order."""
-        head = [
-            f"POST {self.target.path} HTTP/1.1",
-            f"Host: {self.target.host}:{self.target.port}",
-            "User-Agent: frcnn-loadtest",
-            "Accept: application/json",
-            "Content-Type: application/octet-stream",
-            f"X-Request-Timeout-Ms: {max(int(self.timeout_s * 1000), 1)}",
+    def headers(self) -> list[tuple[str, str]]:
+        """What every request says, whatever its image."""
+        headers = [
+            ("User-Agent", "frcnn-loadtest"),
+            ("Accept", "application/json"),
+            ("Content-Type", "application/octet-stream"),
+            ("X-Request-Timeout-Ms", str(max(int(self.timeout_s * 1000), 1))),
         ]
         if self.api_key is not None:
-            head.append(f"Authorization: Bearer {self.api_key}")
-        order = np.random.default_rng(self.seed).permutation(len(self.images))
-        return [
-            "\r\n".join([*head, f"Content-Length: {len(self.images[i])}\r\n\r\n"]).encode() + self.images[i]
-            for i in order
-        ]
+            headers.append(("Authorization", f"Bearer {self.api_key}"))
+        return headers
+
+    def order(self) -> list[int]:
+        """The images' numbers as they are sent, time and again."""
+        order: list[int] = np.random.default_rng(self.seed).permutation(len(self.images)).tolist()
+        return order
 
     def arrivals(self) -> Iterator[float]:
         """Seconds from the start, of warm-up and measurement: a Poisson process."""

@@ -103,7 +103,7 @@ def _header(title: str, document: Document) -> str:
     return (
         f"<h1>{title} of {escape(plan['url'])}</h1>"
         f'<p class="soft">{when} · {plan["loop"]} loop, {load_in_words(plan["rate_per_s"], plan["concurrency"])} · '
-        f"{plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up</p>"
+        f"{plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up · by {plan['transport']}</p>"
     )
 
 

@@ -13,12 +13,12 @@ from service.loadtest.plan import Goal
 from service.loadtest.summary import measured_part, quantile
 
 _CLOSE_ENOUGH = 1.05  # between the highest rate that met the goal and the lowest that did not
-_MOST_STEPS = 24  # doubling a million times over, and halving the rest
+_MOST_RATES = 24  # doubling a million times over, and halving the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rate that was tried.
+    """A rate that was tried.
 
     Args:
         value_s: what the goal's share of the requests was answered within; infinite if too many failed.
@@ -35,6 +35,8 @@ def highest_rate(
 ) -> list[Step]:
     """Double the rate until the goal is missed (or halve it until it is met), then close in on the border.
 
+    A rate that misses is tried once more: something else may have kept the machine busy.
+
     Args:
         measure: carries out an open-loop run at a rate.
         first_rate: a guess.
@@ -46,13 +48,18 @@ def highest_rate(
     steps: list[Step] = []
     met, missed = 0.0, math.inf
     rate = first_rate
-    while len(steps) < _MOST_STEPS and missed > _CLOSE_ENOUGH * met:
+
+    def is_met(rate: float) -> bool:
         measured = measure(rate)
         value_s = attained_s(measured, goal)
-        step = Step(rate, value_s, value_s <= goal.limit_s, measured)
-        steps.append(step)
-        on_step(step)
-        if step.met:
+        steps.append(Step(rate, value_s, value_s <= goal.limit_s, measured))
+        on_step(steps[-1])
+        return steps[-1].met
+
+    for _ in range(_MOST_RATES):
+        if missed <= _CLOSE_ENOUGH * met:
+            break
+        if is_met(rate) or is_met(rate):
             met = max(met, rate)
         else:
             missed = min(missed, rate)
@@ -60,7 +67,7 @@ def highest_rate(
             rate = met * 2
         elif met == 0:
             rate = missed / 2
-            if rate * measured.plan.duration_s < 1:  # not one request: nothing meets this goal
+            if rate * steps[-1].measured.plan.duration_s < 1:  # not one request: nothing meets this goal
                 break
         else:
             rate = math.sqrt(met * missed)
@@ -69,6 +76,13 @@ def highest_rate(
 
 def best(steps: list[Step]) -> Step | None:
     return max((step for step in steps if step.met), key=lambda step: step.rate, default=None)
+
+
+def lowest_missed(steps: list[Step]) -> Step | None:
+    """What lies above the best, as the first of its two tries was."""
+    found = best(steps)
+    above = [step for step in steps if not step.met and (found is None or step.rate > found.rate)]
+    return min(above, key=lambda step: step.rate, default=None)
 
 
 def attained_s(measured: Measured, goal: Goal) -> float:

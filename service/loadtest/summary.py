@@ -52,8 +52,18 @@ def summarise(measured: Measured) -> Document:
             "dropped": samples.failures.count(DROPPED),
         },
     }
-    document["warnings"] = _warnings(document)
+    document["warnings"] = _warnings(document, measured)
     return document
+
+
+def is_busy(measured: Measured) -> bool:
+    """Whether the processes that made the load had little time to spare, so that requests waited there."""
+    return measured.busy > _BUSY
+
+
+def how_to_make_more(plan: Plan) -> str:
+    """What to change where the load generator is the bottleneck."""
+    return "more --workers, or --transport lean," if plan.transport == "httpx" else "more --workers"
 
 
 def measured_part(measured: Measured) -> Samples:
@@ -77,6 +87,7 @@ def plan_json(plan: Plan, workers: int) -> Document:
         "mean_image_bytes": round(sum(map(len, plan.images)) / len(plan.images)),
         "workers": workers,
         "seed": plan.seed,
+        "transport": plan.transport,
     }
 
 
@@ -151,16 +162,16 @@ def _timeline(samples: Samples, answered: Floats, begin: float, duration_s: floa
     return rows
 
 
-def _warnings(document: Document) -> list[str]:
+def _warnings(document: Document, measured: Measured) -> list[str]:
     """What keeps the figures from meaning what they seem to."""
     found = []
     generator = document["generator"]
     if not document["requests"]:
         found.append("no request was sent in the measured time; measure longer")
-    if generator["busy"] > _BUSY:
+    if is_busy(measured):
         found.append(
-            f"the load generator used {generator['busy']:.0%} of a processor core: the latencies are partly its own; "
-            "use more --workers"
+            f"the load generator used {measured.busy:.0%} of a processor core: the latencies are partly its own, and "
+            f"{how_to_make_more(measured.plan)} will tell more of the service"
         )
     if generator["late_ms"] and generator["late_ms"]["p99"] > _LATE_S * 1000:
         found.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,14 @@ OK = (
 
 
 class Service(asyncio.Protocol):
-    """Answers the n-th request it receives with `answer(n)` after `delay_s(n, now)` seconds; b"" hangs up."""
+    """Answers the n-th request it receives with `answer(n)` after `delay_s(n, now)` seconds, `now` being those
+    since the test began; b"" hangs up."""
 
     def __init__(self, delay_s: Callable[[int, float], float], answer: Callable[[int], bytes]) -> None:
         self.delay_s, self.answer = delay_s, answer
         self.received: list[bytes] = []
         self.connections = 0
+        self.began = 0.0
 
     def __call__(self) -> asyncio.Protocol:
         self.connections += 1
@@ -48,7 +51,7 @@ class _Connection(asyncio.Protocol):
         number = len(service.received)
         service.received.append(self.data)
         self.data = b""
-        loop.call_later(service.delay_s(number, loop.time()), self.respond, service.answer(number))
+        loop.call_later(service.delay_s(number, loop.time() - service.began), self.respond, service.answer(number))
 
     def respond(self, answer: bytes) -> None:
         if answer:
@@ -62,22 +65,24 @@ Measure = Callable[..., tuple[Samples, Service]]
 
 @pytest.fixture
 def measure() -> Measure:
-    """`measure(delay_s=, answer=, **plan)`: carry a plan out against such a server."""
+    """`measure(delay_s=, answer=, tls=, **plan)`: carry a plan out against such a server, lean by default."""
 
     def measure(
         delay_s: Callable[[int, float], float] = lambda n, now: 0.0,
         answer: Callable[[int], bytes] = lambda n: OK,
+        tls: ssl.SSLContext | None = None,
         **plan: Any,
     ) -> tuple[Samples, Service]:
         service = Service(delay_s, answer)
 
         async def main() -> Samples:
             loop = asyncio.get_running_loop()
-            server = await loop.create_server(service, "127.0.0.1", 0)
-            target = Target("127.0.0.1", server.sockets[0].getsockname()[1], "/detect", tls=False)
-            settings = {"images": (b"image",), "duration_s": 1.0, "warmup_s": 0.0, **plan}
+            server = await loop.create_server(service, "127.0.0.1", 0, ssl=tls)
+            target = Target("127.0.0.1", server.sockets[0].getsockname()[1], "/detect", tls=tls is not None)
+            settings = {"images": (b"image",), "duration_s": 1.0, "warmup_s": 0.0, "transport": "lean", **plan}
+            service.began = loop.time()
             try:
-                return await Generator(Plan(target=target, **settings)).run(loop.time())
+                return await Generator(Plan(target=target, **settings)).run(service.began)
             finally:
                 server.close()
                 await asyncio.sleep(0.01)  # for closed connections to be told so

@@ -77,6 +77,7 @@ def test_json_report_and_text(url: str, images: Path, tmp_path: Path, form: list
     document = json.loads(result.stdout)
     run = document["run"]
     assert run["failed"] == 0
+    assert run["plan"]["transport"] == "httpx"
     assert run["requests"] > 20
     assert {"decode", "queue", "inference", "elsewhere"} == set(run["stages_ms"])
     assert run["stages_ms"]["inference"]["min"] >= 5
@@ -85,8 +86,10 @@ def test_json_report_and_text(url: str, images: Path, tmp_path: Path, form: list
     page = check_page(tmp_path / "r.html")
     assert f"Load test of {url}" in page.text
     assert page.text.count("Latency by percentile") == 1
-    shown = invoke(url, "--images", images / "7.png", *form, "--duration", 0.5, "--warmup", 0)
+    assert "warm-up · by httpx" in page.text
+    shown = invoke(url, "--images", images / "7.png", *form, "--duration", 0.5, "--warmup", 0, "--transport", "lean")
     assert shown.exit_code == 0
+    assert "1 image, by lean" in shown.stdout
     assert "answers/s; of" in shown.stdout
     assert "inference" in shown.stdout
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.loadtest.connection import GARBLED, LOST, TIMED_OUT
 from service.loadtest.generator import DROPPED, Generator
 from service.loadtest.plan import Plan, Target
 from service.loadtest.samples import Samples
 from service.loadtest.summary import quantile
+from service.loadtest.transport import GARBLED, LOST, TIMED_OUT
+
+by_both = pytest.mark.parametrize("transport", ["httpx", "lean"])
 
 # Of a shared machine: threads wait for a core, timers are late. It only ever adds to a latency, so what is too high is
 # measured again, and the least of each percentile counts. What is too low is wrong at once.
@@ -43,9 +45,10 @@ def problem(status: int, code: str) -> bytes:
     return f"HTTP/1.1 {status} No\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def test_percentiles_of_a_known_distribution(measure: Any) -> None:
+@pytest.mark.parametrize(("transport", "rate", "count"), [("httpx", 100.0, 300), ("lean", 500.0, 2000)])
+def test_percentiles_of_a_known_distribution(measure: Any, transport: str, rate: float, count: int) -> None:
     """Delays of 0.05 s and an exponential of mean 0.1 s: the quantile q is 0.05 - 0.1 ln(1 - q)."""
-    mean_s, count = 0.1, 2000
+    mean_s = 0.1
     delays = 0.05 + np.random.default_rng(5).exponential(mean_s, 2 * count)
     bounds = {}
     for share in (0.5, 0.9, 0.99):
@@ -55,7 +58,8 @@ def test_percentiles_of_a_known_distribution(measure: Any) -> None:
         bounds[share] = expected - 4 * error, expected + 4 * error
 
     def run() -> Samples:
-        samples, _ = measure(lambda n, now: float(delays[n]), rate=500.0, duration_s=count / 500, seed=3)
+        plan = {"rate": rate, "duration_s": count / rate, "seed": 3, "transport": transport}
+        samples, _ = measure(lambda n, now: float(delays[n]), **plan)
         assert samples.succeeded.all()
         assert abs(len(samples) - count) < 4 * math.sqrt(count)
         return samples
@@ -88,29 +92,24 @@ def test_a_queue_is_seen_as_each_arrival_would_see_it(measure: Any) -> None:
     check_percentiles(run, {share: (value - 0.002, value) for share, value in expected.items()})
 
 
-def test_coordinated_omission_is_corrected(measure: Any) -> None:
+@pytest.mark.parametrize(("transport", "rate"), [("httpx", 30.0), ("lean", 100.0)])
+def test_coordinated_omission_is_corrected(measure: Any, transport: str, rate: float) -> None:
     """The service stands still from 1 s to 2 s. All who were to arrive meanwhile wait for its end."""
-    plan = {"rate": 100.0, "duration_s": 3.0, "seed": 2}
-    times = np.array(arrivals(**plan)) - arrivals(**plan)[0]
+    plan = {"rate": rate, "duration_s": 3.0, "seed": 2, "transport": transport}
+    times = np.array(arrivals(**plan))
     ideal = np.where((times >= 1) & (times < 2), 2 - times, 0)
     expected = {share: quantile(ideal, share) for share in (0.75, 0.9, 0.99)}
     assert expected[0.75] > 0.1
 
     def run() -> Samples:
-        began = None
-
-        def delay_s(number: int, now: float) -> float:
-            nonlocal began
-            began = now if began is None else began
-            return max(began + 2 - now, 0) if now >= began + 1 else 0.0
-
-        return measure(delay_s, **plan)[0]
+        return measure(lambda n, now: 2 - now if 1 <= now < 2 else 0.0, **plan)[0]  # type: ignore[no-any-return]
 
     check_percentiles(run, {share: (value - 0.03, value) for share, value in expected.items()})
 
 
-def test_arrivals_wait_for_no_answer_and_use_connections_again(measure: Any) -> None:
-    plan = {"rate": 200.0, "duration_s": 1.0, "seed": 1}
+@by_both
+def test_arrivals_wait_for_no_answer_and_use_connections_again(measure: Any, transport: str) -> None:
+    plan = {"rate": 200.0, "duration_s": 1.0, "seed": 1, "transport": transport}
     samples, service = measure(lambda n, now: 0.3, **plan)
     expected = arrivals(**plan)
     assert np.sort(samples.intended) == pytest.approx(expected, abs=1e-6)
@@ -118,8 +117,9 @@ def test_arrivals_wait_for_no_answer_and_use_connections_again(measure: Any) -> 
     assert 30 < service.connections < 0.75 * len(expected)
 
 
-def test_a_closed_loop_keeps_so_many_in_flight(measure: Any) -> None:
-    samples, service = measure(lambda n, now: 0.05, concurrency=4, duration_s=1.0)
+@by_both
+def test_a_closed_loop_keeps_so_many_in_flight(measure: Any, transport: str) -> None:
+    samples, service = measure(lambda n, now: 0.05, concurrency=4, duration_s=1.0, transport=transport)
     assert service.connections == 4
     overlapping = [np.count_nonzero((samples.sent <= at) & (samples.done > at)) for at in np.arange(0.1, 0.9, 0.05)]
     assert max(overlapping) == 4
@@ -128,8 +128,11 @@ def test_a_closed_loop_keeps_so_many_in_flight(measure: Any) -> None:
     assert np.median(samples.sent - samples.intended) < NOISE_S
 
 
-def test_images_are_sent_in_turn_with_what_the_service_needs(measure: Any) -> None:
-    _, service = measure(images=(b"one", b"two", b"three"), concurrency=1, api_key="secret", timeout_s=1.5)
+@by_both
+def test_images_are_sent_in_turn_with_what_the_service_needs(measure: Any, transport: str) -> None:
+    _, service = measure(
+        images=(b"one", b"two", b"three"), concurrency=1, api_key="secret", timeout_s=1.5, transport=transport
+    )
     bodies = Counter(data.partition(b"\r\n\r\n")[2] for data in service.received)
     assert set(bodies) == {b"one", b"two", b"three"}
     assert max(bodies.values()) - min(bodies.values()) <= 1
@@ -148,7 +151,14 @@ def test_images_are_sent_in_turn_with_what_the_service_needs(measure: Any) -> No
         (b"", LOST),
     ],
 )
-@pytest.mark.parametrize("plan", [{"rate": 60.0}, {"concurrency": 2}])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"rate": 60.0, "transport": "lean"},
+        {"concurrency": 2, "transport": "lean"},
+        {"concurrency": 2, "transport": "httpx"},
+    ],
+)
 def test_failures_are_told_by_kind_and_the_test_goes_on(measure: Any, answer: bytes, failure: str, plan: Any) -> None:
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     samples, _ = measure(answer=lambda n: answer if n % 2 else ok, duration_s=0.5, **plan)
@@ -157,28 +167,34 @@ def test_failures_are_told_by_kind_and_the_test_goes_on(measure: Any, answer: by
     assert abs(kinds[""] - kinds[failure]) <= 2 + kinds[""] * (failure == LOST)
 
 
-def test_no_answer_in_time(measure: Any) -> None:
-    samples, _ = measure(lambda n, now: 30.0, rate=20.0, duration_s=0.3, timeout_s=0.1)
+@by_both
+def test_no_answer_in_time(measure: Any, transport: str) -> None:
+    samples, _ = measure(lambda n, now: 30.0, rate=20.0, duration_s=0.3, timeout_s=0.1, transport=transport)
     assert set(samples.failures) == {TIMED_OUT}
     assert (samples.latency < 10).all()
 
 
-def test_arrivals_beyond_the_bound_are_counted_as_dropped(measure: Any) -> None:
-    samples, service = measure(lambda n, now: 1.0, rate=100.0, duration_s=0.5, most_in_flight=5)
+@by_both
+def test_arrivals_beyond_the_bound_are_counted_as_dropped(measure: Any, transport: str) -> None:
+    samples, service = measure(lambda n, now: 1.0, rate=100.0, duration_s=0.5, most_in_flight=5, transport=transport)
     kinds = Counter(samples.failures)
     assert kinds[""] == len(service.received) == 5
     assert kinds[DROPPED] == len(arrivals(rate=100.0, duration_s=0.5)) - 5
 
 
-def test_a_connection_that_the_service_closes_is_replaced(measure: Any) -> None:
+@by_both
+def test_a_connection_that_the_service_closes_is_replaced(measure: Any, transport: str) -> None:
     last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
-    samples, service = measure(answer=lambda n: last, concurrency=1, duration_s=0.3)
+    samples, service = measure(answer=lambda n: last, concurrency=1, duration_s=0.3, transport=transport)
     assert samples.succeeded.all()
     assert service.connections == len(samples) > 2
 
 
-def test_nobody_there() -> None:
-    plan = Plan(target=Target("127.0.0.1", 1, "/", tls=False), images=(b"",), rate=20.0, duration_s=0.3, warmup_s=0.0)
+@by_both
+def test_nobody_there(transport: Any) -> None:
+    target = Target("127.0.0.1", 1, "/", tls=False)
+    plan = Plan(target=target, images=(b"",), rate=20.0, duration_s=0.3, warmup_s=0.0, transport=transport)
     samples = asyncio.run(Generator(plan).run(0.0))
-    assert all(failure.startswith("no connection: ") for failure in samples.failures)
+    assert len(set(samples.failures)) == 1
+    assert samples.failures[0].startswith("no connection: Connect")
     assert len(samples) == len(arrivals(rate=20.0, duration_s=0.3))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from service.loadtest.comparison import Row, compare
 from service.loadtest.fleet import Measured
 from service.loadtest.plan import Goal, Plan, Target
 from service.loadtest.samples import Recorder, Samples
-from service.loadtest.search import attained_s, best, highest_rate
+from service.loadtest.search import attained_s, best, highest_rate, lowest_missed
 from service.loadtest.summary import quantile, summarise
 
 PLAN = Plan(target=Target("h", 1, "/", tls=False), images=(b"1234",), rate=10.0, duration_s=10.0, warmup_s=2.0)
@@ -62,7 +63,12 @@ def test_figures_worked_out_by_hand() -> None:
 
 def test_a_generator_that_measures_itself_says_so() -> None:
     rows = [(3.0, 0.01, "")] * 10
-    assert any("--workers" in warning for warning in summarise(measured(rows, busy=0.95))["warnings"])
+    busy = measured(rows, busy=0.95)
+    (warning,) = summarise(busy)["warnings"]
+    assert "95%" in warning
+    assert "more --workers, or --transport lean," in warning
+    (warning,) = summarise(replace(busy, plan=replace(PLAN, transport="lean")))["warnings"]
+    assert "more --workers will" in warning
     assert summarise(measured(rows))["warnings"] == []
 
 
@@ -100,7 +106,26 @@ def test_the_search_closes_in_on_the_highest_rate(capacity: float, first: float)
     assert found is not None
     assert capacity / 1.06 < found.rate <= capacity
     assert told == steps
-    assert len(steps) < 24
+    assert len({step.rate for step in steps}) < 24
+
+
+def test_a_rate_that_misses_is_tried_once_more() -> None:
+    tried: list[float] = []
+
+    def measure(rate: float) -> Measured:
+        tried.append(rate)
+        noise = rate == 20 and tried.count(rate) == 1
+        return measured([(3.0, 0.3 if rate > 25 or noise else 0.1, "")])
+
+    steps = highest_rate(measure, Goal(0.99, 0.2), 10.0, on_step=lambda step: None)
+    assert tried[:5] == [10, 20, 20, 40, 40]
+    assert [step.met for step in steps[:5]] == [True, False, True, False, False]
+    found = best(steps)
+    assert found is not None
+    assert 25 / 1.06 < found.rate <= 25
+    missed = lowest_missed(steps)
+    assert missed is not None
+    assert 25 < missed.rate <= found.rate * 1.05
 
 
 def test_the_search_ends_where_nothing_meets_the_goal_and_where_everything_does() -> None:
