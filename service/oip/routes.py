@@ -24,7 +24,7 @@ from service.uploads import read_body
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
 
-_LENGTH_HEADER = "Inference-Header-Content-Length"
+LENGTH_HEADER = "Inference-Header-Content-Length"
 _OVERHEAD_BYTES = 64 * 1024  # what the JSON holds beside the image
 _QUERY = {"score_threshold", "max_detections", "labels"}
 _MODEL = "/models/{model}"
@@ -89,7 +89,7 @@ async def infer(request: Request) -> Response:
         limit = service.settings.max_body_bytes * 4 // 3 + _OVERHEAD_BYTES
         with service.stages.stage("read"):
             body = await in_time(deadline, read_body(request, limit, service.settings.body_timeout_s))
-        asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(_LENGTH_HEADER)))
+        asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(LENGTH_HEADER)))
         selection = _selection(asked, service)
         deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))
         work = (
@@ -108,7 +108,7 @@ def _response(found: Found, asked: InferRequest, selection: Selection) -> Respon
     headers = {"Server-Timing": found.server_timing()}
     if json_length is None:
         return Response(body, media_type="application/json", headers=headers)
-    return Response(body, media_type="application/octet-stream", headers={**headers, _LENGTH_HEADER: str(json_length)})
+    return Response(body, media_type="application/octet-stream", headers={**headers, LENGTH_HEADER: str(json_length)})
 
 
 def _selection(asked: InferRequest, service: Service) -> Selection:
