@@ -12,7 +12,9 @@ from service.metrics import Metrics
 
 
 def door(capacity: int = 100, pixels: int = 10**9, devices: int = 1) -> Admission:
-    return Admission(capacity=capacity, pixel_capacity=pixels, devices=lambda: devices, metrics=Metrics())
+    return Admission(
+        capacity=capacity, pixel_capacity=pixels, byte_capacity=1000, devices=lambda: devices, metrics=Metrics()
+    )
 
 
 @contextmanager
@@ -52,6 +54,22 @@ def test_room_in_pixels_runs_out_but_never_for_a_lone_picture() -> None:
         pass
     with admission.room_for(1000):
         pass
+
+
+def test_room_for_bodies_runs_out_but_never_for_a_lone_one() -> None:
+    admission = door()
+    with admission.room_for_body() as take:
+        take(600)
+        take(600)
+        with admission.room_for_body() as take_for_another, refused(QueueFullError):
+            take_for_another(1)
+    with admission.room_for_body() as take, admission.room_for_body() as take_for_another:
+        take(600)
+        take_for_another(400)
+        with refused(QueueFullError):
+            take(1)
+    with admission.room_for_body() as take:
+        take(1000)
 
 
 @pytest.mark.parametrize(("devices", "seconds"), [(1, 10), (2, 5)])
