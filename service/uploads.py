@@ -104,7 +104,8 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
             raise _too_many(limits) from error
         raise BadRequestError(f"the multipart form is broken: {error}") from error
     try:
-        files = [await f.read() for f in form.getlist(FILE_FIELD) if isinstance(f, UploadFile)]
+        uploads = [upload.file for upload in form.getlist(FILE_FIELD) if isinstance(upload, UploadFile)]
+        files = await asyncio.to_thread(lambda: [upload.read() for upload in uploads])
     finally:
         await form.close()
     if len(files) > limits.files:
