@@ -5,9 +5,10 @@ All of it is decided before a body is read or an image decoded, so that saying n
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from service.batch_queue import Priority
 from service.errors import QueueFullError, TooLateError
@@ -47,6 +48,7 @@ class Admission:
         self._metrics = metrics
         self._images = dict.fromkeys(Priority, 0)
         self._pixels = 0
+        self._left = asyncio.Event()  # set when the next picture has left
         self._bytes = 0
         self._images_per_s: float | None = None  # of one device, smoothed
 
@@ -93,14 +95,21 @@ class Admission:
         finally:
             self._enter(-count, priority)
 
-    @contextmanager
-    def room_for(self, pixels: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def room_for(self, pixels: int, *, patient: bool = False) -> AsyncIterator[None]:
         """Memory for a picture, from before it is decoded until it is answered. An image alone always has it.
+
+        Args:
+            pixels: how many it has.
+            patient: wait for it, as long as others leave, instead of being refused.
 
         Raises:
             QueueFullError: the pictures in flight are too large together.
         """
-        if self._pixels and self._pixels + pixels > self._pixel_capacity:
+        while self._pixels and self._pixels + pixels > self._pixel_capacity:
+            if patient:
+                await self._left.wait()
+                continue
             self._metrics.rejected.labels("pixels-full").inc()
             raise QueueFullError(
                 f"{self._pixels:,} pixels are being looked at, of at most {self._pixel_capacity:,}",
@@ -111,6 +120,8 @@ class Admission:
             yield
         finally:
             self._pixels -= pixels
+            self._left.set()
+            self._left = asyncio.Event()
 
     @contextmanager
     def room_for_body(self) -> Iterator[Callable[[int], None]]:
