@@ -5,9 +5,10 @@ All of it is decided before a body is read or an image decoded, so that saying n
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from service.batch_queue import Priority
 from service.errors import QueueFullError, TooLateError
@@ -26,17 +27,29 @@ class Admission:
     Args:
         capacity: most images accepted and not yet answered.
         pixel_capacity: most pixels of those of them that are being, or have been, decoded.
+        byte_capacity: most bytes of the bodies that they came in.
         devices: how many devices answer now.
         metrics: where to count.
     """
 
-    def __init__(self, *, capacity: int, pixel_capacity: int, devices: Callable[[], int], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        pixel_capacity: int,
+        byte_capacity: int,
+        devices: Callable[[], int],
+        metrics: Metrics,
+    ) -> None:
         self._capacity = capacity
         self._pixel_capacity = pixel_capacity
+        self._byte_capacity = byte_capacity
         self._devices = devices
         self._metrics = metrics
         self._images = dict.fromkeys(Priority, 0)
         self._pixels = 0
+        self._left = asyncio.Event()  # set when the next picture has left
+        self._bytes = 0
         self._images_per_s: float | None = None  # of one device, smoothed
 
     @property
@@ -82,14 +95,21 @@ class Admission:
         finally:
             self._enter(-count, priority)
 
-    @contextmanager
-    def room_for(self, pixels: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def room_for(self, pixels: int, *, patient: bool = False) -> AsyncIterator[None]:
         """Memory for a picture, from before it is decoded until it is answered. An image alone always has it.
+
+        Args:
+            pixels: how many it has.
+            patient: wait for it, as long as others leave, instead of being refused.
 
         Raises:
             QueueFullError: the pictures in flight are too large together.
         """
-        if self._pixels and self._pixels + pixels > self._pixel_capacity:
+        while self._pixels and self._pixels + pixels > self._pixel_capacity:
+            if patient:
+                await self._left.wait()
+                continue
             self._metrics.rejected.labels("pixels-full").inc()
             raise QueueFullError(
                 f"{self._pixels:,} pixels are being looked at, of at most {self._pixel_capacity:,}",
@@ -100,6 +120,34 @@ class Admission:
             yield
         finally:
             self._pixels -= pixels
+            self._left.set()
+            self._left = asyncio.Event()
+
+    @contextmanager
+    def room_for_body(self) -> Iterator[Callable[[int], None]]:
+        """Memory for a request's body, from its first byte until it is answered. A body alone always has it.
+
+        Yields:
+            What takes memory for so many more bytes of it. It raises QueueFullError when the bodies in flight are too
+            large together. (Not before: whoever only announces a large body would shut the door to others.)
+        """
+        held = 0
+
+        def take(size: int) -> None:
+            nonlocal held
+            if self._bytes > held and self._bytes + size > self._byte_capacity:
+                self._metrics.rejected.labels("bytes-full").inc()
+                raise QueueFullError(
+                    f"the requests in flight have {self._bytes:,} bytes, of at most {self._byte_capacity:,}",
+                    retry_after_s=self._retry_after_s(1, Priority.NORMAL),
+                )
+            self._bytes += size
+            held += size
+
+        try:
+            yield take
+        finally:
+            self._bytes -= held
 
     def measure(self, images: int, seconds: float) -> None:
         """A device has answered a batch."""

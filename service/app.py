@@ -20,6 +20,7 @@ from service.detector import load_detectors
 from service.errors import BadParameterError, ServiceError
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.middleware import REQUEST_ID_HEADER, RequestContext
+from service.oip.routes import LENGTH_HEADER
 from service.oip.routes import router as oip_router
 from service.page.routes import PageFiles
 from service.page.routes import router as page_router
@@ -41,10 +42,11 @@ _CORS: dict[str, Any] = {
         KEY_HEADER,
         REQUEST_ID_HEADER,
         openapi.TIMEOUT_HEADER,
-        "X-Priority",
+        openapi.PRIORITY_HEADER,
+        LENGTH_HEADER,
         "traceparent",
     ],
-    "expose_headers": [REQUEST_ID_HEADER, "Server-Timing", "Retry-After", "WWW-Authenticate"],
+    "expose_headers": [REQUEST_ID_HEADER, "Server-Timing", "Retry-After", "WWW-Authenticate", LENGTH_HEADER],
 }
 _DESCRIPTION = "POST an image, get boxes, labels and scores. Boxes are in pixels of the upright image."
 

@@ -36,6 +36,7 @@ class BatcherLimits:
         priority_head_start_s: see `batch_queue`.
         capacity: most images accepted and not yet answered.
         pixel_capacity: most pixels of those of them that are being, or have been, decoded.
+        byte_capacity: most bytes of the bodies that they came in.
         hang_timeout_s: a device that works longer than this on one batch counts as failing.
         canary_interval_s: an idle device that does not answer is noticed within this; 0 for never.
     """
@@ -45,6 +46,7 @@ class BatcherLimits:
     priority_head_start_s: float = 10.0
     capacity: int = 256
     pixel_capacity: int = 1 << 29
+    byte_capacity: int = 1 << 30
     hang_timeout_s: float = 120.0
     canary_interval_s: float = 0.0
 
@@ -105,6 +107,7 @@ class Batcher:
         self.admission = Admission(
             capacity=limits.capacity,
             pixel_capacity=limits.pixel_capacity,
+            byte_capacity=limits.byte_capacity,
             devices=lambda: len(self._devices) - len(self.failures),
             metrics=metrics,
         )

@@ -208,6 +208,7 @@ class Service:
                 priority_head_start_s=settings.priority_head_start_s,
                 capacity=settings.queue_capacity,
                 pixel_capacity=settings.queue_capacity_pixels,
+                byte_capacity=settings.queue_capacity_bytes,
                 hang_timeout_s=settings.hang_timeout_s,
                 canary_interval_s=settings.canary_interval_s,
             ),

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from service.auth import KEY_HEADER, OPEN_PATHS
 from service.batch_queue import Priority
 from service.errors import PROBLEM_TYPE
+from service.problems import is_of_protocol
 from service.schemas import Health, Probe, Problem
 from service.uploads import FILE_FIELD
 
@@ -23,9 +24,11 @@ PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 LONGEST_TIMEOUT_MS = 3_600_000
 
 _BINARY = {"type": "string", "format": "binary"}
+_PROTOCOL_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _MEANINGS = {
     400: "The body is broken, or is no image",
     401: "No API key, or a wrong one",
+    404: "There is no such model",
     408: "The body came too slowly",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
@@ -43,6 +46,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"description": _MEANINGS[status], "content": {PROBLEM_TYPE: {"schema": schema}}} for status in statuses
     }
+
+
+def protocol_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same of a route of the Open Inference Protocol, which has a form of its own for them."""
+    content = {"application/json": {"schema": _PROTOCOL_ERROR}}
+    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
 
 
 def _form(field: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +158,7 @@ def docs_page() -> HTMLResponse:
 def _ask_for_keys(paths: dict[str, dict[str, Any]]) -> None:
     for path, operations in paths.items():
         if path not in OPEN_PATHS:
+            refusals = protocol_errors(401) if is_of_protocol(path) else problems(401)
             for operation in operations.values():
                 operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
-                operation["responses"] |= {str(status): told for status, told in problems(401).items()}
+                operation["responses"] |= {str(status): told for status, told in refusals.items()}

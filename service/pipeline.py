@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,7 +43,9 @@ class Found:
         )
 
 
-async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: float, priority: Priority) -> Found:
+async def find(
+    service: Service, batcher: Batcher, data: bytes, *, deadline: float, priority: Priority, patient: bool = False
+) -> Found:
     """Decode, queue, detect. The caller holds a place in the quota.
 
     Args:
@@ -52,6 +54,7 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
         data: the image file.
         deadline: on the event loop's clock.
         priority: who goes first in the queue.
+        patient: wait for memory instead of being refused.
 
     Raises:
         ServiceError: what is wrong with the image, or with the service.
@@ -59,12 +62,13 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
     limit = service.settings.max_body_bytes
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
-    with ExitStack() as held:
+    async with AsyncExitStack() as held:
         started = time.perf_counter()
         with service.stages.stage("decode"):
             opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
             image = await in_time(deadline, opening)
-            held.enter_context(batcher.admission.room_for(image.width * image.height))
+            room = batcher.admission.room_for(image.width * image.height, patient=patient)
+            await in_time(deadline, held.enter_async_context(room))
             picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
         decode_s = time.perf_counter() - started
         answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
@@ -81,7 +85,7 @@ async def find_in_pixels(
     """
     height, width, _ = pixels.shape
     check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
-    with batcher.admission.room_for(width * height):
+    async with batcher.admission.room_for(width * height):
         started = time.perf_counter()
         with service.stages.stage("decode"):
             picture = await in_time(deadline, service.in_thread(lambda: from_pixels(pixels)))
@@ -93,9 +97,13 @@ async def find_in_pixels(
 async def find_all(
     service: Service, batcher: Batcher, files: Sequence[bytes], *, deadline: float, priority: Priority
 ) -> list[Found | ServiceError]:
-    """`find` for each file, in order, at the same time; what is wrong with one stays with it."""
+    """`find` for each file, in order, at the same time; what is wrong with one stays with it.
+
+    Where they are too large together for the memory, they wait for each other.
+    """
     outcomes = await asyncio.gather(
-        *(find(service, batcher, data, deadline=deadline, priority=priority) for data in files), return_exceptions=True
+        *(find(service, batcher, data, deadline=deadline, priority=priority, patient=True) for data in files),
+        return_exceptions=True,
     )
     results: list[Found | ServiceError] = []
     for outcome in outcomes:

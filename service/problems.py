@@ -21,10 +21,15 @@ def problem_response(
     Under /v2 it has the form that the Open Inference Protocol wants.
     """
     scope["state"]["problem"] = code
-    if _OIP_PATHS.match(scope["path"]):
+    if is_of_protocol(scope["path"]):
         return JSONResponse({"error": detail}, status_code=status, headers=headers)
     body = problem(status=status, code=code, detail=detail, request_id=scope["state"]["request_id"])
     return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+def is_of_protocol(path: str) -> bool:
+    """Whether the Open Inference Protocol says what a path answers."""
+    return _OIP_PATHS.match(path) is not None
 
 
 def error_response(scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:

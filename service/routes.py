@@ -46,9 +46,9 @@ async def detect(request: Request, query: Parameters) -> Response:
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     settings = service.settings
-    limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s)
     urgency = request_urgency(request, service, Priority.NORMAL)
-    with urgency.places(batcher):
+    with urgency.places(batcher), batcher.admission.room_for_body() as take:
+        limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, take=take)
         with service.stages.stage("read"):
             data = await in_time(urgency.deadline, read_image(request, limits))
         finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
@@ -79,17 +79,19 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     urgency = request_urgency(request, service, Priority.LOW)
-    limits = UploadLimits(
-        body_bytes=settings.max_batch_body_bytes,
-        files=min(settings.max_batch_files, batcher.admission.capacity(urgency.priority)),
-        seconds=settings.body_timeout_s,
-    )
-    # The door is shut to a whole batch, too, before its body is read.
-    with urgency.places(batcher), service.stages.stage("read"):
-        files = await in_time(urgency.deadline, read_files(request, limits))
-    with urgency.places(batcher, len(files)):
-        finding = find_all(service, batcher, files, deadline=urgency.deadline, priority=urgency.priority)
-        outcomes = await while_connected(request, finding)
+    with batcher.admission.room_for_body() as take:
+        limits = UploadLimits(
+            body_bytes=settings.max_batch_body_bytes,
+            files=min(settings.max_batch_files, batcher.admission.capacity(urgency.priority)),
+            seconds=settings.body_timeout_s,
+            take=take,
+        )
+        # The door is shut to a whole batch, too, before its body is read.
+        with urgency.places(batcher), service.stages.stage("read"):
+            files = await in_time(urgency.deadline, read_files(request, limits))
+        with urgency.places(batcher, len(files)):
+            finding = find_all(service, batcher, files, deadline=urgency.deadline, priority=urgency.priority)
+            outcomes = await while_connected(request, finding)
     for outcome in outcomes:
         if isinstance(outcome, ServiceError):
             service.metrics.problems.labels(outcome.code).inc()

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     queue_capacity_pixels: int = Field(
         1 << 29, ge=1, description="Most pixels of those images; each takes 3 bytes while it waits."
     )
+    queue_capacity_bytes: int = Field(1 << 30, ge=1, description="Most bytes of the bodies that they came in.")
     priority_head_start_s: float = Field(
         10.0, ge=0, le=3600, description="Seconds of waiting that each step of X-Priority is worth."
     )

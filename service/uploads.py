@@ -6,7 +6,8 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from starlette.datastructures import UploadFile
@@ -23,11 +24,27 @@ _MOST_JSON_TOKENS = 1000
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """Bounds on what one request may send."""
+    """Bounds on what one request may send.
+
+    Attributes:
+        body_bytes: most bytes of the body.
+        files: most files in it.
+        seconds: for the whole body, however it drips.
+        take: takes memory for so many more bytes, or raises.
+    """
 
     body_bytes: int
     files: int
-    seconds: float  # for the whole body, however it drips
+    seconds: float
+    take: Callable[[int], None]
+
+    def in_base64(self) -> UploadLimits:
+        """The same for files in base64, which takes four characters for three bytes, and the JSON around them."""
+        return replace(self, body_bytes=self.body_bytes * 4 // 3 + _OVERHEAD_BYTES)
+
+    def in_form(self) -> UploadLimits:
+        """The same for files and the form around them."""
+        return replace(self, body_bytes=self.body_bytes + _OVERHEAD_BYTES)
 
 
 async def read_image(request: Request, limits: UploadLimits) -> bytes:
@@ -38,6 +55,7 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
         BodyTimeoutError: it comes too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: a Content-Type that is not taken.
+        QueueFullError: there is no memory for it now.
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
@@ -46,11 +64,9 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
             raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
         return files[0]
     if kind == "application/json":
-        # Base64 takes four characters for three bytes.
-        body = await read_body(request, limits.body_bytes * 4 // 3 + _OVERHEAD_BYTES, limits.seconds)
-        return await asyncio.to_thread(_image_in_json, body)
+        return await asyncio.to_thread(_image_in_json, await read_body(request, limits.in_base64()))
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
-        return await read_body(request, limits.body_bytes, limits.seconds)
+        return await read_body(request, limits)
     raise UnsupportedTypeError(
         f"a body of type {kind} is not taken; send the image itself as image/* or application/octet-stream "
         "(curl: -H 'Content-Type: application/octet-stream'), as multipart/form-data in a field named "
@@ -66,22 +82,30 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
         BodyTimeoutError: it comes too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: it is not a multipart form.
+        QueueFullError: there is no memory for it now.
     """
     if _content_type(request) != "multipart/form-data":
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
-    body = await read_body(request, limits.body_bytes + _OVERHEAD_BYTES, limits.seconds)
+    whole = limits.in_form()
+    # Read piece by piece, as it comes: at once, a hundred megabytes would keep everybody waiting, and be there thrice.
     parser = MultiPartParser(
-        request.headers, _once(body), max_files=limits.files + 1, max_fields=_MOST_FIELDS, max_part_size=len(body)
+        request.headers,
+        _pieces(request, whole),
+        max_files=limits.files + 1,
+        max_fields=_MOST_FIELDS,
+        max_part_size=whole.body_bytes,
     )
-    parser.spool_max_size = len(body) + 1  # the bytes are in memory already: never through the disk
+    parser.spool_max_size = whole.body_bytes + 1  # never through the disk
     try:
-        form = await parser.parse()
+        async with _in_good_time(limits.seconds):
+            form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeError) as error:
         if "Too many files" in str(error):
             raise _too_many(limits) from error
         raise BadRequestError(f"the multipart form is broken: {error}") from error
     try:
-        files = [await f.read() for f in form.getlist(FILE_FIELD) if isinstance(f, UploadFile)]
+        uploads = [upload.file for upload in form.getlist(FILE_FIELD) if isinstance(upload, UploadFile)]
+        files = await asyncio.to_thread(lambda: [upload.read() for upload in uploads])
     finally:
         await form.close()
     if len(files) > limits.files:
@@ -95,30 +119,42 @@ def _too_many(limits: UploadLimits) -> TooLargeError:
     return TooLargeError(f"too many files in one request: {limits.files} is the most that is taken")
 
 
-async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+async def read_body(request: Request, limits: UploadLimits) -> bytes:
     """A request's whole body.
 
     Raises:
-        BodyTimeoutError: it takes longer than `seconds`.
-        TooLargeError: it has more than `limit` bytes; told before the rest is read.
+        BodyTimeoutError: it comes too slowly.
+        TooLargeError: it is over the limit; told before the rest is read.
+        QueueFullError: there is no memory for it now.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise TooLargeError(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
     body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise TooLargeError(f"the body has more than {limit:,} bytes, which is the most that is taken")
-    except TimeoutError as error:
-        raise BodyTimeoutError(f"only {len(body):,} bytes of the body came within {seconds:g} s") from error
+    async with _in_good_time(limits.seconds):
+        async for piece in _pieces(request, limits):
+            body += piece
     return bytes(body)
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes]:
-    yield body
+async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[bytes]:
+    """The body as it comes, as long as it is within the limits."""
+    limit, size = limits.body_bytes, 0
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLargeError(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise TooLargeError(f"the body has more than {limit:,} bytes, which is the most that is taken")
+        limits.take(len(piece))
+        yield piece
+
+
+@asynccontextmanager
+async def _in_good_time(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise BodyTimeoutError(f"the body did not come within {seconds:g} s") from error
 
 
 def _image_in_json(body: bytes) -> bytes:

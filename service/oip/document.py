@@ -8,7 +8,6 @@ from service import openapi
 from service.detector import MODEL_NAME
 
 VERSION = "1"
-_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _BINARY = {"type": "string", "format": "binary"}
 _TENSOR = {
     "type": "object",
@@ -34,22 +33,10 @@ _MODEL_PARAMETER = {
 }
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`openapi.problems`, as the protocol has them."""
-    content = {"application/json": {"schema": _ERROR}}
-    return {
-        status: {"description": told["description"], "content": content}
-        for status, told in openapi.problems(*statuses).items()
-    }
-
-
-_NO_SUCH_MODEL: dict[int | str, dict[str, Any]] = {
-    404: {"description": "There is no such model", "content": {"application/json": {"schema": _ERROR}}}
-}
 READY_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, draining or failing"}}
 MODEL_REQUEST = {"parameters": [_MODEL_PARAMETER]}
-MODEL_RESPONSES = _NO_SUCH_MODEL
-MODEL_READY_RESPONSES = {**_NO_SUCH_MODEL, **READY_RESPONSES}
+MODEL_RESPONSES = openapi.protocol_errors(404)
+MODEL_READY_RESPONSES = {**MODEL_RESPONSES, **READY_RESPONSES}
 INFER_REQUEST = {
     "parameters": [_MODEL_PARAMETER, *openapi.DETECT_REQUEST["parameters"]],
     "requestBody": {
@@ -62,6 +49,5 @@ INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The outputs; where they are binary, after the JSON",
         "content": {"application/octet-stream": {"schema": _BINARY}},
     },
-    **_NO_SUCH_MODEL,
-    **_errors(400, 413, 415, 422, 429, 500, 503, 504),
+    **openapi.protocol_errors(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 }

@@ -20,12 +20,11 @@ from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, writ
 from service.pipeline import Found, find, find_in_pixels, in_time, while_connected
 from service.routes import request_urgency
 from service.schemas import DetectQuery, Selection
-from service.uploads import read_body
+from service.uploads import UploadLimits, read_body
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
 
-_LENGTH_HEADER = "Inference-Header-Content-Length"
-_OVERHEAD_BYTES = 64 * 1024  # what the JSON holds beside the image
+LENGTH_HEADER = "Inference-Header-Content-Length"
 _QUERY = {"score_threshold", "max_detections", "labels"}
 _MODEL = "/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
@@ -85,11 +84,12 @@ async def infer(request: Request) -> Response:
     deadline = urgency.deadline
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedTypeError("compressed requests are not taken")
-    with urgency.places(batcher):
-        limit = service.settings.max_body_bytes * 4 // 3 + _OVERHEAD_BYTES
+    settings = service.settings
+    with urgency.places(batcher), batcher.admission.room_for_body() as take:
+        limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, take=take)
         with service.stages.stage("read"):
-            body = await in_time(deadline, read_body(request, limit, service.settings.body_timeout_s))
-        asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(_LENGTH_HEADER)))
+            body = await in_time(deadline, read_body(request, limits.in_base64()))
+        asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(LENGTH_HEADER)))
         selection = _selection(asked, service)
         deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))
         work = (
@@ -108,7 +108,7 @@ def _response(found: Found, asked: InferRequest, selection: Selection) -> Respon
     headers = {"Server-Timing": found.server_timing()}
     if json_length is None:
         return Response(body, media_type="application/json", headers=headers)
-    return Response(body, media_type="application/octet-stream", headers={**headers, _LENGTH_HEADER: str(json_length)})
+    return Response(body, media_type="application/octet-stream", headers={**headers, LENGTH_HEADER: str(json_length)})
 
 
 def _selection(asked: InferRequest, service: Service) -> Selection:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -12,7 +13,9 @@ from service.metrics import Metrics
 
 
 def door(capacity: int = 100, pixels: int = 10**9, devices: int = 1) -> Admission:
-    return Admission(capacity=capacity, pixel_capacity=pixels, devices=lambda: devices, metrics=Metrics())
+    return Admission(
+        capacity=capacity, pixel_capacity=pixels, byte_capacity=1000, devices=lambda: devices, metrics=Metrics()
+    )
 
 
 @contextmanager
@@ -44,14 +47,59 @@ def test_low_ones_leave_a_quarter_of_the_places_to_the_others() -> None:
         pass
 
 
-def test_room_in_pixels_runs_out_but_never_for_a_lone_picture() -> None:
+@pytest.mark.anyio
+async def test_room_in_pixels_runs_out_but_never_for_a_lone_picture() -> None:
     admission = door(pixels=1000)
-    with admission.room_for(5000), refused(QueueFullError), admission.room_for(1):
+    async with admission.room_for(5000):
+        with refused(QueueFullError):
+            await admission.room_for(1).__aenter__()
+    async with admission.room_for(600), admission.room_for(400):
+        with refused(QueueFullError):
+            await admission.room_for(1).__aenter__()
+    async with admission.room_for(1000):
         pass
-    with admission.room_for(600), admission.room_for(400), refused(QueueFullError), admission.room_for(1):
+
+
+@pytest.mark.anyio
+async def test_patient_ones_wait_for_room() -> None:
+    admission = door(pixels=1000)
+    let_go, most, inside = asyncio.Event(), 0, 0
+
+    async def look(pixels: int) -> None:
+        nonlocal most, inside
+        async with admission.room_for(pixels, patient=True):
+            inside += pixels
+            most = max(most, inside)
+            await let_go.wait()
+            await asyncio.sleep(0)
+            inside -= pixels
+
+    looks = [asyncio.create_task(look(pixels)) for pixels in (400, 400, 400, 3000, 400)]
+    await asyncio.sleep(0.01)
+    assert inside == 800
+    looks[2].cancel()  # one that waits leaves no trace
+    let_go.set()
+    await asyncio.gather(*looks, return_exceptions=True)
+    assert [look.cancelled() for look in looks] == [False, False, True, False, False]
+    assert most == 3000
+    async with admission.room_for(1000):
         pass
-    with admission.room_for(1000):
-        pass
+
+
+def test_room_for_bodies_runs_out_but_never_for_a_lone_one() -> None:
+    admission = door()
+    with admission.room_for_body() as take:
+        take(600)
+        take(600)
+        with admission.room_for_body() as take_for_another, refused(QueueFullError):
+            take_for_another(1)
+    with admission.room_for_body() as take, admission.room_for_body() as take_for_another:
+        take(600)
+        take_for_another(400)
+        with refused(QueueFullError):
+            take(1)
+    with admission.room_for_body() as take:
+        take(1000)
 
 
 @pytest.mark.parametrize(("devices", "seconds"), [(1, 10), (2, 5)])

@@ -119,6 +119,31 @@ def test_a_body_that_comes_too_slowly_is_cut_off(drips: bool, fake: Any, live: A
         until(lambda: in_flight(url) == 0)
 
 
+def test_a_form_is_read_as_it_comes(fake: Any, live: Any) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n.\r\n'
+    with live(fake(), max_batch_files=2) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+            head = b"Host: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000000\r\n\r\n"
+            connection.sendall(b"POST /detect/batch HTTP/1.1\r\n" + head + part * 4)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")  # the rest would not have changed that
+        until(lambda: in_flight(url) == 0)
+
+
+def test_bodies_that_still_come_cannot_fill_the_memory(fake: Any, live: Any, make_png: Any) -> None:
+    with live(fake(), queue_capacity_bytes=100_000) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+            connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(99_999))
+            until(lambda: in_flight(url) == 1)
+            for path in ("/detect", "/v2/models/fasterrcnn_resnet50_fpn/infer", "/detect/batch"):
+                body = {"files": {"file": make_png(1)}} if path == "/detect/batch" else {"content": make_png(1)}
+                until(lambda path=path, body=body: httpx.post(url + path, **body).status_code == 429)
+            assert 'frcnn_images_rejected_total{reason="bytes-full"}' in httpx.get(f"{url}/metrics").text
+        until(lambda: in_flight(url) == 0)
+        assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
+
+
 class HastyProtocol(ImpatientProtocol):
     head_timeout_s = 0.4
 

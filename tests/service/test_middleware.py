@@ -74,7 +74,9 @@ async def test_other_sites_pages_may_not_call_by_default(fake: Any, serving: Any
 
 async def test_pages_of_allowed_origins_may_call(fake: Any, serving: Any, make_png: Any) -> None:
     preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
-    preflight["Access-Control-Request-Headers"] = "x-api-key, content-type, x-request-timeout-ms"
+    preflight["Access-Control-Request-Headers"] = (
+        "x-api-key, content-type, x-request-timeout-ms, x-priority, inference-header-content-length"
+    )
     async with serving(fake(), cors_origins=f"{ORIGIN}, http://localhost:3000", api_keys="a-key") as client:
         allowed = await client.options("/detect", headers=preflight)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)
@@ -86,6 +88,7 @@ async def test_pages_of_allowed_origins_may_call(fake: Any, serving: Any, make_p
         )
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, ORIGIN)
         assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+        assert "Inference-Header-Content-Length" in answer.headers["access-control-expose-headers"]
         other = await client.get("/labels", headers={"Origin": "https://evil.example", "Authorization": "Bearer a-key"})
         assert "access-control-allow-origin" not in other.headers
         # A page must be able to read why it is refused.

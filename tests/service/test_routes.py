@@ -318,6 +318,17 @@ async def test_small_files_of_large_pictures_cannot_fill_the_memory(fake: Any, s
         assert (await client.post("/detect", content=make_png(2, (200, 200)))).status_code == 200
 
 
+async def test_the_images_of_a_batch_wait_for_each_others_memory(fake: Any, serving: Any, make_png: Any) -> None:
+    files = [("file", make_png(n, (90, 90))) for n in range(6)]
+    async with serving(fake(), queue_capacity_pixels=10_000) as client:
+        results = (await client.post("/detect/batch", files=files)).json()["results"]
+        assert [result["boxes"][0][0] for result in results] == [0, 1, 2, 3, 4, 5]
+    async with serving(fake(seconds=0.5), queue_capacity_pixels=10_000) as client:
+        headers = {"X-Request-Timeout-Ms": "1500"}
+        results = (await client.post("/detect/batch", files=files, headers=headers)).json()["results"]
+        assert {result.get("status", 200) for result in results} == {200, 504}
+
+
 async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving: Any) -> None:
     async with serving(fake()) as client:
         document = (await client.get("/openapi.json")).json()
