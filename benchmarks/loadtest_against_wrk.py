@@ -18,6 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,11 +29,13 @@ import numpy as np
 LEAST_S, MEAN_MORE_S = 0.05, 0.05  # a delay is the least and an exponential
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 FIGURES = ("answers/s", "mean", "p50", "p75", "p90", "p99")
-_DELAYS = cycle((LEAST_S + np.random.default_rng(1).exponential(MEAN_MORE_S, 100_003)).tolist())
 
 
 class RandomDelays(asyncio.Protocol):
     """Answers a POST after the next delay, and a GET at once."""
+
+    def __init__(self, delays_s: Iterator[float]) -> None:
+        self.delays_s = delays_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -43,17 +47,32 @@ class RandomDelays(asyncio.Protocol):
         length = re.search(rb"content-length: *(\d+)", head.lower())
         if end and len(body) >= int(length[1] if length else 0):
             self.data = b""
-            delay_s = next(_DELAYS) if head.startswith(b"POST") else 0
+            delay_s = next(self.delays_s) if head.startswith(b"POST") else 0
             asyncio.get_running_loop().call_later(delay_s, self.transport.write, ANSWER)
 
 
-def serve(ready: Connection) -> None:
+def serve(ready: Connection, seed: int) -> None:
+    delays_s = cycle((LEAST_S + np.random.default_rng(seed).exponential(MEAN_MORE_S, 100_003)).tolist())
+
     async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(RandomDelays, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(lambda: RandomDelays(delays_s), "127.0.0.1", 0)
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(main())
+
+
+@contextmanager
+def served(seed: int) -> Iterator[str]:
+    """The address of such a server. The same seed gives each tool the same delays."""
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.Process(target=serve, args=(theirs, seed), daemon=True)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}"
+    finally:
+        server.terminate()
+        server.join()
 
 
 def by_wrk(url: str, image: Path, callers: int, seconds: int, folder: Path) -> dict[str, float]:
@@ -87,21 +106,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--callers", type=int, default=16)
     parser.add_argument("--transport", choices=("httpx", "lean"), default="httpx")
     arguments = parser.parse_args()
-    ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.Process(target=serve, args=(theirs,), daemon=True)
-    server.start()
-    url = f"http://127.0.0.1:{ours.recv()}"
     runs: dict[str, list[dict[str, float]]] = {"wrk": [], "ours": []}
     with tempfile.TemporaryDirectory() as name:
         image = Path(name) / "image.jpg"
         image.write_bytes(np.random.default_rng(2).bytes(60_000))
-        for _ in range(arguments.rounds):
-            runs["wrk"].append(by_wrk(url, image, arguments.callers, arguments.seconds, Path(name)))
-            runs["ours"].append(by_ours(url, image, arguments.callers, arguments.seconds, arguments.transport))
-    server.terminate()
+        for seed in range(arguments.rounds):
+            with served(seed) as url:
+                runs["wrk"].append(by_wrk(url, image, arguments.callers, arguments.seconds, Path(name)))
+            with served(seed) as url:
+                runs["ours"].append(by_ours(url, image, arguments.callers, arguments.seconds, arguments.transport))
     true_ms = {f"p{q}": 1000 * (LEAST_S - MEAN_MORE_S * math.log(1 - q / 100)) for q in (50, 75, 90, 99)}
     true_ms["mean"] = 1000 * (LEAST_S + MEAN_MORE_S)
     print(f"{'':10}{'true':>9}{'wrk':>9}{'ours':>9}  ours to wrk")

@@ -27,8 +27,8 @@ _HANGS_UP = ("Server disconnected", "peer closed connection")  # httpx has one e
 class HttpxTransport:
     """Each connection is a client of its own.
 
-    One client for all of them would look at each of its connections, several times, for each request: at a hundred
-    that is most of its processor time. Proxies of the environment are not asked: they would be measured, too.
+    One client for all of them would look at each of its connections, several times, for each request: at 64 that is
+    most of its processor time. Proxies of the environment are not asked: they would be measured, too.
     """
 
     def __init__(self, plan: Plan, tasks: asyncio.TaskGroup) -> None:
