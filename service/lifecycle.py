@@ -225,8 +225,15 @@ class Service:
 
     def _reload(self, device: str) -> Detector:
         """Runs in the device's thread."""
-        # In the arithmetic that was chosen at first: answers must not change.
-        asked = {"device": device, "precision": self.detectors[0].precision}
+        # As it was chosen and measured at first: answers must not change.
+        lost = next(detector for detector in self.detectors if detector.device == device)
+        asked: dict[str, object] = {
+            "device": device,
+            "precision": lost.precision,
+            "max_batch_size": self.max_batch_size,
+        }
+        if self.settings.weights == "auto":
+            asked["weights"] = lost.info.weights
         detectors = self._load(self.settings.model_copy(update=asked))
         return next(detector for detector in detectors if detector.device == device)
 

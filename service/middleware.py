@@ -116,4 +116,5 @@ def _request_id(headers: Headers) -> str:
 def _route(scope: Scope) -> str:
     """The route's pattern: a label of few values, whatever paths are asked for."""
     route: Any = scope.get("route")
-    return getattr(route, "path", _UNROUTED)
+    # The files of the page have no route, but all lie where they are mounted.
+    return getattr(route, "path", None) or scope.get("root_path") or _UNROUTED

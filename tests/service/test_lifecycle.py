@@ -85,6 +85,31 @@ async def test_a_device_that_fails_on_everything_is_told(fake: Any, make_png: An
         assert (await client.post("/detect", content=make_png(1))).status_code == 503
 
 
+async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first(fake: Any, make_png: Any) -> None:
+    hung, good = fake(), fake()
+    hung.info = good.info = dataclasses.replace(good.info, weights="bundled")
+    hung.precision, hung.best_batch_size = "bf16", 2
+    hung.gate.clear()
+    loaded: list[Settings] = []
+
+    def load(settings: Settings) -> list[Any]:
+        loaded.append(settings)
+        return [good if len(loaded) > 1 else hung]
+
+    app = create_app(Settings(weights="auto", hang_timeout_s=0.2), load=load)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        assert (await client.post("/detect", content=make_png(1))).status_code == 503
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        hung.gate.set()
+    first, again = loaded
+    assert (first.weights, first.precision, first.max_batch_size, first.device) == ("auto", "auto", "auto", "auto")
+    # The official weights may have become reachable since; measuring anew would take time and could end otherwise.
+    assert (again.weights, again.precision, again.max_batch_size, again.device) == ("bundled", "bf16", 2, "cpu")
+
+
 async def test_draining_lets_a_request_finish_whose_body_was_still_arriving(fake: Any, make_png: Any) -> None:
     arriving, rest = asyncio.Event(), asyncio.Event()
 

@@ -30,17 +30,18 @@ async def test_what_an_operator_asks_is_told(fake: Any, serving: Any, make_png: 
         await client.post("/detect", content=make_png(3), headers={"Accept": "image/png"})
         await client.post("/detect/batch", files=[("file", make_png(1)), ("file", b"junk")])
         await client.post("/detect", content=b"junk")
-        for path in ("/nowhere/1", "/nowhere/2", "/etc/passwd"):
+        for path in ("/nowhere/1", "/nowhere/2", "/etc/passwd", "/page/main.js", "/page/nowhere"):
             await client.get(path)
         told = samples((await client.get("/metrics")).text)
     assert told["frcnn_requests_total"]["route=/detect,status=200"] == 3
     assert told["frcnn_requests_total"]["route=/detect,status=500"] == 1
     assert told["frcnn_requests_total"]["route=/detect/batch,status=200"] == 1
     assert told["frcnn_requests_total"]["route=none,status=404"] == 3
+    assert told["frcnn_requests_total"]["route=/page,status=200"] == 1
     assert told["frcnn_problems_total"] == {
         "code=inference-failed": 1,
         "code=broken-image": 2,
-        "code=no-such-path": 3,
+        "code=no-such-path": 4,
     }
     assert told["frcnn_requests_in_flight"][""] == 1  # the scrape itself
     assert told["frcnn_images_in_flight"][""] == told["frcnn_images_queued"][""] == 0
