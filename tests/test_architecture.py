@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
-        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories download packed weights build
+        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories arguments download packed weights
+        build
         inference.fused_conv inference.network inference.roi_align inference.serving inference.precision
         inference.agreement inference.openvino""",
     "service": """settings errors problems auth logs tracing segments images drawing batch_queue batch_cap metrics
