@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-reliability lint audit bench constraints
+.PHONY: help install serve test test-reliability lint audit api bench constraints
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ lint: install ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+api: install ## Write docs/api.md anew, from the OpenAPI document
+	$(BIN)/python docs/make_api.py
 
 audit: install ## Look the pinned dependencies up among known vulnerabilities, where the package index knows them
 	$(BIN)/python -m pip install --quiet pip-audit
