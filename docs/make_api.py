@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent / "api.md"
 _FASTAPIS_OWN = "Successful Response"
 _HEAD = """# HTTP API
 
-Made from the OpenAPI document by `make api`; a running service has it at `/openapi.json`, and at `/docs` to try out. The
+Made from the OpenAPI document by `make api`; a running service has it at `/openapi.json`, and at `/docs` to try it. The
 examples are real answers of the bundled weights to the picture of `frcnn sample`.
 
 `/detect` in one line: `curl -F file=@photo.jpg 'http://127.0.0.1:8000/detect?score_threshold=0.5'`. With
