@@ -5,28 +5,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SERVING := $(VENV)/.serving
 # setuptools is pinned as well: it builds the package itself, without a network.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-reliability lint audit bench constraints
+.PHONY: help install serve test test-reliability lint audit api bench constraints
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-install: $(STAMP) ## Make .venv with the pinned dependencies
+install: $(STAMP) ## Make .venv with the pinned dependencies of everything: serving, training, tests
 
-$(STAMP): constraints.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+# What the container image has is enough to serve, and half the packages.
+$(STAMP): REQUIREMENTS := constraints.txt
+$(SERVING): REQUIREMENTS := docker/requirements.txt
+$(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11 to 3.13 is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r constraints.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "Installing into $(VENV), once: about 5 GB, which takes some minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r $(REQUIREMENTS)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-serve: install ## Serve the detector (arguments: make serve ARGS="--port 9000")
-	FRCNN_WEIGHTS=$${FRCNN_WEIGHTS:-auto} $(BIN)/frcnn serve $(ARGS)
+serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (arguments: make serve ARGS="--port 9000")
+	@FRCNN_WEIGHTS=$${FRCNN_WEIGHTS:-auto} $(BIN)/frcnn serve $(ARGS)
 
 test: install ## Run the tests (arguments: make test ARGS="-k rpn")
 	$(BIN)/python -m pytest $(ARGS)
@@ -38,6 +43,9 @@ lint: install ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+api: install ## Write docs/api.md anew, from the OpenAPI document
+	$(BIN)/python docs/make_api.py
 
 audit: install ## Look the pinned dependencies up among known vulnerabilities, where the package index knows them
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -11,13 +11,12 @@ from typing import Any, TypeAlias
 import torch
 from torchvision.models._api import WeightsEnum
 
+from model.arguments import AUTO, BUNDLED, COCO_V1, RANDOM
 from model.backbone import resnet50_body, resnet_fpn
 from model.download import fetch
 from model.faster_rcnn import FasterRCNN
 from model.resnet import ResNet
 from model.weights import (
-    BUNDLED,
-    COCO_V1,
     Checkpoint,
     CheckpointInfo,
     WeightsError,
@@ -31,7 +30,6 @@ from model.weights import (
     read_coco,
 )
 
-AUTO, RANDOM = "auto", "random"
 DEFAULT_TRAINABLE_LAYERS = 3
 WeightsSource: TypeAlias = str | os.PathLike[str] | WeightsEnum
 

@@ -23,16 +23,14 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models._api import Weights
 
+from model.arguments import BUNDLED, COCO_V1, SUFFIXES, no_such_weights
 from model.categories import Categories
 from model.download import WeightsUnavailableError, cached_path, fetch
 from model.faster_rcnn import FasterRCNN, modern_key
 from model.packed import DEFAULT_STEP, pack, unpack
 
-COCO_V1 = "COCO_V1"
-BUNDLED = "bundled"
 BUNDLED_PATH = Path(__file__).parent / "bundled" / "blood_cells.frcnn"
 INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".frcnn")
 _STATE_DICT_KEYS = ("model", "state_dict")  # where training scripts put the tensors in a .pth
 _PREDICTOR_KEY = "roi_heads.box_predictor.cls_score.weight"
 # What a file may set: numbers, never modules.
@@ -180,10 +178,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(
-            f"no such file of weights: {path}. "
-            f"Give {COCO_V1}, {BUNDLED}, or the path of a .pth, .safetensors or .frcnn file"
-        )
+        raise WeightsError(no_such_weights(path))
     if path.suffix == ".safetensors":
         tensors, info = _read_safetensors(path)
     elif path.suffix in {".pth", ".pt"}:
@@ -191,7 +186,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     elif path.suffix == ".frcnn":
         tensors, info = _read_packed(path)
     else:
-        raise WeightsError(f"the weights {path} end in none of {', '.join(_SUFFIXES)}")
+        raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
     if info is None and _is_official_coco(path):
         return _coco_checkpoint(tensors)
     return Checkpoint(name=path.name, state_dict=_modern(tensors), info=info or CheckpointInfo())
@@ -220,8 +215,8 @@ def save_checkpoint(
         packing_step: how coarsely a `.frcnn` rounds the weights, see `pack`.
     """
     path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise WeightsError(f"the weights {path} end in none of {', '.join(_SUFFIXES)}")
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not _is_counter(key)}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -344,8 +339,6 @@ def _first_line(error: BaseException) -> str:
 
 
 __all__ = [
-    "BUNDLED",
-    "COCO_V1",
     "Checkpoint",
     "CheckpointInfo",
     "WeightsError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
 from service.problems import error_response, problem_response
 from service.routes import router
+from service.schemas import DetectQuery
 from service.settings import Settings
 from service.tracing import exporting_provider, request_telemetry, send_what_is_left
 
@@ -125,8 +126,14 @@ async def _service_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    detail = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
-    return error_response(request.scope, BadParameterError(detail))
+    return error_response(request.scope, BadParameterError("; ".join(map(_in_words, error.errors()))))
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, error["loc"][1:]))
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such parameter; there are {', '.join(DetectQuery.model_fields)}"
+    return f"{name}: {error['msg']}"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -17,14 +17,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.build import AUTO, RANDOM, from_checkpoint, resolve_checkpoint
+from model.arguments import AUTO, BUNDLED, RANDOM
+from model.build import from_checkpoint, resolve_checkpoint
 from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.calibration import CalibrationError, calibration_pictures
 from model.inference.openvino import OpenVINOMissingError, QuantisationError, check_openvino
 from model.inference.precision import PrecisionError, best_batch_size, check_precision
-from model.weights import BUNDLED, WeightsError, WeightsUnavailableError
+from model.weights import WeightsError, WeightsUnavailableError
 from service.cores import usable_cores
 from service.settings import Precision, Settings
 
@@ -155,6 +156,8 @@ def load_detectors(settings: Settings) -> list[Detector]:
     checkpoint = resolve_checkpoint(settings.weights, tell=lambda text: logger.warning("%s", text))
     model = from_checkpoint(checkpoint)
     info = ModelInfo(MODEL_NAME, checkpoint.name, checkpoint.categories)
+    if AUTO in {settings.precision, settings.max_batch_size}:
+        logger.info("measuring what is fastest here, for some seconds; --precision and --max-batch-size do without")
     detectors: list[Detector] = []
     for device in devices:
         own = model if len(devices) == 1 else copy.deepcopy(model)

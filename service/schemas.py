@@ -12,6 +12,7 @@ from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.categories import Categories
+from service import examples
 from service.detector import Detections, ModelInfo
 from service.errors import BadParameterError
 
@@ -38,7 +39,7 @@ class DetectQuery(BaseModel):
         None,
         max_length=65_536,  # as in the head of a request; the Open Inference Protocol has it in a body of megabytes
         description="Keep only these classes: names or ids, separated by commas. See /labels.",
-        examples=["person,dog"],
+        examples=["1,2"],
     )
     box_format: BoxFormat = Field("xyxy", description="Corners; or corner, width, height; or centre, width, height.")
     normalized: bool = Field(False, description="Boxes as fractions of the image's width and height, not in pixels.")
@@ -81,6 +82,10 @@ class Selection:
         return Detections(boxes=found.boxes[kept], labels=found.labels[kept], scores=found.scores[kept])
 
 
+def _example(answer: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [answer]})
+
+
 class ImageSize(BaseModel):
     width: int
     height: int
@@ -94,20 +99,7 @@ class Model(BaseModel):
 class DetectionResult(BaseModel):
     """What was found in one image, best first."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "boxes": [[69.3051, 172.5629, 157.2284, 251.8862]],
-                    "labels": [18],
-                    "scores": [0.998041],
-                    "label_names": ["dog"],
-                    "image": {"width": 640, "height": 480},
-                    "model": {"name": "fasterrcnn_resnet50_fpn", "weights": "COCO_V1"},
-                }
-            ]
-        }
-    )
+    model_config = _example(examples.DETECTION)
 
     boxes: list[tuple[float, float, float, float]]
     labels: list[int]
@@ -120,6 +112,8 @@ class DetectionResult(BaseModel):
 class Problem(BaseModel):
     """RFC 9457 problem document."""
 
+    model_config = _example(examples.PROBLEM)
+
     type: str
     title: str
     status: int
@@ -130,6 +124,8 @@ class Problem(BaseModel):
 class BatchResult(BaseModel):
     """One entry per file, in order: what was found, or the problem with it."""
 
+    model_config = _example(examples.BATCH)
+
     results: list[DetectionResult | Problem]
 
 
@@ -139,6 +135,8 @@ class Label(BaseModel):
 
 
 class Labels(BaseModel):
+    model_config = _example(examples.LABELS)
+
     labels: list[Label]
 
 
@@ -150,6 +148,8 @@ class Probe(BaseModel):
 
 class Health(BaseModel):
     """How the service is."""
+
+    model_config = _example(examples.HEALTH)
 
     status: Literal["ok", "loading", "draining", "failing"]
     detail: str

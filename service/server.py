@@ -104,6 +104,7 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listener])
+    gc.unfreeze()  # or what triton's bindings hold is never freed, and they say so in dozens of lines
     if service.busy:
         logger.error("ended with a thread at work: %s", service.hopeless or "its time was over")
         logging.shutdown()

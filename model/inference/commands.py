@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from model.training.commands import told_errors
+from model.arguments import RANDOM, complaint
+from model.training.commands import refuse_at_once, told_errors
 
 if TYPE_CHECKING:
     from model.inference.bench import BenchResult
@@ -19,25 +20,29 @@ if TYPE_CHECKING:
 
 def bench_model_command(
     weights: Annotated[
-        str, typer.Option(help="COCO_V1, bundled, a path, or random, which is as fast as any")
+        str, typer.Option(metavar="W", help="COCO_V1, bundled, a path, or random, which is as fast as any")
     ] = "random",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto for a GPU if there is one")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N; auto for a GPU if there is one")
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="Ours to measure, with commas between; by default all that the device has")
+        str,
+        typer.Option(metavar="P,P", help="Ours to measure, with commas between; by default all that the device has"),
     ] = "",
-    size: Annotated[str, typer.Option(help="Height x width of the picture, px")] = "480x640",
-    batch_size: Annotated[str, typer.Option(help="Images at a time, with commas between")] = "1",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each form runs; figures are medians")] = 5,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height x width of the picture, px")] = "480x640",
+    batch_size: Annotated[str, typer.Option(metavar="N,N", help="Images at a time, with commas between")] = "1",
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often each form runs; figures are medians")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
     """Compare with torchvision's detector, side by side in one run."""
-    from model.build import RANDOM, resolve_checkpoint
+    height, width = _numbers(size, "x", "--size", count=2)
+    batch_sizes = _numbers(batch_size, ",", "--batch-size")
+    refuse_at_once(complaint(weights=weights))
+    from model.build import resolve_checkpoint
     from model.inference.bench import available_precisions, bench_model, lively
     from model.training.processes import find_device
 
     with told_errors():
-        height, width = _numbers(size, "x", "--size", count=2)
-        batch_sizes = _numbers(batch_size, ",", "--batch-size")
         chosen = find_device(device)
         precisions = precision.split(",") if precision else available_precisions(chosen)
         checkpoint = resolve_checkpoint(weights)

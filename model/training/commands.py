@@ -20,6 +20,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from model.arguments import complaint, no_such_weights
+
 if TYPE_CHECKING:
     from model.training.data import DetectionData, Report
 
@@ -57,72 +59,77 @@ class Precision(StrEnum):
     int8 = "int8"
 
 
+_number = partial(typer.Option, metavar="N")  # typer would call it <int range>
+_folder = partial(typer.Option, metavar="DIR")
+_weights = partial(typer.Option, metavar="W")
+_data = partial(typer.Option, metavar="DATA")
+_split = partial(typer.Option, metavar="NAME")
+_device = partial(typer.Option, metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
 _DATA_HELP = "A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic"
 _IMAGES_HELP = "Folder of a COCO JSON's images; by default the JSON's own, or images in it"
-_DEVICE_HELP = "auto, cpu, cuda or cuda:N"
 
 
 def train(
-    data: Annotated[str, typer.Option(help=_DATA_HELP)],
-    output: Annotated[Path, typer.Option(help="Folder for best.safetensors, the log and the state to resume from")],
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; by default 20")] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Updates of the weights; wins over --epochs")] = None,
+    data: Annotated[str, _data(help=_DATA_HELP)],
+    output: Annotated[Path, _folder(help="Folder for best.safetensors, the log and the state to resume from")],
+    epochs: Annotated[int | None, _number(min=1, help="Passes over the data; by default 20")] = None,
+    iterations: Annotated[int | None, _number(min=1, help="Updates of the weights; wins over --epochs")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off")] = False,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with other settings than the run was begun with")
     ] = False,
     weights: Annotated[
-        str, typer.Option(help="To begin with: COCO_V1, bundled, a path, none, or auto for the first there is")
+        str, _weights(help="To begin with: COCO_V1, bundled, a path, none, or auto for the first there is")
     ] = "auto",
-    split: Annotated[str, typer.Option(help="Learn from this split")] = "train",
-    images: Annotated[Path | None, typer.Option(help=_IMAGES_HELP)] = None,
+    split: Annotated[str, _split(help="Learn from this split")] = "train",
+    images: Annotated[Path | None, _folder(help=_IMAGES_HELP)] = None,
     validation_data: Annotated[
-        str | None, typer.Option(help="Data to choose the best weights on, where they are others than --data")
+        str | None, _data(help="Data to choose the best weights on, where they are others than --data")
     ] = None,
-    validation_images: Annotated[Path | None, typer.Option(help="Their folder of images; by default --images")] = None,
-    validation_split: Annotated[
-        str, typer.Option(help="Choose the best weights on this split; none for the last")
-    ] = "val",
+    validation_images: Annotated[Path | None, _folder(help="Their folder of images; by default --images")] = None,
+    validation_split: Annotated[str, _split(help="Choose the best weights on this split; none for the last")] = "val",
     keep_empty: Annotated[bool, typer.Option("--keep-empty", help="Learn from images without boxes too")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images an update, over all processes")] = 8,
-    accumulate: Annotated[int, typer.Option(min=1, help="Compute a batch in so many parts, to save memory")] = 1,
+    batch_size: Annotated[int, _number(min=1, help="Images an update, over all processes")] = 8,
+    accumulate: Annotated[int, _number(min=1, help="Compute a batch in so many parts, to save memory")] = 1,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0.0, help="Its peak; by default 0.00125 for each image of a batch")
+        float | None, _number(min=0.0, help="Its peak; by default 0.00125 for each image of a batch")
     ] = None,
-    momentum: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.9,
-    weight_decay: Annotated[float, typer.Option(min=0.0)] = 1e-4,
+    momentum: Annotated[float, _number(min=0.0, max=1.0, help="Of the updates")] = 0.9,
+    weight_decay: Annotated[float, _number(min=0.0, help="Of all weights but norms and biases")] = 1e-4,
     schedule: Annotated[Schedule, typer.Option(help="How the rate falls")] = Schedule.cosine,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Iterations of linear rise; by default 5 %")] = None,
-    clip_norm: Annotated[float, typer.Option(min=0.0, help="Bound on the gradients' norm; 0 for none")] = 5.0,
+    warmup: Annotated[int | None, _number(min=0, help="Iterations of linear rise; by default 5 %")] = None,
+    clip_norm: Annotated[float, _number(min=0.0, help="Bound on the gradients' norm; 0 for none")] = 5.0,
     norm: Annotated[Norm, typer.Option(help="Batch norm; auto is live from scratch, else frozen")] = Norm.auto,
     trainable_layers: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Stages of the body that learn; by default 3, from scratch 5")
+        int | None, _number(min=0, max=5, help="Stages of the body that learn; by default 3, from scratch 5")
     ] = None,
-    average_decay: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the weights' moving average")] = 0.998,
+    average_decay: Annotated[float, _number(min=0.0, max=1.0, help="Of the weights' moving average")] = 0.998,
     precision: Annotated[TrainPrecision, typer.Option(help="Of the network's arithmetic")] = TrainPrecision.bf16,
-    min_size: Annotated[
-        int | None, typer.Option(min=32, help="Shorter side, px; by default the weights', or 800")
-    ] = None,
-    max_size: Annotated[
-        int | None, typer.Option(min=32, help="Longer side, px; by default the weights', or 1333")
-    ] = None,
-    scale_jitter: Annotated[float, typer.Option(min=0.0, max=0.9, help="Sizes vary by this share")] = 0.1,
+    min_size: Annotated[int | None, _number(min=32, help="Shorter side, px; by default the weights', or 800")] = None,
+    max_size: Annotated[int | None, _number(min=32, help="Longer side, px; by default the weights', or 1333")] = None,
+    scale_jitter: Annotated[float, _number(min=0.0, max=0.9, help="Sizes vary by this share")] = 0.1,
     flips: Annotated[Flips, typer.Option(help="dihedral adds quarter turns")] = Flips.horizontal,
-    crop: Annotated[float, typer.Option(min=0.1, max=1.0, help="Learn from parts with this share of each side")] = 1.0,
-    whole_from: Annotated[float, typer.Option(min=0.0, max=1.0, help="Crop no more after this share of the run")] = 0.7,
-    colour: Annotated[float, typer.Option(min=0.0, max=0.9, help="Brightness and colours vary by this share")] = 0.0,
-    rpn_samples: Annotated[int, typer.Option(min=1, help="Anchors an image in the losses")] = 256,
-    roi_samples: Annotated[int, typer.Option(min=1, help="Proposals an image in the losses")] = 512,
-    roi_positive_fraction: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.25,
-    proposals: Annotated[int, typer.Option(min=1, help="That the RPN hands on in training")] = 2000,
-    detection_proposals: Annotated[int, typer.Option(min=1, help="That it hands on when the result detects")] = 1000,
-    evaluate_every: Annotated[int | None, typer.Option(min=0, help="Iterations; by default a tenth of the run")] = None,
-    save_every: Annotated[int, typer.Option(min=0, help="Iterations between states to resume from; 0: the end")] = 200,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help=_DEVICE_HELP)] = "auto",
+    crop: Annotated[float, _number(min=0.1, max=1.0, help="Learn from parts with this share of each side")] = 1.0,
+    whole_from: Annotated[float, _number(min=0.0, max=1.0, help="Crop no more after this share of the run")] = 0.7,
+    colour: Annotated[float, _number(min=0.0, max=0.9, help="Brightness and colours vary by this share")] = 0.0,
+    rpn_samples: Annotated[int, _number(min=1, help="Anchors an image in the losses")] = 256,
+    roi_samples: Annotated[int, _number(min=1, help="Proposals an image in the losses")] = 512,
+    roi_positive_fraction: Annotated[
+        float, _number(min=0.0, max=1.0, help="Most of them that may lie on an object, as a share")
+    ] = 0.25,
+    proposals: Annotated[int, _number(min=1, help="That the RPN hands on in training")] = 2000,
+    detection_proposals: Annotated[int, _number(min=1, help="That it hands on when the result detects")] = 1000,
+    evaluate_every: Annotated[int | None, _number(min=0, help="Iterations; by default a tenth of the run")] = None,
+    save_every: Annotated[int, _number(min=0, help="Iterations between states to resume from; 0: the end")] = 200,
+    seed: Annotated[int, _number(min=0, help="Of all that is random")] = 0,
+    device: Annotated[str, _device()] = "auto",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard too")] = False,
 ) -> None:
-    """Train a detector on your own images; serve it with: frcnn serve --weights OUTPUT/best.safetensors"""
+    """Train a detector on your own images.
+
+    Serve it with: frcnn serve --weights OUTPUT/best.safetensors
+    """
+    refuse_at_once(complaint(weights=weights, data=data) or complaint(data=validation_data))
     from model.training.augmentation import Augmentation
     from model.training.processes import find_device, joined_processes
     from model.training.run import RunRequest, read_earlier, read_start, run_training
@@ -200,23 +207,24 @@ def train(
 
 
 def evaluate_command(
-    weights: Annotated[str, typer.Option(help="COCO_V1, bundled, auto for the first there is, a path, or random")],
-    data: Annotated[str, typer.Option(help=_DATA_HELP)],
-    split: Annotated[str, typer.Option(help="Measure on this split")] = "val",
-    images: Annotated[Path | None, typer.Option(help=_IMAGES_HELP)] = None,
+    weights: Annotated[str, _weights(help="COCO_V1, bundled, auto for the first there is, a path, or random")],
+    data: Annotated[str, _data(help=_DATA_HELP)],
+    split: Annotated[str, _split(help="Measure on this split")] = "val",
+    images: Annotated[Path | None, _folder(help=_IMAGES_HELP)] = None,
     precision: Annotated[
         Precision, typer.Option(help="Of the network's arithmetic, as in serving; auto is the fastest")
     ] = Precision.fp32,
     calibration_images: Annotated[
-        Path | None, typer.Option(help="Folder of typical pictures that int8 is fitted to; by default generated ones")
+        Path | None, _folder(help="Folder of typical pictures that int8 is fitted to; by default generated ones")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write precision-recall curves and example pictures here")] = None,
-    min_size: Annotated[int | None, typer.Option(min=32, help="Shorter side, px; by default the weights' own")] = None,
-    max_size: Annotated[int | None, typer.Option(min=32, help="Longer side, px; by default the weights' own")] = None,
-    device: Annotated[str, typer.Option(help=_DEVICE_HELP)] = "auto",
+    plot: Annotated[Path | None, _folder(help="Write precision-recall curves and example pictures here")] = None,
+    min_size: Annotated[int | None, _number(min=32, help="Shorter side, px; by default the weights' own")] = None,
+    max_size: Annotated[int | None, _number(min=32, help="Longer side, px; by default the weights' own")] = None,
+    device: Annotated[str, _device()] = "auto",
 ) -> None:
     """Measure a detector's average precision by COCO's rules."""
+    refuse_at_once(complaint(weights=weights, data=data))
     from model.build import from_checkpoint, resolve_checkpoint
     from model.inference.build import serving_model
     from model.inference.calibration import calibration_pictures
@@ -258,13 +266,16 @@ def evaluate_command(
 
 
 def sample(
-    output: Annotated[Path, typer.Option(help="Folder to write to")] = Path("samples"),
-    count: Annotated[int, typer.Option(min=1)] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Other pictures for another seed")] = 0,
-    width: Annotated[int, typer.Option(min=64, max=8192)] = 640,
-    height: Annotated[int, typer.Option(min=64, max=8192)] = 480,
+    output: Annotated[Path, _folder(help="Folder to write to")] = Path("samples"),
+    count: Annotated[int, _number(min=1, help="How many")] = 1,
+    seed: Annotated[int, _number(min=0, help="Other pictures for another seed")] = 0,
+    width: Annotated[int, _number(min=64, max=8192, help="Of each, px")] = 640,
+    height: Annotated[int, _number(min=64, max=8192, help="Of each, px")] = 480,
 ) -> None:
-    """Draw pictures like blood smears: sample_0.jpg, ... and boxes.json with what they show."""
+    """Draw pictures like blood smears.
+
+    They are sample_0.jpg and so on; boxes.json tells what they show.
+    """
     from model.training.synthetic import SyntheticData
 
     with told_errors():
@@ -284,22 +295,32 @@ def sample(
 
 
 def pack(
-    source: Annotated[Path, typer.Argument(help="A file of weights")],
-    target: Annotated[Path, typer.Argument(help="The packed file to write; ends in .frcnn")],
-    step: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")
-    ] = 0.125,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A file of weights")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The packed file to write; ends in .frcnn")],
+    step: Annotated[float, _number(min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")] = 0.125,
 ) -> None:
-    """Shrink a file of weights to about a sixth, by rounding; measure what it costs with: frcnn evaluate"""
+    """Shrink a file of weights to about a sixth, by rounding.
+
+    Measure what it costs with: frcnn evaluate
+    """
+    if target.suffix != ".frcnn":
+        raise typer.BadParameter("the packed file must end in .frcnn", param_hint="TARGET")
+    refuse_at_once(None if source.is_file() else no_such_weights(source))
     from model.weights import read_checkpoint, save_checkpoint
 
     with told_errors():
-        if target.suffix != ".frcnn":
-            raise typer.BadParameter("the packed file must end in .frcnn", param_hint="TARGET")
         checkpoint = read_checkpoint(source)
-        save_checkpoint(target, checkpoint.state_dict, checkpoint.info, packing_step=step)
+        with Console(stderr=True).status("packing, which takes about a minute"):
+            save_checkpoint(target, checkpoint.state_dict, checkpoint.info, packing_step=step)
         before, after = (path.stat().st_size / 1e6 for path in (source, target))
         sys.stdout.write(f"{target}: {after:.1f} MB, from {before:.1f} MB\n")
+
+
+def refuse_at_once(message: str | None) -> None:
+    """End the command, if there is something to tell, as `told_errors` would after torch is imported."""
+    if message is not None:
+        _tell_error(message)
+        raise typer.Exit(1)
 
 
 @contextmanager
@@ -320,8 +341,12 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except expected as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        _tell_error(str(error))
         raise typer.Exit(1) from error
+
+
+def _tell_error(message: str) -> None:
+    Console(stderr=True).print(f"frcnn: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

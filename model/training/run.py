@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from model.build import AUTO, RANDOM, resolve_checkpoint
+from model.arguments import AUTO, COCO_V1, NONE, RANDOM
+from model.build import resolve_checkpoint
 from model.training.board import TensorBoard
 from model.training.data import DataError, DetectionData
 from model.training.detector import detector_from, result_info, untrained_detector
@@ -20,15 +21,8 @@ from model.training.progress import JsonLog, ProgressBar
 from model.training.settings import TrainSettings
 from model.training.snapshot import LAST_NAME, finished_iterations, read_snapshot
 from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer, TrainingError
-from model.weights import (
-    COCO_V1,
-    Checkpoint,
-    CheckpointInfo,
-    WeightsUnavailableError,
-    bundled_is_present,
-)
+from model.weights import Checkpoint, CheckpointInfo, WeightsUnavailableError, bundled_is_present
 
-NONE = "none"
 _FETCH_TIMEOUT_S = 60.0
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model.arguments import SYNTHETIC, no_such_data
 from model.categories import Categories
 from model.training.coco import read_coco_data
 from model.training.data import DataError, DetectionData, Report
 from model.training.synthetic import SyntheticData
 from model.training.voc import is_voc, read_voc
 
-SYNTHETIC = "synthetic"
 _SYNTHETIC_COUNTS = {"train": 200, "val": 50}
 
 
@@ -41,10 +41,7 @@ def open_data(
         return _synthetic(split, seed)
     path = Path(source)
     if not path.exists():
-        raise DataError(
-            f"no such data: {source}. Give a Pascal VOC folder (JPEGImages, Annotations, ImageSets/Main), a folder "
-            "with COCO JSON and images, or the word synthetic"
-        )
+        raise DataError(no_such_data(source))
     if path.is_dir() and is_voc(path):
         return read_voc(path, split, categories=categories, keep_empty=keep_empty, whole=whole)
     if path.is_dir() and not any(path.rglob("*.json")):

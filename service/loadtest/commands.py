@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from service.loadtest.plan import Goal, Plan, Target
 
 _FAILED, _USAGE = 1, 2
+_number = partial(typer.Option, metavar="N")  # typer would call it <int range>
 _FORMAT = "frcnn-loadtest/1"
 _GUESS_S = 5.0  # of one caller's pace, from which the search begins
 
@@ -44,28 +46,29 @@ def loadtest(
     ] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images to send, or one.")] = None,
     rate: Annotated[
-        float | None, typer.Option(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
+        float | None, _number(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Closed loop: so many callers, each waiting for its answer.")
+        int | None, _number(min=1, help="Closed loop: so many callers, each waiting for its answer.")
     ] = None,
     slo: Annotated[
         str | None, typer.Option(metavar="p99=200ms", help="Find the highest rate that meets this goal.")
     ] = None,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds to measure; with --slo, at each rate.")] = 30.0,
-    warmup: Annotated[float, typer.Option(min=0, help="Seconds of the same load before.")] = 3.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that make the load.")] = 1,
-    timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds that an answer may take.")] = 60.0,
+    duration: Annotated[float, _number(min=0.1, help="Seconds to measure; with --slo, at each rate.")] = 30.0,
+    warmup: Annotated[float, _number(min=0, help="Seconds of the same load before.")] = 3.0,
+    workers: Annotated[int, _number(min=1, help="Processes that make the load.")] = 1,
+    timeout: Annotated[float, _number(min=0.001, max=3600, help="Seconds that an answer may take.")] = 60.0,
     max_in_flight: Annotated[
-        int, typer.Option(min=1, help="Open requests of one process; arrivals beyond are dropped and counted.")
+        int, _number(min=1, help="Open requests of one process; arrivals beyond are dropped and counted.")
     ] = 1000,
     transport: Annotated[
         TransportName,
         typer.Option(help="What speaks HTTP: httpx, as programs do, or what costs least."),
     ] = TransportName.HTTPX,
-    seed: Annotated[int, typer.Option(min=0, help="Of the arrivals and the images' order.")] = 0,
+    seed: Annotated[int, _number(min=0, help="Of the arrivals and the images' order.")] = 0,
     api_key: Annotated[
-        str | None, typer.Option(envvar="FRCNN_API_KEY", show_envvar=True, help="Key of the service, if it asks.")
+        str | None,
+        typer.Option(metavar="KEY", envvar="FRCNN_API_KEY", show_envvar=True, help="Key of the service, if it asks."),
     ] = None,
     report: Annotated[Path | None, typer.Option(metavar="HTML", help="Write a report with plots.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,

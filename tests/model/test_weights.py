@@ -15,7 +15,6 @@ import torch
 import model.weights
 from model.build import from_checkpoint
 from model.weights import (
-    COCO_V1,
     Checkpoint,
     CheckpointInfo,
     WeightsError,
@@ -214,7 +213,7 @@ def test_the_official_file_is_known_by_its_hash_wherever_it_lies(tmp_path, monke
     entry = SimpleNamespace(url=f"https://weights.invalid/coco-{digits}.pth", meta=coco_weights().meta)
     monkeypatch.setattr(model.weights, "coco_weights", lambda: entry)
     checkpoint = read_checkpoint(path)
-    assert checkpoint.name == COCO_V1
+    assert checkpoint.name == "COCO_V1"
     assert checkpoint.info == CheckpointInfo(class_names=tuple(entry.meta["categories"]), norm_eps=0.0)
 
 

@@ -87,6 +87,40 @@ class TestDetect:
         assert "unicorn" in unknown.stderr
 
 
+def test_what_cannot_be_is_told_before_torch_is_imported(folder: Path) -> None:
+    for arguments, message in {
+        ("detect", "missing.jpg"): "no such file or folder: missing.jpg",
+        ("detect", str(folder), "--weights", "COCO"): "no such file of weights: COCO",
+        ("detect", str(folder), "--weights", "bundled", "--draw", str(folder / "notes.txt")): "cannot write to",
+        ("serve", "--weights", "w.pth"): "no such file of weights: w.pth",
+        ("evaluate", "--weights", "bundled", "--data", "nowhere"): "no such data: nowhere",
+        ("train", "--data", "nowhere", "--output", "out"): "no such data: nowhere",
+        ("bench", "model", "--size", "480"): "'480' is not numbers with 'x' between",
+        ("weights", "pack", "w.pth", "w.frcnn"): "no such file of weights: w.pth",
+    }.items():
+        script = "import sys; sys.modules['torch'] = None\nfrom service.cli import main; main()"
+        child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
+        assert child.returncode in {1, 2}
+        assert message in child.stderr
+        assert "Traceback" not in child.stderr
+
+
+def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.MonkeyPatch, fake: Any) -> None:
+    asked = []
+    monkeypatch.setattr(detector, "load_detectors", lambda settings: asked.append(settings) or [fake()])
+    assert invoke("detect", folder).exit_code == 0
+    assert (asked[0].precision, asked[0].max_batch_size) == ("fp32", 1)
+
+
+def test_version_and_help() -> None:
+    assert re.fullmatch(r"frcnn \d+\.\d+\.\d+\n", invoke("--version").stdout)
+    commands = [[name] for name in ("serve", "detect", "train", "evaluate", "sample", "loadtest")]
+    for command in [*commands, ["weights", "pack"], ["weights", "inspect"], ["bench", "model"]]:
+        text = invoke(*command, "-h").stdout
+        assert text.startswith("Usage: ")
+        assert not re.findall(r"range>|\{[a-z_]+\}", text), command
+
+
 def test_weights_that_are_missing_are_said_so(folder: Path) -> None:
     result = invoke("detect", folder, "--weights", folder / "none.pth")
     assert result.exit_code == 1
@@ -169,7 +203,7 @@ def test_serve_on_a_port_that_is_taken_ends_at_once() -> None:
         with process("serve", "--port", str(port), "--weights", "random") as child:
             output, _ = child.communicate(timeout=60)
     assert child.returncode == 1
-    assert "in use" in output
+    assert "Address already in use. Choose another: --port" in output
 
 
 def test_serve_with_an_unusable_file_of_keys_is_wrong_usage(tmp_path: Path) -> None:

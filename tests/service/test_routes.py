@@ -329,6 +329,13 @@ async def test_the_images_of_a_batch_wait_for_each_others_memory(fake: Any, serv
         assert {result.get("status", 200) for result in results} == {200, 504}
 
 
+async def test_an_unknown_parameter_is_told_with_those_there_are(fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        response = await client.post("/detect", params={"threshold": 0.5}, content=make_png(1))
+    detail = check_problem(response, 422, "bad-parameter")["detail"]
+    assert detail.startswith("threshold: there is no such parameter; there are score_threshold, ")
+
+
 async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving: Any) -> None:
     async with serving(fake()) as client:
         document = (await client.get("/openapi.json")).json()

@@ -1,0 +1,48 @@
+"""Real answers, for the OpenAPI document: what `--weights bundled --precision fp32` says of `frcnn sample`'s picture.
+
+A test asks for each of them again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MODEL = {"name": "fasterrcnn_resnet50_fpn", "weights": "bundled"}
+QUERY = {"max_detections": 3}
+DETECTION: dict[str, Any] = {
+    "boxes": [
+        [246.3652, 151.0643, 355.4204, 259.2861],
+        [535.6797, 206.5255, 630.117, 296.0865],
+        [359.5212, 190.9243, 450.2857, 283.396],
+    ],
+    "labels": [2, 2, 2],
+    "scores": [0.998162, 0.997767, 0.997121],
+    "label_names": ["RBC", "RBC", "RBC"],
+    "image": {"width": 640, "height": 480},
+    "model": _MODEL,
+}
+NO_IMAGE = b"no image"
+PROBLEM: dict[str, Any] = {
+    "type": "urn:faster-rcnn-service:broken-image",
+    "title": "Bad Request",
+    "status": 400,
+    "detail": "this is not an image, or its header is broken; accepted are JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF",
+    "request_id": "861b323140304744981683dbb53f1f42",
+}
+BATCH: dict[str, Any] = {"results": [DETECTION, PROBLEM]}
+LABELS: dict[str, Any] = {
+    "labels": [{"id": 1, "name": "Platelets"}, {"id": 2, "name": "RBC"}, {"id": 3, "name": "WBC"}]
+}
+HEALTH: dict[str, Any] = {
+    "status": "ok",
+    "detail": "the model is loaded and its device answers",
+    "version": "0.1.0",
+    "uptime_s": 385.009,
+    "model": _MODEL,
+    "devices": ["cpu"],
+    "precision": "fp32",
+    "max_batch_size": 1,
+    "batch_caps": {},
+    "images_in_flight": 0,
+    "queue_capacity": 256,
+}
