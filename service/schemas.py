@@ -98,12 +98,12 @@ class DetectionResult(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "boxes": [[69.3051, 172.5629, 157.2284, 251.8862]],
-                    "labels": [18],
-                    "scores": [0.998041],
-                    "label_names": ["dog"],
+                    "boxes": [[246.3652, 151.0643, 355.4204, 259.2861], [535.6797, 206.5255, 630.117, 296.0865]],
+                    "labels": [2, 2],
+                    "scores": [0.998162, 0.997767],
+                    "label_names": ["RBC", "RBC"],
                     "image": {"width": 640, "height": 480},
-                    "model": {"name": "fasterrcnn_resnet50_fpn", "weights": "COCO_V1"},
+                    "model": {"name": "fasterrcnn_resnet50_fpn", "weights": "bundled"},
                 }
             ]
         }
@@ -119,6 +119,20 @@ class DetectionResult(BaseModel):
 
 class Problem(BaseModel):
     """RFC 9457 problem document."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:faster-rcnn-service:bad-parameter",
+                    "title": "Unprocessable Entity",
+                    "status": 422,
+                    "detail": "labels: 'cat' is neither the name nor the id of a class; there are Platelets, RBC, WBC",
+                    "request_id": "5f0c2b7e9d1a4c3f8e6b0a7d2c4f1e93",
+                }
+            ]
+        }
+    )
 
     type: str
     title: str
@@ -139,6 +153,16 @@ class Label(BaseModel):
 
 
 class Labels(BaseModel):
+    """The classes that detections can have."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"labels": [{"id": 1, "name": "Platelets"}, {"id": 2, "name": "RBC"}, {"id": 3, "name": "WBC"}]}
+            ]
+        }
+    )
+
     labels: list[Label]
 
 
