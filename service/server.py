@@ -104,6 +104,7 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listener])
+    gc.unfreeze()  # or libraries report on standard error, at the interpreter's end, what it did not free
     if service.busy:
         logger.error("ended with a thread at work: %s", service.hopeless or "its time was over")
         logging.shutdown()
