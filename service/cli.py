@@ -275,7 +275,9 @@ def _settings(overrides: dict[str, Any]) -> Settings:
         for problem in error.errors():
             name = str(problem["loc"][0])
             flag = f"--{name.replace('_', '-')} (FRCNN_{name.upper()})"
-            _errors.print(f"{flag}: {problem['msg']}, not {problem['input']!r}", markup=False)
+            _errors.print(
+                f"{flag}: {problem['msg'].removeprefix('Value error, ')}, not {problem['input']!r}", markup=False
+            )
         raise typer.Exit(_USAGE) from None
 
 
