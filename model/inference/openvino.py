@@ -84,7 +84,8 @@ def check_openvino() -> None:
     """
     if missing := [name for name in ("openvino", "nncf") if find_spec(name) is None]:
         raise OpenVINOMissingError(
-            f"int8 needs {' and '.join(missing)}: pip install 'faster-rcnn-service[openvino]', or choose fp32 or bf16"
+            f"int8 needs {' and '.join(missing)}: make install in a clone, or pip install "
+            "'faster-rcnn-service[openvino]'; or choose fp32 or bf16"
         )
 
 

@@ -22,7 +22,9 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
-            raise DataError('--tensorboard needs it installed: pip install "faster-rcnn-service[train]"') from error
+            raise DataError(
+                '--tensorboard needs it installed: make install in a clone, or pip install "faster-rcnn-service[train]"'
+            ) from error
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def __enter__(self) -> Self:

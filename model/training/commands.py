@@ -230,7 +230,7 @@ def evaluate_command(
     from model.inference.calibration import calibration_pictures
     from model.inference.precision import check_precision
     from model.training.coco import is_named_for
-    from model.training.evaluation import detect_all, evaluate
+    from model.training.evaluation import check_evaluator, detect_all, evaluate
     from model.training.plots import plot_all
     from model.training.processes import find_device, joined_processes
     from model.training.sources import open_data
@@ -239,6 +239,7 @@ def evaluate_command(
     with told_errors():
         console = Console(stderr=True)
         check_precision(precision.value, find_device(device))
+        check_evaluator()  # before pictures are looked at for minutes
         checkpoint = resolve_checkpoint(weights, tell=lambda message: console.print(message, markup=False))
         chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
         model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})

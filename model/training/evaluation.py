@@ -92,7 +92,9 @@ def check_evaluator() -> None:
         DataError: faster-coco-eval is not installed.
     """
     if find_spec("faster_coco_eval") is None:
-        raise DataError('evaluation needs faster-coco-eval: pip install "faster-rcnn-service[train]"')
+        raise DataError(
+            'evaluation needs faster-coco-eval: make install in a clone, or pip install "faster-rcnn-service[train]"'
+        )
 
 
 def evaluate(data: DetectionData, detections: Sequence[Detection], categories: Categories | None = None) -> Metrics:

@@ -52,7 +52,9 @@ def plot_curves(path: Path, metrics: Metrics) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise DataError('plots need matplotlib: pip install "faster-rcnn-service[train]"') from error
+        raise DataError(
+            'plots need matplotlib: make install in a clone, or pip install "faster-rcnn-service[train]"'
+        ) from error
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     recalls = [step / 100 for step in range(101)]

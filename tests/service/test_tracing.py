@@ -209,7 +209,10 @@ except ValueError as error:
     ("script", "printed"),
     [
         (_OFF, ["[]"]),
-        (_WITHOUT_THE_EXTRA, ["traces need an extra: pip install 'faster-rcnn-service[otel]'", "[]"]),
+        (
+            _WITHOUT_THE_EXTRA,
+            ["traces need an extra: make install in a clone, or pip install 'faster-rcnn-service[otel]'", "[]"],
+        ),
     ],
     ids=["off", "without the extra"],
 )
