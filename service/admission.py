@@ -6,6 +6,7 @@ All of it is decided before a body is read or an image decoded, so that saying n
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,7 +22,7 @@ _SAFE_SHARE = 0.8
 
 
 class Admission:
-    """The door of the service. Lives on the event loop.
+    """The door of the service. Lives on the event loop, but for the count of pixels, which decoding threads add to.
 
     Args:
         capacity: most images accepted and not yet answered.
@@ -37,6 +38,7 @@ class Admission:
         self._metrics = metrics
         self._images = dict.fromkeys(Priority, 0)
         self._pixels = 0
+        self._pixels_lock = threading.Lock()
         self._images_per_s: float | None = None  # of one device, smoothed
 
     @property
@@ -84,22 +86,45 @@ class Admission:
 
     @contextmanager
     def room_for(self, pixels: int) -> Iterator[None]:
-        """Memory for a picture, from before it is decoded until it is answered. An image alone always has it.
+        """`room` for a picture whose size is known.
 
         Raises:
             QueueFullError: the pictures in flight are too large together.
         """
-        if self._pixels and self._pixels + pixels > self._pixel_capacity:
-            self._metrics.rejected.labels("pixels-full").inc()
-            raise QueueFullError(
-                f"{self._pixels:,} pixels are being looked at, of at most {self._pixel_capacity:,}",
-                retry_after_s=self._retry_after_s(1, Priority.NORMAL),
-            )
-        self._pixels += pixels
-        try:
+        with self.room() as take:
+            take(pixels)
             yield
+
+    @contextmanager
+    def room(self) -> Iterator[Callable[[int], None]]:
+        """Memory for one picture, from before it is decoded until it is answered. An image alone always has it.
+
+        What is given takes so many pixels, at most once, and may be called in the thread that decodes. It raises
+        QueueFullError where the pictures in flight are too large together.
+        """
+        held = 0
+        over = False
+
+        def take(pixels: int) -> None:
+            nonlocal held
+            with self._pixels_lock:
+                full = over or (self._pixels > 0 and self._pixels + pixels > self._pixel_capacity)
+                if not full:
+                    held = pixels
+                    self._pixels += pixels
+            if full:
+                self._metrics.rejected.labels("pixels-full").inc()
+                raise QueueFullError(
+                    f"{self._pixels:,} pixels are being looked at, of at most {self._pixel_capacity:,}",
+                    retry_after_s=self._retry_after_s(1, Priority.NORMAL),
+                )
+
+        try:
+            yield take
         finally:
-            self._pixels -= pixels
+            with self._pixels_lock:
+                over = True  # the caller left before the thread came to it
+                self._pixels -= held
 
     def measure(self, images: int, seconds: float) -> None:
         """A device has answered a batch."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,13 +58,17 @@ async def find(service: Service, batcher: Batcher, data: bytes, *, deadline: flo
     limit = service.settings.max_body_bytes
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
-    with ExitStack() as held:
+    max_pixels = service.settings.max_image_pixels
+    with batcher.admission.room() as take_room:
+
+        def decode() -> Picture:
+            image = open_image(data, max_pixels=max_pixels)
+            take_room(image.width * image.height)
+            return upright_rgb(image)
+
         started = time.perf_counter()
         with service.stages.stage("decode"):
-            opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
-            image = await in_time(deadline, opening)
-            held.enter_context(batcher.admission.room_for(image.width * image.height))
-            picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
+            picture = await in_time(deadline, service.in_thread(decode))
         decode_s = time.perf_counter() - started
         answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
         return Found(picture, answer, decode_s)
@@ -124,17 +127,20 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: the caller hung up.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled_before = task.cancelling()
     watcher = asyncio.ensure_future(_disconnected(request))
+    # As asyncio.timeout does it: the work stays in this task, which is cancelled from outside and told apart by count.
+    watcher.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if watcher.done() and task.uncancel() <= cancelled_before:
+            raise ClientGoneError from None
+        raise
     finally:
-        for one in (task, watcher):
-            one.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        watcher.cancel()
 
 
 async def _disconnected(request: Request) -> None:

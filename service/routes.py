@@ -25,11 +25,12 @@ from service.uploads import UploadLimits, read_files, read_image
 
 router = APIRouter(redirect_slashes=False)
 
+DETECT_PATH = "/detect"
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
 @router.post(
-    "/detect",
+    DETECT_PATH,
     tags=["detection"],
     summary="Detect objects in one image",
     response_model=schemas.DetectionResult,
@@ -41,9 +42,19 @@ async def detect(request: Request, query: Parameters) -> Response:
 
     With `Accept: image/jpeg` or `image/png` the answer is the picture with the boxes drawn.
     """
+    _refuse_repetition(request)
+    return await answer_detect(request, query)
+
+
+async def answer_detect(request: Request, query: DetectQuery) -> Response:
+    """`detect`, once its query is known to be right.
+
+    Raises:
+        ServiceError: what is wrong with the request, or with the service.
+        ClientGoneError: nobody waits for the answer any more.
+    """
     service = _service(request)
     batcher = service.batcher
-    _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     settings = service.settings
     limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s)
@@ -61,6 +72,9 @@ async def detect(request: Request, query: Parameters) -> Response:
             drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
             drawn = await while_connected(request, in_time(urgency.deadline, drawing))
             return Response(drawn, media_type=media_type, headers=headers)
+
+
+detect_route = router.routes[-1]
 
 
 @router.post(

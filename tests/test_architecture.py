@@ -15,11 +15,11 @@ _LISTS = {
         inference.agreement inference.openvino""",
     "service": """settings errors problems auth logs tracing segments images drawing batch_queue batch_cap metrics
         admission detector device_thread device schemas batcher stages lifecycle uploads pipeline openapi routes
-        middleware oip.tensors oip.document oip.routes page.routes app protocol server image_files detect_files
-        client.errors client.images client.timing client.results client.retries client.exchange client.client
-        loadtest.plan loadtest.samples loadtest.connection loadtest.generator loadtest.fleet loadtest.summary
-        loadtest.search loadtest.comparison loadtest.display loadtest.plots loadtest.report loadtest.commands
-        cli __main__""",
+        fast_lane middleware oip.tensors oip.document oip.routes page.routes app protocol server image_files
+        detect_files client.errors client.images client.timing client.results client.retries client.exchange
+        client.client loadtest.plan loadtest.samples loadtest.connection loadtest.generator loadtest.fleet
+        loadtest.summary loadtest.search loadtest.comparison loadtest.display loadtest.plots loadtest.report
+        loadtest.commands cli __main__""",
 }
 ORDER = {package: names.split() for package, names in _LISTS.items()}
 LISTED = [(package, name) for package, names in ORDER.items() for name in names]
