@@ -20,7 +20,7 @@ from service.drawing import DrawnFormat, draw, encode
 from service.errors import BadParameterError, ServiceError, UnavailableError, problem
 from service.lifecycle import Service
 from service.pipeline import Found, find, find_all, in_time, while_connected
-from service.schemas import DetectQuery, Parameters, Selection
+from service.schemas import DetectQuery, FastJSONResponse, Parameters, Selection
 from service.uploads import UploadLimits, read_files, read_image
 
 router = APIRouter(redirect_slashes=False)
@@ -68,7 +68,7 @@ async def answer_detect(request: Request, query: DetectQuery) -> Response:
         media_type = _drawn_type(request)
         with service.stages.stage("encode"):
             if media_type is None:
-                return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
+                return FastJSONResponse(_result(found, query, selection, batcher.info), headers=headers)
             drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
             drawn = await while_connected(request, in_time(urgency.deadline, drawing))
             return Response(drawn, media_type=media_type, headers=headers)
@@ -114,7 +114,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
             else _result(outcome, query, selection, batcher.info)
             for outcome in outcomes
         ]
-        return JSONResponse({"results": results})
+        return FastJSONResponse({"results": results})
 
 
 @router.head("/healthz", include_in_schema=False)
