@@ -1,7 +1,6 @@
 """LitServe as its documentation shows it: `python litserve_app.py PORT`, with WORK=untouched|decode."""
 
-from __future__ import annotations
-
+import base64
 import io
 import os
 import sys
@@ -17,8 +16,8 @@ class Detector(ls.LitAPI):
     def setup(self, device: str) -> None:
         pass
 
-    async def decode_request(self, request: Request) -> bytes:
-        return await request.body()
+    def decode_request(self, request: Request) -> bytes:
+        return base64.b64decode(request["image"])
 
     def batch(self, inputs: list[bytes]) -> list[bytes]:
         return inputs
