@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -22,7 +23,7 @@ _SAFE_SHARE = 0.8
 
 
 class Admission:
-    """The door of the service. Lives on the event loop.
+    """The door of the service. Lives on the event loop, but for the count of pixels, which decoding threads add to.
 
     Args:
         capacity: most images accepted and not yet answered.
@@ -50,6 +51,7 @@ class Admission:
         self._pixels = 0
         self._left = asyncio.Event()  # set when the next picture has left
         self._bytes = 0
+        self._pixels_lock = threading.Lock()
         self._images_per_s: float | None = None  # of one device, smoothed
 
     @property
@@ -106,22 +108,62 @@ class Admission:
         Raises:
             QueueFullError: the pictures in flight are too large together.
         """
-        while self._pixels and self._pixels + pixels > self._pixel_capacity:
-            if patient:
-                await self._left.wait()
-                continue
-            self._metrics.rejected.labels("pixels-full").inc()
-            raise QueueFullError(
-                f"{self._pixels:,} pixels are being looked at, of at most {self._pixel_capacity:,}",
-                retry_after_s=self._retry_after_s(1, Priority.NORMAL),
-            )
-        self._pixels += pixels
+        while not self._take(pixels):
+            if not patient:
+                raise self._pixels_full()
+            await self._left.wait()
         try:
             yield
         finally:
+            self._give_back(pixels)
+
+    @contextmanager
+    def room(self) -> Iterator[Callable[[int], None]]:
+        """The same for a picture whose size is not known yet.
+
+        Yields:
+            What takes so many pixels, at most once, and may be called in the thread that decodes. It raises
+            QueueFullError where the pictures in flight are too large together.
+        """
+        held = 0
+        over = False
+        mine = threading.Lock()
+
+        def take(pixels: int) -> None:
+            nonlocal held
+            with mine:  # the caller may have left before the thread comes to it
+                if not over and self._take(pixels):
+                    held = pixels
+                    return
+            raise self._pixels_full()
+
+        try:
+            yield take
+        finally:
+            with mine:
+                over = True
+            self._give_back(held)
+
+    def _take(self, pixels: int) -> bool:
+        with self._pixels_lock:
+            fits = not self._pixels or self._pixels + pixels <= self._pixel_capacity
+            if fits:
+                self._pixels += pixels
+            return fits
+
+    def _give_back(self, pixels: int) -> None:
+        """On the event loop."""
+        with self._pixels_lock:
             self._pixels -= pixels
-            self._left.set()
-            self._left = asyncio.Event()
+        self._left.set()
+        self._left = asyncio.Event()
+
+    def _pixels_full(self) -> QueueFullError:
+        self._metrics.rejected.labels("pixels-full").inc()
+        return QueueFullError(
+            f"{self._pixels:,} pixels are being looked at, of at most {self._pixel_capacity:,}",
+            retry_after_s=self._retry_after_s(1, Priority.NORMAL),
+        )
 
     @contextmanager
     def room_for_body(self) -> Iterator[Callable[[int], None]]:

@@ -18,6 +18,7 @@ from service import openapi
 from service.auth import KEY_HEADER, ApiKeys, load_keys, tell_who_may_call
 from service.detector import load_detectors
 from service.errors import BadParameterError, ServiceError
+from service.fast_lane import CLIENT_CLOSED_REQUEST, FastLane
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.middleware import REQUEST_ID_HEADER, RequestContext
 from service.oip.routes import LENGTH_HEADER
@@ -26,7 +27,7 @@ from service.page.routes import PageFiles
 from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
 from service.problems import error_response, problem_response
-from service.routes import router
+from service.routes import detect_route, router
 from service.schemas import DetectQuery
 from service.settings import Settings
 from service.tracing import exporting_provider, request_telemetry, send_what_is_left
@@ -34,7 +35,6 @@ from service.tracing import exporting_provider, request_telemetry, send_what_is_
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-_CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is what the log and the metrics count
 # What a web page of an allowed origin may send and read beyond the plainest. Never cookies: there are none.
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
@@ -89,6 +89,8 @@ def create_app(
     )
     app.state.service = service
     # The last one added is the outermost: an answer to a browser needs CORS headers even where the key is wrong.
+    if spans is None:  # FastAPI makes the span of a request on its own way to the route
+        app.add_middleware(FastLane, route=detect_route)
     if keys:
         app.add_middleware(ApiKeys, keys=keys)
     if settings.cors_origins:
@@ -144,4 +146,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

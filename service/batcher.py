@@ -120,6 +120,8 @@ class Batcher:
         self._changed = asyncio.Condition()
         self._on_failure = on_failure
         self._metrics = metrics
+        self._queue_seconds = metrics.stage_seconds.labels("queue")
+        self._inference_seconds = metrics.stage_seconds.labels("inference")
         self._workers: dict[Device, asyncio.Task[None]] = {}
         self._stopped = False
 
@@ -261,9 +263,9 @@ class Batcher:
             return
         elapsed = time.perf_counter() - started
         self.admission.measure(len(batch), elapsed)
-        self._metrics.stage_seconds.labels("inference").observe(elapsed)
+        self._inference_seconds.observe(elapsed)
         for job, detections in zip(batch, found, strict=True):
-            self._metrics.stage_seconds.labels("queue").observe(started - job.arrived)
+            self._queue_seconds.observe(started - job.arrived)
             if not job.answer.done():
                 job.answer.set_result(Answer(detections, started - job.arrived, elapsed, len(batch)))
 

@@ -28,6 +28,7 @@ from model.arguments import complaint
 from model.inference import commands as inference_commands
 from model.training import commands as training_commands
 from service import logs
+from service.bench import commands as bench_commands
 from service.image_files import IMAGE_SUFFIXES, image_files
 from service.loadtest import commands as loadtest_commands
 from service.settings import Precision, Settings, misspelt_variables
@@ -47,6 +48,7 @@ app.add_typer(weights_app, name="weights")
 bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure speed, side by side with others.")
 app.add_typer(bench_app, name="bench")
 bench_app.command("model")(inference_commands.bench_model_command)
+bench_app.command("service")(bench_commands.bench_service_command)
 
 logger = logging.getLogger(__name__)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -79,7 +79,7 @@ class Detector(Protocol):
         ...
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Detect in uint8 `[3, H, W]` pictures, all of one padded shape. Blocks until the device is done."""
+        """Detect in uint8 `[3, H, W]` pictures of any strides, all of one padded shape. Blocks until it is done."""
         ...
 
 
@@ -133,7 +133,10 @@ class ModelDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        floats = [image.to(self._device, non_blocking=True).to(torch.float32).div_(255) for image in images]
+        floats = [
+            image.to(self._device, non_blocking=True).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            for image in images
+        ]
         found = self._model.detect(floats)
         return [
             Detections(

@@ -52,7 +52,7 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upright picture: uint8 `[3, H, W]` RGB, contiguous."""
+    """An upright picture: uint8 `[3, H, W]` RGB, a view of pixels that lie as `[H, W, 3]`."""
 
     pixels: Tensor
 
@@ -101,7 +101,8 @@ def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
 
 def from_pixels(pixels: npt.NDArray[np.uint8] | Image.Image) -> Picture:
     """The picture of 8-bit RGB pixels, `[H, W, 3]`, which are copied. Blocking: call it in a thread."""
-    return Picture(torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous())
+    # Left in the decoder's order: the detector goes through the pixels once anyway, to make them floats.
+    return Picture(torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
 
 
 def upright_rgb(image: Image.Image) -> Picture:
@@ -157,6 +158,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if "transparency" in image.info and image.mode == "P":
         # Straight to RGB Pillow warns, as it cannot keep an alpha value for each palette entry.
         image = image.convert("RGBA")
+    if image.mode == "RGB":
+        return image  # `convert` would copy it
     try:
         return image.convert("RGB")
     except ValueError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from typing import Any
 
 from opentelemetry import trace
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +30,8 @@ _DEFAULT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_RAW_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
+_RAW_DEFAULT_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _DEFAULT_HEADERS.items()]
 # An id goes into logs and headers: short, and of characters that mean nothing there.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _UNROUTED = "none"
@@ -65,10 +67,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
-                for name, value in _DEFAULT_HEADERS.items():
-                    headers.setdefault(name, value)
+                own = [header for header in message["headers"] if header[0] != _RAW_ID_HEADER]  # in lower case (ASGI)
+                given = {name for name, _ in own}
+                defaults = [header for header in _RAW_DEFAULT_HEADERS if header[0] not in given]
+                message["headers"] = [*own, (_RAW_ID_HEADER, request_id.encode("latin-1")), *defaults]
             await send(message)
 
         token = request_id_of_this_task.set(request_id)
@@ -110,7 +112,7 @@ def internal_error(scope: Scope) -> JSONResponse:
 
 def _request_id(headers: Headers) -> str:
     given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _ACCEPTABLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def _route(scope: Scope) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -65,14 +65,33 @@ async def find(
     async with AsyncExitStack() as held:
         started = time.perf_counter()
         with service.stages.stage("decode"):
-            opening = service.in_thread(lambda: open_image(data, max_pixels=service.settings.max_image_pixels))
-            image = await in_time(deadline, opening)
-            room = batcher.admission.room_for(image.width * image.height, patient=patient)
-            await in_time(deadline, held.enter_async_context(room))
-            picture = await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
+            picture = await held.enter_async_context(_decoded(service, batcher, data, deadline, patient))
         decode_s = time.perf_counter() - started
         answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
         return Found(picture, answer, decode_s)
+
+
+@asynccontextmanager
+async def _decoded(
+    service: Service, batcher: Batcher, data: bytes, deadline: float, patient: bool
+) -> AsyncIterator[Picture]:
+    """The picture, while memory for it is held."""
+    max_pixels = service.settings.max_image_pixels
+    if patient:  # it may have to wait between the header and the pixels, and not in a thread
+        image = await in_time(deadline, service.in_thread(lambda: open_image(data, max_pixels=max_pixels)))
+        async with AsyncExitStack() as held:
+            room = batcher.admission.room_for(image.width * image.height, patient=True)
+            await in_time(deadline, held.enter_async_context(room))
+            yield await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
+        return
+    with batcher.admission.room() as take_room:
+
+        def decode() -> Picture:
+            image = open_image(data, max_pixels=max_pixels)
+            take_room(image.width * image.height)
+            return upright_rgb(image)
+
+        yield await in_time(deadline, service.in_thread(decode))
 
 
 async def find_in_pixels(
@@ -132,17 +151,20 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: the caller hung up.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled_before = task.cancelling()
     watcher = asyncio.ensure_future(_disconnected(request))
+    # As asyncio.timeout does it: the work stays in this task, which is cancelled from outside and told apart by count.
+    watcher.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if watcher.done() and task.uncancel() <= cancelled_before:
+            raise ClientGoneError from None
+        raise
     finally:
-        for one in (task, watcher):
-            one.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        watcher.cancel()
 
 
 async def _disconnected(request: Request) -> None:

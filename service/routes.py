@@ -20,16 +20,17 @@ from service.drawing import DrawnFormat, draw, encode
 from service.errors import BadParameterError, ServiceError, UnavailableError, problem
 from service.lifecycle import Service
 from service.pipeline import Found, find, find_all, in_time, while_connected
-from service.schemas import DetectQuery, Parameters, Selection
+from service.schemas import DetectQuery, FastJSONResponse, Parameters, Selection
 from service.uploads import UploadLimits, read_files, read_image
 
 router = APIRouter(redirect_slashes=False)
 
+DETECT_PATH = "/detect"
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
 @router.post(
-    "/detect",
+    DETECT_PATH,
     tags=["detection"],
     summary="Detect objects in one image",
     response_model=schemas.DetectionResult,
@@ -41,9 +42,19 @@ async def detect(request: Request, query: Parameters) -> Response:
 
     With `Accept: image/jpeg` or `image/png` the answer is the picture with the boxes drawn.
     """
+    _refuse_repetition(request)
+    return await answer_detect(request, query)
+
+
+async def answer_detect(request: Request, query: DetectQuery) -> Response:
+    """`detect`, once its query is known to be right.
+
+    Raises:
+        ServiceError: what is wrong with the request, or with the service.
+        ClientGoneError: nobody waits for the answer any more.
+    """
     service = _service(request)
     batcher = service.batcher
-    _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     settings = service.settings
     urgency = request_urgency(request, service, Priority.NORMAL)
@@ -57,10 +68,13 @@ async def detect(request: Request, query: Parameters) -> Response:
         media_type = _drawn_type(request)
         with service.stages.stage("encode"):
             if media_type is None:
-                return JSONResponse(_result(found, query, selection, batcher.info), headers=headers)
+                return FastJSONResponse(_result(found, query, selection, batcher.info), headers=headers)
             drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
             drawn = await while_connected(request, in_time(urgency.deadline, drawing))
             return Response(drawn, media_type=media_type, headers=headers)
+
+
+detect_route = router.routes[-1]
 
 
 @router.post(
@@ -102,7 +116,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
             else _result(outcome, query, selection, batcher.info)
             for outcome in outcomes
         ]
-        return JSONResponse({"results": results})
+        return FastJSONResponse({"results": results})
 
 
 @router.head("/healthz", include_in_schema=False)

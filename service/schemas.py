@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from fastapi import Query
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.categories import Categories
@@ -162,6 +164,13 @@ class Health(BaseModel):
     batch_caps: dict[str, int] = {}  # of each device that ran out of memory: how many images it is trusted with now
     images_in_flight: int = 0
     queue_capacity: int | None = None
+
+
+class FastJSONResponse(JSONResponse):
+    """The same numbers as the standard library's JSON, in their shortest digits, ten times as fast."""
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
 
 
 def result_json(found: Detections, query: DetectQuery, size_hw: tuple[int, int], info: ModelInfo) -> dict[str, Any]:

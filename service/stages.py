@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
-from opentelemetry.trace import NoOpTracerProvider, Span, Status, StatusCode, TracerProvider
+from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
 from service.batcher import Answer
 from service.metrics import Metrics
@@ -21,28 +22,29 @@ class Stages:
     """
 
     def __init__(self, metrics: Metrics, tracer_provider: TracerProvider | None = None) -> None:
-        self._metrics = metrics
-        self._tracer = (tracer_provider or NoOpTracerProvider()).get_tracer("service")
+        self._seconds = cache(metrics.stage_seconds.labels)  # of few names
+        self._tracer = None if tracer_provider is None else tracer_provider.get_tracer("service")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time what is done within."""
         started = time.perf_counter()
-        # An exception's message may tell of the image: only its name goes into the span.
-        with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
-            try:
+        try:
+            if self._tracer is None:
                 yield
-            except BaseException as error:
-                _mark(span, error)
-                raise
-            finally:
-                self._metrics.stage_seconds.labels(name).observe(time.perf_counter() - started)
+            else:
+                with _span(self._tracer, name):
+                    yield
+        finally:
+            self._seconds(name).observe(time.perf_counter() - started)
 
     async def detection(self, submitted: Awaitable[Answer]) -> Answer:
         """Wait for an answer, and make the spans of its queue and inference from what it tells of them.
 
         The batcher counts them for Prometheus: it has them also of those who no longer wait.
         """
+        if self._tracer is None:
+            return await submitted
         asked_ns = time.time_ns()
         try:
             answer = await submitted
@@ -56,6 +58,17 @@ class Stages:
         size = {"frcnn.batch_size": answer.batch_size}
         self._tracer.start_span("inference", start_time=started_ns, attributes=size).end(answered_ns)
         return answer
+
+
+@contextmanager
+def _span(tracer: Tracer, name: str) -> Iterator[None]:
+    # An exception's message may tell of the image: only its name goes into the span.
+    with tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
+        try:
+            yield
+        except BaseException as error:
+            _mark(span, error)
+            raise
 
 
 def _mark(span: Span, error: BaseException) -> Span:

@@ -1,0 +1,167 @@
+"""Serving against the bare model, against a service without batching, and on its own; all within one run.
+
+On a busy machine only what was measured in turns can be compared, so every round measures each in turn, and ratios are
+medians of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from service.bench.processes import running
+from service.detector import Detector, load_detectors
+from service.images import decode
+from service.loadtest.fleet import carry_out
+from service.loadtest.plan import Plan, Target
+from service.loadtest.summary import Document, summarise
+from service.settings import Settings
+
+_CALLERS = 16
+_SHAPES, _SHAPE_CALLERS, _SHAPE_BATCH, _SHAPE_BATCH_S = 30, 64, 16, 0.05
+
+
+class BenchError(RuntimeError):
+    """A server refused what it was measured with, so its figures mean nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceResult:
+    """Medians of the rounds; rates are images a second."""
+
+    precision: str
+    batch_size: int
+    bare_per_s: float
+    ours_per_s: float
+    ours_p50_ms: float
+    ours_p99_ms: float
+    share_of_bare: float
+    plain_per_s: float
+    plain_p99_ms: float
+    times_plain: float
+    nothing_per_s: float  # a model that does nothing: what serving itself costs
+    nothing_p99_ms: float
+    shapes: int
+    shapes_batch_size: float  # mean of what an image of a mix of shapes shares a batch with
+    rounds: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench_service(
+    *, device: str, precision: str, rounds: int, seconds: float, advance: Callable[[], None] = lambda: None
+) -> ServiceResult:
+    """Measure.
+
+    Args:
+        device: of every model.
+        precision: of ours; torchvision's has float32.
+        rounds: how often each is measured.
+        seconds: how long, each time.
+        advance: called after each round, the first of them preparing.
+
+    Raises:
+        BenchError, ServerLostError: a server cannot be measured.
+        DetectorError: the device cannot compute in that precision.
+    """
+    detector = load_detectors(Settings.model_validate({"weights": "random", "device": device, "precision": precision}))[
+        0
+    ]
+    photograph = [jpeg((480, 640))]
+    own = {"device": detector.device, "precision": detector.precision, "batch_size": detector.best_batch_size}
+    bare: list[float] = []
+    ours: list[Document] = []
+    plain: list[Document] = []
+    nothing: list[Document] = []
+    with (
+        running("ours", **own) as ours_url,  # type: ignore[arg-type]
+        running("plain", device=detector.device) as plain_url,
+        running("stand-in", batch_size=64) as nothing_url,
+    ):
+        advance()
+        for _ in range(rounds):
+            bare.append(bare_rate(detector, photograph[0], seconds))
+            callers = max(4, 4 * detector.best_batch_size)
+            ours.append(load(ours_url, photograph, callers, seconds))
+            plain.append(load(plain_url, photograph, 4, seconds))
+            nothing.append(load(nothing_url, photograph, _CALLERS, min(seconds, 5)))
+            advance()
+    rates = [run["throughput_per_s"] for run in ours]
+    return ServiceResult(
+        precision=detector.precision,
+        batch_size=detector.best_batch_size,
+        bare_per_s=statistics.median(bare),
+        ours_per_s=statistics.median(rates),
+        ours_p50_ms=_median(ours, "p50"),
+        ours_p99_ms=_median(ours, "p99"),
+        share_of_bare=statistics.median(rate / alone for rate, alone in zip(rates, bare, strict=True)),
+        plain_per_s=statistics.median(run["throughput_per_s"] for run in plain),
+        plain_p99_ms=_median(plain, "p99"),
+        times_plain=statistics.median(
+            rate / other["throughput_per_s"] for rate, other in zip(rates, plain, strict=True)
+        ),
+        nothing_per_s=statistics.median(run["throughput_per_s"] for run in nothing),
+        nothing_p99_ms=_median(nothing, "p99"),
+        shapes=_SHAPES,
+        shapes_batch_size=mixed_shapes(seconds),
+        rounds=rounds,
+    )
+
+
+def mixed_shapes(seconds: float) -> float:
+    """The mean batch in which an image of many shapes is answered, by a device that takes 50 ms for any batch."""
+    # From upright to wide, as cameras and crops have them.
+    ratios = np.linspace(0.5, 2, _SHAPES)
+    images = [jpeg((round(400 / ratio**0.5), round(400 * ratio**0.5))) for ratio in ratios]
+    with running("stand-in", batch_size=_SHAPE_BATCH, batch_s=_SHAPE_BATCH_S) as url:
+        sizes: dict[str, int] = load(url, images, _SHAPE_CALLERS, min(seconds, 10))["batch_sizes"]
+    return sum(int(size) * count for size, count in sizes.items()) / sum(sizes.values())
+
+
+def bare_rate(detector: Detector, image: bytes, seconds: float) -> float:
+    """Images a second of the detector alone, from decoded pixels, as many at a time as suit it best."""
+    batch = [decode(image, max_pixels=1 << 30).pixels] * detector.best_batch_size
+    detector.detect(batch)
+    started, done = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < seconds:
+        detector.detect(batch)
+        done += len(batch)
+    return done / elapsed
+
+
+def load(url: str, images: Sequence[bytes], callers: int, seconds: float) -> Document:
+    """The figures of so many callers, who ask again as soon as they are answered.
+
+    Raises:
+        BenchError: a request failed.
+    """
+    plan = Plan(
+        target=Target.parse(url), images=tuple(images), concurrency=callers, duration_s=seconds, warmup_s=seconds / 4
+    )
+    run = summarise(carry_out(plan))
+    if run["failed"] or not run["succeeded"]:
+        raise BenchError(f"{run['failed']} of {run['requests']} requests to {url} failed: {run['failures']}")
+    return run
+
+
+def jpeg(size_hw: tuple[int, int]) -> bytes:
+    """A picture that compresses about as a photograph does: 100 KB at 480 x 640."""
+    height, width = size_hw
+    y, x = np.mgrid[:height, :width]
+    waves = 128 + 100 * np.stack([np.sin(x / 37 + y / 91), np.cos(y / 53), np.sin((x + y) / 71)], axis=-1)
+    pixels = waves + 16 * np.random.default_rng(0).normal(size=waves.shape)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _median(runs: Sequence[Document], percentile: str) -> float:
+    return float(statistics.median(run["latency_ms"][percentile] for run in runs))

@@ -1,0 +1,113 @@
+"""The servers that are measured, each a process of its own: `python -m service.bench.processes KIND PORT ...`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import httpx
+import numpy as np
+from torch import Tensor
+
+from service.detector import Detections, Detector, ModelInfo, load_detectors
+from service.server import serve
+from service.settings import Precision, Settings
+
+Kind = Literal["ours", "stand-in", "plain"]
+_LONGEST_START_S = 300
+_END_S = 20
+_NOTHING = Detections(boxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64), scores=np.zeros(0, np.float32))
+
+
+class ServerLostError(RuntimeError):
+    """A server that was to be measured has not come up."""
+
+
+class StandIn:
+    """Finds nothing, and takes so long for a batch, whatever its size; pads as the real one does.
+
+    Args:
+        real: whose padding it has.
+    """
+
+    def __init__(self, real: Detector, seconds: float) -> None:
+        self.info: ModelInfo = real.info
+        self.device, self.precision, self.best_batch_size = "cpu", real.precision, 1
+        self.padded_shape = real.padded_shape
+        self._seconds = seconds
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        if self._seconds:
+            time.sleep(self._seconds)
+        return [_NOTHING] * len(images)
+
+
+@contextmanager
+def running(
+    kind: Kind, *, device: str = "cpu", precision: str = "fp32", batch_size: int = 1, batch_s: float = 0.0
+) -> Iterator[str]:
+    """The address of such a server, which has answered.
+
+    Raises:
+        ServerLostError: it does not come up.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    arguments = [kind, str(port), device, precision, str(batch_size), str(batch_s)]
+    # Without the settings of whoever measures.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("FRCNN_", "OTEL_"))}
+    child = subprocess.Popen([sys.executable, "-m", "service.bench.processes", *arguments], env=environment)  # noqa: S603
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _until_ready(url, child)
+        yield url
+    finally:
+        child.terminate()
+        try:
+            child.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _until_ready(url: str, child: subprocess.Popen[bytes]) -> None:
+    give_up = time.monotonic() + _LONGEST_START_S
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if child.poll() is not None or time.monotonic() > give_up:
+            raise ServerLostError("a server that was to be measured did not start; its message is above")
+        time.sleep(0.1)
+
+
+def _serve(kind: Kind, port: int, device: str, precision: Precision, batch_size: int, batch_s: float) -> None:
+    if kind == "plain":
+        import uvicorn
+
+        from service.bench.plain_app import plain_app
+
+        uvicorn.run(plain_app(device), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+        return
+    settings = Settings(
+        weights="random", device=device, precision=precision, max_batch_size=batch_size, access_log=False
+    )
+
+    def load(asked: Settings) -> Sequence[Detector]:
+        detectors = load_detectors(asked)
+        return detectors if kind == "ours" else [StandIn(detectors[0], batch_s)]
+
+    serve(settings, socket.create_server(("127.0.0.1", port)), load=load)
+
+
+if __name__ == "__main__":
+    kind, port, device, precision, batch_size, batch_s = sys.argv[1:]
+    _serve(kind, int(port), device, precision, int(batch_size), float(batch_s))  # type: ignore[arg-type]
