@@ -39,7 +39,7 @@ class DetectQuery(BaseModel):
     max_detections: int = Field(100, ge=1, le=100, description="Keep so many of the best.")
     labels: str | None = Field(
         None,
-        max_length=65_536,  # as in the head of a request; the Open Inference Protocol has it in a body of megabytes
+        max_length=16_384,  # fits the head of a request; the Open Inference Protocol has it in a body of megabytes
         description="Keep only these classes: names or ids, separated by commas. See /labels.",
         examples=["1,2"],
     )

@@ -129,7 +129,8 @@ def train(
 
     Serve it with: frcnn serve --weights OUTPUT/best.safetensors
     """
-    refuse_at_once(complaint(weights=weights, data=data) or complaint(data=validation_data))
+    begun = None if resume else weights  # a run's state has the weights that it began with
+    refuse_at_once(complaint(weights=begun, data=data) or complaint(data=validation_data))
     from model.training.augmentation import Augmentation
     from model.training.processes import find_device, joined_processes
     from model.training.run import RunRequest, read_earlier, read_start, run_training
