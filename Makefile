@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-reliability lint audit api bench constraints
+.PHONY: help install serve test test-page test-reliability lint audit api bench constraints
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,9 @@ serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (arguments: m
 
 test: install ## Run the tests (arguments: make test ARGS="-k rpn")
 	$(BIN)/python -m pytest $(ARGS)
+
+test-page: install ## Test the page in Chromium, where there is one (arguments: make test-page ARGS="-k camera")
+	$(BIN)/python -m pytest -m browser tests/service/page $(ARGS)
 
 test-reliability: install ## Overload, faults, hostile input: minutes (arguments: make test-reliability ARGS="-k overload")
 	$(BIN)/python -m pytest -m reliability -rP tests/reliability $(ARGS)
