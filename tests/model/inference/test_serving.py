@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torchvision.ops import box_iou
 from torchvision.ops.poolers import LevelMapper
-from torchvision.transforms.functional import pil_to_tensor
 
 from model import fasterrcnn_resnet50_fpn
 from model.inference.network import TorchNetwork, UnsupportedModelError
 from model.inference.serving import ServingModel
+from model.training.synthetic import SyntheticData
 from model.weights import bundled_is_present
 
-SAMPLE = Path(__file__).parents[3] / "samples" / "sample_0.jpg"
 needs_bundled = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
 
 SMALL = {"min_size": 128, "max_size": 320, "rpn_post_nms_top_n_test": 300}
@@ -93,7 +89,7 @@ def test_the_network_gives_what_backbone_and_head_give(make_pair):
 def test_trained_weights_detect_the_same_in_every_form():
     model = fasterrcnn_resnet50_fpn(weights="bundled").eval()
     model.roi_heads.box_roi_pool.pin_scales(STRIDES)
-    image = pil_to_tensor(Image.open(SAMPLE)).float() / 255
+    image = SyntheticData("test", count=1)[0][0].float() / 255
     (wanted,) = model([image])
     sure = wanted["scores"] > 0.5
     assert sure.sum() > 3
