@@ -7,26 +7,16 @@ they parse are kept quiet.
 from __future__ import annotations
 
 import logging
-import logging.config
 from contextvars import ContextVar
-from typing import Any
 
 from opentelemetry import trace
+from pythonjsonlogger.json import JsonFormatter
 
 from service.settings import LogFormat, Settings
 
 access_logger = logging.getLogger("service.access")
 request_id_of_this_task: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-_FORMATTERS: dict[LogFormat, dict[str, Any]] = {
-    "text": {"format": "%(asctime)s %(levelname)s %(name)s%(_request)s: %(message)s"},
-    "json": {
-        "()": "pythonjsonlogger.json.JsonFormatter",
-        "fmt": ["levelname", "name", "message"],
-        "timestamp": True,
-        "rename_fields": {"levelname": "level", "name": "logger"},
-    },
-}
 _OURS = ("service", "model", "uvicorn")
 
 
@@ -48,20 +38,23 @@ class RequestFields(logging.Filter):
 def configure(settings: Settings) -> None:
     """Send the whole process's log to standard error, warnings and uvicorn's loggers included."""
     level = settings.log_level.upper()
-    quiet = "ERROR" if level == "ERROR" else "WARNING"
     logging.captureWarnings(True)
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "filters": {"request": {"()": RequestFields}},
-            "formatters": {"chosen": _FORMATTERS[settings.log_format]},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "filters": ["request"], "formatter": "chosen"}},
-            # Whatever is not ours stays quiet: Pillow would log an image's EXIF data when asked for details.
-            "root": {"level": quiet, "handlers": ["stderr"]},
-            "loggers": {
-                **{name: {"level": level} for name in _OURS},
-                "python_multipart": {"level": "ERROR"},  # its warnings quote bytes of the body
-            },
-        }
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestFields())
+    handler.setFormatter(_formatter(settings.log_format))
+    # Not `logging.config.dictConfig`, which closes every handler of the process, with the streams of some libraries'.
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Whatever is not ours stays quiet: Pillow would log an image's EXIF data when asked for details.
+    root.setLevel("ERROR" if level == "ERROR" else "WARNING")
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("python_multipart").setLevel("ERROR")  # its warnings quote bytes of the body
+
+
+def _formatter(chosen: LogFormat) -> logging.Formatter:
+    if chosen == "text":
+        return logging.Formatter("%(asctime)s %(levelname)s %(name)s%(_request)s: %(message)s")
+    return JsonFormatter(
+        ["levelname", "name", "message"], timestamp=True, rename_fields={"levelname": "level", "name": "logger"}
     )

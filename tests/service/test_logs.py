@@ -156,3 +156,21 @@ async def test_nothing_of_an_image_or_a_key_is_logged(log_format: Any, fake: Any
     assert "cannot look at" in text  # the device's failure is told, with its trace
     assert SECRET not in text
     assert base64.b64encode(marked).decode()[4:-4] not in text
+
+
+def test_configuring_leaves_the_handlers_of_others_open() -> None:
+    """absl's, which TensorBoard brings, would close the standard error that it was made with."""
+    closed = []
+
+    class Handler(logging.StreamHandler[Any]):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    handler = Handler()
+    logging.getLogger("of.a.library").addHandler(handler)
+    try:
+        logs.configure(Settings())
+        assert not closed
+    finally:
+        logging.getLogger("of.a.library").removeHandler(handler)
