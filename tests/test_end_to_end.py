@@ -105,13 +105,17 @@ def oracle(weights: Path) -> Callable[[bytes], dict[str, torch.Tensor]]:
 
 
 def check_against(oracle: Any, url: str, files: list[bytes]) -> None:
+    """Each detection of torchvision's is found: what scores alike may change places, as folding rounds elsewhere."""
     with httpx.Client() as client:
         for data in files:
             ours, theirs = detect(client, url, data), oracle(data)
-            assert len(ours["labels"]) > 20
-            assert ours["labels"] == theirs["labels"].tolist()
-            np.testing.assert_allclose(ours["boxes"], theirs["boxes"].numpy(), rtol=0, atol=1e-3)
-            np.testing.assert_allclose(ours["scores"], theirs["scores"].numpy(), rtol=0, atol=1e-5)
+            assert len(ours["labels"]) == len(theirs["labels"]) > 20
+            is_same = torch.tensor(ours["labels"]) == theirs["labels"][:, None]
+            is_same &= (torch.tensor(ours["boxes"]) - theirs["boxes"][:, None]).abs().amax(-1) <= 0.01
+            is_same &= (torch.tensor(ours["scores"]) - theirs["scores"][:, None]).abs() <= 5e-5
+            # At the end of a full list the last may be others, which score alike as well.
+            is_clear = theirs["scores"] > theirs["scores"].min() + (1e-4 if len(theirs["scores"]) == 100 else -1)
+            assert is_same.any(1)[is_clear].all()
 
 
 def test_a_served_picture_equals_the_oracle(url: str, oracle: Any) -> None:

@@ -121,7 +121,6 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
     if request.validation is not None:
         check_evaluator()
     folder.mkdir(parents=True, exist_ok=True)
-    torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
     torch.manual_seed(settings.seed)
     if request.resume and not (folder / LAST_NAME).exists():
         console.print(f"{folder} has no state to resume from: beginning anew", markup=False, highlight=False)
@@ -129,6 +128,8 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
     begin = request.begin
     model = untrained_detector(categories, settings) if begin is None else detector_from(begin, categories, settings)
     with ExitStack() as stack:
+        torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
+        stack.callback(torch.set_flush_denormal, False)  # it is the whole thread's
         done = finished_iterations(folder) if request.resume else 0
         listeners: list[Listener] = []
         if processes.is_first:
