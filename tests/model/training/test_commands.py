@@ -47,6 +47,7 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(
     done = run("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
     assert done.exit_code == 0, done.output
     assert "1 x image without boxes, left out: empty.jpg" in done.stderr
+    assert torch.tensor(1e-40).mul(1).item() > 0, "training left the process without subnormal numbers"
     checkpoint = read_checkpoint(output / "best.safetensors")
     assert checkpoint.categories.objects() == {1: "gear wheel"}
     assert checkpoint.info.model_kwargs["min_size"] == 64
