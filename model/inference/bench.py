@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.build import from_checkpoint
 from model.inference.build import serving_model
-from model.inference.precision import PRECISIONS, PrecisionError, check_precision
+from model.inference.errors import ServingFormError
+from model.inference.precision import PRECISIONS, check_precision
 from model.structures import SizeHW
 from model.weights import Checkpoint
 
@@ -82,7 +83,7 @@ def bench_model(
         advance: called after each round, the first of them preparing.
 
     Raises:
-        PrecisionError, OpenVINOMissingError, QuantisationError: see `serving_model`.
+        ServingFormError: see `serving_model`.
         ValueError: the forms do not find the same, so their speed means nothing.
     """
     image = torch.rand(3, *size_hw, generator=torch.Generator().manual_seed(0)).to(device)
@@ -134,15 +135,11 @@ def bench_model(
 
 def available_precisions(device: torch.device) -> list[str]:
     """All that the device has, those of extras that are not installed left out."""
-    from model.inference.openvino import OpenVINOMissingError, check_openvino
-
     names = []
     for name in PRECISIONS:
         try:
             check_precision(name, device)
-            if name == "int8":
-                check_openvino()
-        except (PrecisionError, OpenVINOMissingError):
+        except ServingFormError:
             continue
         names.append(name)
     return names

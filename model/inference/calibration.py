@@ -7,16 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.inference.errors import CalibrationError
 from model.training.data import DataError, read_image
 from model.training.synthetic import SyntheticData
 
 PICTURES = 60
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _SEED = 1
-
-
-class CalibrationError(ValueError):
-    """There are no pictures to calibrate on. The message tells where they were looked for."""
 
 
 def calibration_pictures(folder: Path | None = None, count: int = PICTURES) -> list[Tensor]:
