@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -108,13 +107,12 @@ class ModelDetector:
         self._device = torch.device(device)
         self.info = info
         self.device = device
-        folder = settings.calibration_images
         try:
             self._model = serving_model(
                 model,
                 device=self._device,
                 precision=settings.precision,
-                calibration=partial(calibration_pictures, None if folder is None else Path(folder)),
+                calibration=partial(calibration_pictures, settings.calibration_images),
             )
         except ServingFormError as error:
             raise DetectorError(str(error)) from error
