@@ -320,6 +320,18 @@ async def test_small_files_of_large_pictures_cannot_fill_the_memory(fake: Any, s
         assert (await client.post("/detect", content=make_png(2, (200, 200)))).status_code == 200
 
 
+async def test_what_is_padded_for_the_device_counts_where_it_is_more(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.padded_shape = lambda _size_hw: (80, 100)
+    detector.gate.clear()
+    async with serving(detector, queue_capacity_pixels=10_000) as client:
+        first = asyncio.create_task(client.post("/detect", content=make_png(1, (8, 8))))
+        assert await asyncio.to_thread(detector.started.wait, 20)
+        check_problem(await client.post("/detect", content=make_png(2, (8, 8))), 429, "queue-full")
+        detector.gate.set()
+        assert (await first).status_code == 200
+
+
 async def test_the_images_of_a_batch_wait_for_each_others_memory(fake: Any, serving: Any, make_png: Any) -> None:
     files = [("file", make_png(n, (90, 90))) for n in range(6)]
     async with serving(fake(), queue_capacity_pixels=10_000) as client:
