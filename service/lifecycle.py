@@ -15,10 +15,11 @@ from typing import Literal, NamedTuple, TypeVar
 
 from opentelemetry.trace import TracerProvider
 
-from service.batcher import Batcher, BatcherLimits
+from service.batcher import Batcher
 from service.cores import usable_cores
 from service.detector import LOAD_ERRORS, Detector, ModelInfo, device_memory, device_name, weights_caveat
 from service.errors import UnavailableError
+from service.limits import BatcherLimits
 from service.metrics import Metrics
 from service.settings import Settings
 from service.stages import Stages
