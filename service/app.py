@@ -92,27 +92,40 @@ def create_app(
         telemetry=request_telemetry(spans),
     )
     app.state.service = service
+    _add_middlewares(app, settings, keys, traced=spans is not None)
+    _add_routes(app)
+    _add_errors(app)
+    openapi.complete(app, keys_needed=bool(keys))
+    return app
+
+
+def _add_middlewares(app: FastAPI, settings: Settings, keys: frozenset[str], *, traced: bool) -> None:
     # The last one added is the outermost: an answer to a browser needs CORS headers even where the key is wrong.
-    if spans is None:  # FastAPI makes the span of a request on its own way to the route
+    if not traced:  # FastAPI makes the span of a request on its own way to the route
         app.add_middleware(FastLane, route=detect_route)
     if keys:
         app.add_middleware(ApiKeys, keys=keys)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
-    app.add_middleware(RequestContext, metrics=service.metrics, access_log=settings.access_log)
+    app.add_middleware(RequestContext, metrics=app.state.service.metrics, access_log=settings.access_log)
+
+
+def _add_routes(app: FastAPI) -> None:
     app.include_router(router)
     app.include_router(oip_router)
     app.include_router(page_router)
     app.include_router(docs_router)
     app.mount("/page", PackageFiles(directory=STATIC))
     app.mount(FILES_PATH, docs_files())
+
+
+def _add_errors(app: FastAPI) -> None:
+    """What is answered to each kind of failure."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGoneError, _client_gone)
     app.add_exception_handler(ClientDisconnect, _client_gone)
-    openapi.complete(app, keys_needed=bool(keys))
-    return app
 
 
 @asynccontextmanager

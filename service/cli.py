@@ -30,7 +30,7 @@ from model.inference import commands as inference_commands
 from model.training import commands as training_commands
 from service import logs
 from service.bench import commands as bench_commands
-from service.image_files import IMAGE_SUFFIXES, image_files
+from service.image_files import IMAGE_SUFFIXES, ImageFile, image_files
 from service.loadtest import commands as loadtest_commands
 from service.settings import Precision, Settings, misspelt_variables
 
@@ -174,12 +174,7 @@ def detect(
     logging.basicConfig(level="WARNING", format="%(levelname)s: %(message)s")
     # One image at a time: to measure how many are fastest would take longer than most folders.
     settings = _settings({"weights": weights, "device": device, "precision": precision, "max_batch_size": 1})
-    try:
-        files = image_files(images)
-    except FileNotFoundError as error:
-        _fail(str(error), code=_USAGE)
-    if not files:
-        _fail(f"no images in {', '.join(map(str, images))}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    files = _image_files(images)
     _refuse_missing_weights(settings)
     if draw is not None:
         _make_folder(draw)
@@ -245,6 +240,16 @@ def _refuse_missing_weights(settings: Settings) -> None:
     """Before torch is imported, which takes seconds."""
     if message := complaint(weights=settings.weights):
         _fail(message)
+
+
+def _image_files(paths: list[Path]) -> list[ImageFile]:
+    try:
+        files = image_files(paths)
+    except FileNotFoundError as error:
+        _fail(str(error), code=_USAGE)
+    if not files:
+        _fail(f"no images in {', '.join(map(str, paths))}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return files
 
 
 def _make_folder(folder: Path) -> None:
