@@ -19,36 +19,12 @@ from service.detector import Detections, Detector, ModelInfo
 from service.device import Device, DeviceHungError, DeviceMemoryError, Reload
 from service.errors import DeadlineError, InferenceError, ServiceError, UnavailableError
 from service.images import Picture
+from service.limits import BatcherLimits
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
 _CHECK_INTERVAL_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatcherLimits:
-    """How much at once, and how long.
-
-    Args:
-        max_batch_size: most images in a batch.
-        max_queue_delay_s: how long an idle device waits for a batch to fill.
-        priority_head_start_s: see `batch_queue`.
-        capacity: most images accepted and not yet answered.
-        pixel_capacity: most pixels of those of them that are being, or have been, decoded.
-        byte_capacity: most bytes of the bodies that they came in.
-        hang_timeout_s: a device that works longer than this on one batch counts as failing.
-        canary_interval_s: an idle device that does not answer is noticed within this; 0 for never.
-    """
-
-    max_batch_size: int
-    max_queue_delay_s: float = 0.0
-    priority_head_start_s: float = 10.0
-    capacity: int = 256
-    pixel_capacity: int = 1 << 29
-    byte_capacity: int = 1 << 30
-    hang_timeout_s: float = 120.0
-    canary_interval_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +130,14 @@ class Batcher:
     def busy(self) -> bool:
         """Whether a device's thread is at work, or hangs."""
         return any(device.busy for device in self._devices)
+
+    def pixels(self, width: int, height: int) -> int:
+        """What a picture counts in the budget: its own pixels, which wait, or those of its padded shape, if more.
+
+        May be called in any thread.
+        """
+        padded_height, padded_width = self._devices[0].detector.padded_shape((height, width))
+        return max(width * height, padded_width * padded_height)
 
     def start(self) -> None:
         """Begin to serve; call on the event loop."""

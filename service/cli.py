@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.progress import track
 
 from model.arguments import complaint
+from model.commands import weights as weights_commands
 from model.inference import commands as inference_commands
 from model.training import commands as training_commands
 from service import logs
 from service.bench import commands as bench_commands
-from service.image_files import IMAGE_SUFFIXES, image_files
+from service.image_files import IMAGE_SUFFIXES, ImageFile, image_files
 from service.loadtest import commands as loadtest_commands
 from service.settings import Precision, Settings, misspelt_variables
 
@@ -173,12 +174,7 @@ def detect(
     logging.basicConfig(level="WARNING", format="%(levelname)s: %(message)s")
     # One image at a time: to measure how many are fastest would take longer than most folders.
     settings = _settings({"weights": weights, "device": device, "precision": precision, "max_batch_size": 1})
-    try:
-        files = image_files(images)
-    except FileNotFoundError as error:
-        _fail(str(error), code=_USAGE)
-    if not files:
-        _fail(f"no images in {', '.join(map(str, images))}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    files = _image_files(images)
     _refuse_missing_weights(settings)
     if draw is not None:
         _make_folder(draw)
@@ -212,57 +208,14 @@ def detect(
         _fail(f"{failed} of {len(files)} images could not be read")
 
 
-@weights_app.command("list")
-def list_weights() -> None:
-    """What --weights takes, and what of it is here."""
-    from model.weights import bundled_is_present, coco_is_cached, coco_weights
-
-    state = "in the cache" if coco_is_cached() else "to be fetched once"
-    typer.echo(f"COCO_V1   {state}: {coco_weights().url}")
-    typer.echo(
-        f"bundled   {'in the package' if bundled_is_present() else 'missing'}: red and white blood cells, platelets"
-    )
-    typer.echo("auto      COCO_V1 if it is cached or can be fetched soon, else bundled")
-    typer.echo("random    untrained, for tests: what it finds means nothing")
-    typer.echo("PATH      a .pth, .safetensors or .frcnn file of your own")
-
-
-@weights_app.command("fetch")
-def fetch_weights() -> None:
-    """Fetch COCO_V1 into the cache, unless it is there."""
-    from model.weights import fetch_coco
-
-    with _reported():
-        typer.echo(fetch_coco())
-
-
-@weights_app.command("inspect")
-def inspect_weights(
-    weights: Annotated[str, typer.Argument(metavar="W", help="COCO_V1, bundled, random or a file.")],
-) -> None:
-    """Say what a file of weights holds, and whether it fits the model."""
-    with _reported():
-        from model.build import from_checkpoint, resolve_checkpoint
-
-        checkpoint = resolve_checkpoint(weights)
-        names = checkpoint.categories.objects()
-        typer.echo(f"name        {checkpoint.name}")
-        typer.echo(f"tensors     {len(checkpoint.state_dict)}")
-        typer.echo(f"parameters  {sum(t.numel() for t in checkpoint.state_dict.values()):,}")
-        typer.echo(
-            f"classes     {len(names)}: {', '.join(list(names.values())[:8])}{', ...' if len(names) > 8 else ''}"
-        )
-        typer.echo(f"norm eps    {checkpoint.info.norm_eps}")
-        typer.echo(f"arguments   {checkpoint.info.model_kwargs or 'the defaults'}")
-        from_checkpoint(checkpoint)
-        typer.echo("fits        yes")
-
-
 app.command("train")(training_commands.train)
 app.command("evaluate")(training_commands.evaluate_command)
 app.command("sample")(training_commands.sample)
 app.command("loadtest")(loadtest_commands.loadtest)
-weights_app.command("pack")(training_commands.pack)
+weights_app.command("list")(weights_commands.list_weights)
+weights_app.command("fetch")(weights_commands.fetch_weights)
+weights_app.command("inspect")(weights_commands.inspect_weights)
+weights_app.command("pack")(weights_commands.pack)
 
 
 def main() -> None:
@@ -287,6 +240,16 @@ def _refuse_missing_weights(settings: Settings) -> None:
     """Before torch is imported, which takes seconds."""
     if message := complaint(weights=settings.weights):
         _fail(message)
+
+
+def _image_files(paths: list[Path]) -> list[ImageFile]:
+    try:
+        files = image_files(paths)
+    except FileNotFoundError as error:
+        _fail(str(error), code=_USAGE)
+    if not files:
+        _fail(f"no images in {', '.join(map(str, paths))}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return files
 
 
 def _make_folder(folder: Path) -> None:

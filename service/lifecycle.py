@@ -15,10 +15,11 @@ from typing import Literal, NamedTuple, TypeVar
 
 from opentelemetry.trace import TracerProvider
 
-from service.batcher import Batcher, BatcherLimits
+from service.batcher import Batcher
 from service.cores import usable_cores
 from service.detector import LOAD_ERRORS, Detector, ModelInfo, device_memory, device_name, weights_caveat
 from service.errors import UnavailableError
+from service.limits import BatcherLimits
 from service.metrics import Metrics
 from service.settings import Settings
 from service.stages import Stages
@@ -158,9 +159,13 @@ class Service:
 
     @property
     def busy(self) -> bool:
-        """Whether a thread is at work that nobody waits for: one that loads, or a device's."""
-        loading = self._loader is not None and self._loader.is_alive()
-        return loading or (self._batcher is not None and self._batcher.busy)
+        """Whether a device's thread is at work that nobody waits for."""
+        return self._batcher is not None and self._batcher.busy
+
+    @property
+    def loading(self) -> bool:
+        """Whether the thread that loads the model at the start is at work."""
+        return self._loader is not None and self._loader.is_alive()
 
     @property
     def uptime_s(self) -> float:

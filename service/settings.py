@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     precision: Precision = Field(
         "auto", description="Arithmetic of the network; auto: the fastest of fp32 and the 16-bit ones; boxes are fp32."
     )
-    calibration_images: str | None = Field(
+    calibration_images: Path | None = Field(
         None, description="Folder of typical pictures that int8 is fitted to; by default generated blood smears."
     )
     max_batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     )
     queue_capacity: int = Field(256, ge=1, description="Most images accepted and not yet answered.")
     queue_capacity_pixels: int = Field(
-        1 << 29, ge=1, description="Most pixels of those images; each takes 3 bytes while it waits."
+        1 << 29,
+        ge=1,
+        description="Most pixels of those images, as sent or as padded for the device; each takes 3 bytes as it waits.",
     )
     queue_capacity_bytes: int = Field(1 << 30, ge=1, description="Most bytes of the bodies that they came in.")
     priority_head_start_s: float = Field(

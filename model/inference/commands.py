@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from model.arguments import RANDOM, complaint
-from model.training.commands import refuse_at_once, told_errors
+from model.commands.errors import refuse_at_once, told_errors
 
 if TYPE_CHECKING:
     from model.inference.bench import BenchResult

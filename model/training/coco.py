@@ -11,7 +11,8 @@ from typing import Any
 
 from model.categories import Categories
 from model.structures import SizeHW
-from model.training.data import DataError, FileData, RawBox, RawExample, Report, held_out, object_names, settle
+from model.training.data import DataError, FileData, RawBox, RawExample, held_out, object_names, settle
+from model.training.report import Report
 
 
 def read_coco_data(

@@ -1,4 +1,4 @@
-"""The commands `frcnn train`, `frcnn evaluate`, `frcnn sample` and `frcnn weights pack`, as functions for a typer app.
+"""The commands `frcnn train`, `frcnn evaluate` and `frcnn sample`, as functions for a typer app.
 
 What a user can put right ends with exit code 1 and a message, never with a trace; a wrong flag with 2.
 torch takes seconds to import, so what needs it is imported by the commands themselves.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -20,10 +18,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from model.arguments import complaint, no_such_weights
+from model.arguments import complaint
+from model.commands.errors import refuse_at_once, told_errors, told_usage
 
 if TYPE_CHECKING:
-    from model.training.data import DetectionData, Report
+    from model.training.data import DetectionData
+    from model.training.report import Report
 
 
 class Schedule(StrEnum):
@@ -294,70 +294,6 @@ def sample(
             }
             sys.stdout.write(f"{path}\n")
         (output / "boxes.json").write_text(json.dumps(truth), encoding="utf-8")
-
-
-def pack(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A file of weights")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The packed file to write; ends in .frcnn")],
-    step: Annotated[float, _number(min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")] = 0.125,
-) -> None:
-    """Shrink a file of weights to about a sixth, by rounding.
-
-    Measure what it costs with: frcnn evaluate
-    """
-    if target.suffix != ".frcnn":
-        raise typer.BadParameter("the packed file must end in .frcnn", param_hint="TARGET")
-    refuse_at_once(None if source.is_file() else no_such_weights(source))
-    from model.weights import read_checkpoint, save_checkpoint
-
-    with told_errors():
-        checkpoint = read_checkpoint(source)
-        with Console(stderr=True).status("packing, which takes about a minute"):
-            save_checkpoint(target, checkpoint.state_dict, checkpoint.info, packing_step=step)
-        before, after = (path.stat().st_size / 1e6 for path in (source, target))
-        sys.stdout.write(f"{target}: {after:.1f} MB, from {before:.1f} MB\n")
-
-
-def refuse_at_once(message: str | None) -> None:
-    """End the command, if there is something to tell, as `told_errors` would after torch is imported."""
-    if message is not None:
-        _tell_error(message)
-        raise typer.Exit(1)
-
-
-@contextmanager
-def told_errors() -> Iterator[None]:
-    """Expected failures end the command with a message and exit code 1."""
-    from model.inference.calibration import CalibrationError
-    from model.inference.openvino import OpenVINOMissingError, QuantisationError
-    from model.inference.precision import PrecisionError
-    from model.training.data import DataError
-    from model.training.processes import DeviceError
-    from model.training.trainer import TrainingError
-    from model.weights import WeightsError, WeightsUnavailableError
-
-    expected = (
-        CalibrationError, DataError, DeviceError, OpenVINOMissingError, PrecisionError, TrainingError, WeightsError,
-        QuantisationError, WeightsUnavailableError, OSError,
-    )  # fmt: skip
-    try:
-        yield
-    except expected as error:
-        _tell_error(str(error))
-        raise typer.Exit(1) from error
-
-
-def _tell_error(message: str) -> None:
-    Console(stderr=True).print(f"frcnn: {message}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def told_usage() -> Iterator[None]:
-    """Settings refuse flags that contradict each other or mean nothing by a ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 def tell(report: Report, console: Console) -> None:

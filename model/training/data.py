@@ -1,4 +1,4 @@
-"""Labelled images: what training and evaluation read, and the account of what could not be used.
+"""Labelled images: what training and evaluation read.
 
 Glossary: N images, G ground-truth boxes of an image; boxes are xyxy in pixels of the upright image; label 0 is the
 background and belongs to no box.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from model.boxes import box_area
 from model.categories import BACKGROUND_NAME, UNUSED_NAME, Categories
 from model.structures import SizeHW, Target
+from model.training.report import Report
 
 MIN_BOX_SIDE = 1.0  # px; a thinner box has no area to learn from
 _CACHE_BYTES = 1 << 30  # decoded images are kept up to this sum: a small set is then decoded once
@@ -69,31 +69,6 @@ class DetectionData(Protocol):
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:
         """Boxes `[G, 4]` and labels `[G]` of regions where detections are neither right nor wrong."""
         ...
-
-
-@dataclass
-class Report:
-    """What was left out of the data, or put right, and which images it concerns."""
-
-    source: str
-    used_images: int = 0
-    used_boxes: int | None = None  # None if nobody counted
-    _names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def note(self, reason: str, name: str) -> None:
-        self._names[reason].append(name)
-
-    def counts(self) -> dict[str, int]:
-        return {reason: len(names) for reason, names in self._names.items()}
-
-    def lines(self) -> list[str]:
-        """For people: one line of sums, then one for each reason with up to three examples."""
-        boxes = "" if self.used_boxes is None else f" with {self.used_boxes} boxes"
-        lines = [f"{self.source}: {self.used_images} images{boxes}"]
-        for reason, names in sorted(self._names.items()):
-            shown = ", ".join(dict.fromkeys(names[:3])) + (", ..." if len(names) > 3 else "")
-            lines.append(f"  {len(names)} x {reason}: {shown}")
-        return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from model.arguments import SYNTHETIC, no_such_data
 from model.categories import Categories
 from model.training.coco import read_coco_data
-from model.training.data import DataError, DetectionData, Report
+from model.training.data import DataError, DetectionData
+from model.training.report import Report
 from model.training.synthetic import SyntheticData
 from model.training.voc import is_voc, read_voc
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from model.categories import Categories
 from model.structures import SizeHW
-from model.training.data import DataError, FileData, RawBox, RawExample, Report, held_out, object_names, settle
+from model.training.data import DataError, FileData, RawBox, RawExample, held_out, object_names, settle
+from model.training.report import Report
 
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
 

@@ -87,10 +87,7 @@ def loadtest(
         return
     if url is None or images is None:
         _fail("URL and --images are needed: frcnn loadtest http://127.0.0.1:8000 --images DIR --rate 10", code=_USAGE)
-    if slo is not None and concurrency is not None:
-        _fail("--slo searches for a rate, and takes no --concurrency", code=_USAGE)
-    if slo is None and (rate is None) == (concurrency is None):
-        _fail("give one of --rate, --concurrency and --slo", code=_USAGE)
+    _check_kind(rate, concurrency, slo)
     try:
         goal = None if slo is None else Goal.parse(slo)
         plan = Plan(
@@ -108,17 +105,29 @@ def loadtest(
         )
     except PlanError as error:
         _fail(str(error), code=_USAGE)
-    document: dict[str, Any] = {
-        "format": _FORMAT,
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "service": _service(plan.target, api_key),
-    }
-    document |= _single(plan, workers) if goal is None else _search(plan, goal, workers)
+    document = _measured(plan, goal, workers)
     _give(document, report, as_json)
     if goal is not None and document["search"]["found_rate_per_s"] is None:
         _fail(f"no rate that was tried met the goal: {goal}")
     if document["run"]["succeeded"] == 0:
         _fail("no request succeeded")
+
+
+def _check_kind(rate: float | None, concurrency: int | None, slo: str | None) -> None:
+    """Exactly one kind of load is asked for; a search may be told a rate to begin with."""
+    if slo is not None and concurrency is not None:
+        _fail("--slo searches for a rate, and takes no --concurrency", code=_USAGE)
+    if slo is None and (rate is None) == (concurrency is None):
+        _fail("give one of --rate, --concurrency and --slo", code=_USAGE)
+
+
+def _measured(plan: Plan, goal: Goal | None, workers: int) -> dict[str, Any]:
+    about = {
+        "format": _FORMAT,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "service": _service(plan.target, plan.api_key),
+    }
+    return about | (_single(plan, workers) if goal is None else _search(plan, goal, workers))
 
 
 def _images(path: Path) -> tuple[bytes, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from service.batch_queue import Priority
-from service.batcher import Batcher, BatcherLimits
+from service.batcher import Batcher
 from service.errors import DeadlineError, InferenceError, UnavailableError
 from service.images import Picture
+from service.limits import BatcherLimits
 from service.metrics import Metrics
 
 pytestmark = pytest.mark.anyio

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from model.build import random_checkpoint
+from model.commands.weights import pack
 from model.training import commands
 from model.training.run import RunRequest
 from model.weights import CheckpointInfo, read_checkpoint, save_checkpoint
@@ -35,7 +36,7 @@ def run() -> Callable[..., Result]:
     app.command("train")(commands.train)
     app.command("evaluate")(commands.evaluate_command)
     app.command("sample")(commands.sample)
-    app.command("pack")(commands.pack)
+    app.command("pack")(pack)
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -190,5 +191,5 @@ def test_sample_writes_pictures_and_what_they_show(run: Callable[..., Result], t
 
 
 def test_asking_for_help_does_not_import_torch(script_environment: dict[str, str]) -> None:
-    code = "import sys, model.training.commands; sys.exit('torch' in sys.modules)"
+    code = "import sys, model.commands.weights, model.training.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=script_environment, check=False).returncode == 0
