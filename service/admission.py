@@ -9,6 +9,7 @@ import asyncio
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, contextmanager
 
 from service.batch_queue import Priority
@@ -123,7 +124,8 @@ class Admission:
 
         Yields:
             What takes so many pixels, at most once, and may be called in the thread that decodes. It raises
-            QueueFullError where the pictures in flight are too large together.
+            QueueFullError where the pictures in flight are too large together, and CancelledError where the caller has
+            left: nobody is refused then.
         """
         held = 0
         over = False
@@ -132,7 +134,9 @@ class Admission:
         def take(pixels: int) -> None:
             nonlocal held
             with mine:  # the caller may have left before the thread comes to it
-                if not over and self._take(pixels):
+                if over:
+                    raise CancelledError
+                if self._take(pixels):
                     held = pixels
                     return
             raise self._pixels_full()

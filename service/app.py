@@ -17,13 +17,16 @@ from starlette.requests import ClientDisconnect
 from service import openapi
 from service.auth import KEY_HEADER, ApiKeys, load_keys, tell_who_may_call
 from service.detector import load_detectors
+from service.docs import FILES_PATH, docs_files
+from service.docs import router as docs_router
 from service.errors import BadParameterError, ServiceError
 from service.fast_lane import CLIENT_CLOSED_REQUEST, FastLane
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.middleware import REQUEST_ID_HEADER, RequestContext
 from service.oip.routes import LENGTH_HEADER
 from service.oip.routes import router as oip_router
-from service.page.routes import PageFiles
+from service.package_files import PackageFiles
+from service.page.routes import STATIC
 from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
 from service.problems import error_response, problem_response
@@ -83,7 +86,8 @@ def create_app(
         description=_DESCRIPTION,
         lifespan=partial(_lifespan, exporting=exporting),
         redirect_slashes=False,
-        docs_url=None,  # a route of ours, as its page needs headers of its own
+        openapi_url=None,  # routes of ours: the metrics want names, and the page its own headers
+        docs_url=None,
         redoc_url=None,
         telemetry=request_telemetry(spans),
     )
@@ -99,7 +103,9 @@ def create_app(
     app.include_router(router)
     app.include_router(oip_router)
     app.include_router(page_router)
-    app.mount("/page", PageFiles())
+    app.include_router(docs_router)
+    app.mount("/page", PackageFiles(directory=STATIC))
+    app.mount(FILES_PATH, docs_files())
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

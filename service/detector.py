@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,9 +21,9 @@ from model.build import from_checkpoint, resolve_checkpoint
 from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
-from model.inference.calibration import CalibrationError, calibration_pictures
-from model.inference.openvino import OpenVINOMissingError, QuantisationError, check_openvino
-from model.inference.precision import PrecisionError, best_batch_size, check_precision
+from model.inference.calibration import calibration_pictures
+from model.inference.errors import ServingFormError
+from model.inference.precision import best_batch_size, check_precision
 from model.weights import WeightsError, WeightsUnavailableError
 from service.cores import usable_cores
 from service.settings import Precision, Settings
@@ -108,15 +107,14 @@ class ModelDetector:
         self._device = torch.device(device)
         self.info = info
         self.device = device
-        folder = settings.calibration_images
         try:
             self._model = serving_model(
                 model,
                 device=self._device,
                 precision=settings.precision,
-                calibration=partial(calibration_pictures, None if folder is None else Path(folder)),
+                calibration=partial(calibration_pictures, settings.calibration_images),
             )
-        except (PrecisionError, OpenVINOMissingError, QuantisationError, CalibrationError) as error:
+        except ServingFormError as error:
             raise DetectorError(str(error)) from error
         self.precision = self._model.precision
         self.best_batch_size = 1
@@ -270,7 +268,5 @@ def check_arithmetic(precision: Precision, devices: Sequence[str]) -> None:
     try:
         for device in devices:
             check_precision(precision, torch.device(device))
-        if precision == "int8":
-            check_openvino()
-    except (PrecisionError, OpenVINOMissingError) as error:
+    except ServingFormError as error:
         raise DetectorError(str(error)) from error

@@ -158,9 +158,13 @@ class Service:
 
     @property
     def busy(self) -> bool:
-        """Whether a thread is at work that nobody waits for: one that loads, or a device's."""
-        loading = self._loader is not None and self._loader.is_alive()
-        return loading or (self._batcher is not None and self._batcher.busy)
+        """Whether a device's thread is at work that nobody waits for."""
+        return self._batcher is not None and self._batcher.busy
+
+    @property
+    def loading(self) -> bool:
+        """Whether the thread that loads the model at the start is at work."""
+        return self._loader is not None and self._loader.is_alive()
 
     @property
     def uptime_s(self) -> float:

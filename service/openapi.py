@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
 
 from service.auth import KEY_HEADER, OPEN_PATHS
 from service.batch_queue import Priority
@@ -115,7 +110,6 @@ METRICS_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 
-_DOCS_SOURCE = "https://cdn.jsdelivr.net"
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
@@ -140,19 +134,6 @@ def complete(app: FastAPI, *, keys_needed: bool) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
-
-
-def docs_page() -> HTMLResponse:
-    """Swagger UI, with leave to load its script and styles and to ask this server, and for nothing else."""
-    page = get_swagger_ui_html(openapi_url="openapi.json", title="faster-rcnn-service")
-    inline = re.search(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
-    assert inline is not None, "FastAPI's page begins otherwise: this is a bug"
-    digest = base64.b64encode(hashlib.sha256(inline[1]).digest()).decode()
-    page.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src {_DOCS_SOURCE} 'sha256-{digest}'; style-src {_DOCS_SOURCE} 'unsafe-inline'; "
-        "img-src https://fastapi.tiangolo.com data: blob:; connect-src 'self'; frame-ancestors 'none'"
-    )
-    return page
 
 
 def _ask_for_keys(paths: dict[str, dict[str, Any]]) -> None:

@@ -172,12 +172,6 @@ async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/docs", include_in_schema=False)
-async def docs() -> Response:
-    """The OpenAPI document as a page, whose scripts and styles come from where FastAPI has them."""
-    return openapi.docs_page()
-
-
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service

@@ -77,8 +77,8 @@ def _spare_what_is_loaded() -> None:
 def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = load_detectors) -> str | None:
     """Serve until a signal, or until the service can never answer again.
 
-    Returns why it can not; None after a signal. While a thread still hangs in a device, it does not return: the process
-    ends here, with 1 or 0, because the interpreter's own end would wait for the device, or crash.
+    Returns why it can not; None after a signal. While a thread still loads the model or hangs in a device, it does not
+    return: the process ends here, with 1 or 0, because the interpreter's own end would wait for the device, or crash.
 
     Args:
         settings: the settings.
@@ -105,6 +105,10 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listener])
     gc.unfreeze()  # or what triton's bindings hold is never freed, and they say so in dozens of lines
+    if service.loading and service.hopeless is None:
+        logger.info("ended before the model was loaded")
+        logging.shutdown()
+        os._exit(0)
     if service.busy:
         logger.error("ended with a thread at work: %s", service.hopeless or "its time was over")
         logging.shutdown()

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     precision: Precision = Field(
         "auto", description="Arithmetic of the network; auto: the fastest of fp32 and the 16-bit ones; boxes are fp32."
     )
-    calibration_images: str | None = Field(
+    calibration_images: Path | None = Field(
         None, description="Folder of typical pictures that int8 is fitted to; by default generated blood smears."
     )
     max_batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(

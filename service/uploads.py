@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,12 +13,14 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.bounded_json import read_object
 from service.errors import BadRequestError, BodyTimeoutError, TooLargeError, UnsupportedTypeError
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
 _MOST_FIELDS = 100
-_MOST_JSON_TOKENS = 1000
+_MOST_JSON_PARTS = 1000  # base64 has none
+_EXPECTED_JSON = 'the JSON body must be {"image": "<base64>"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +159,9 @@ async def _in_good_time(seconds: float) -> AsyncIterator[None]:
 
 
 def _image_in_json(body: bytes) -> bytes:
-    # Base64 has none of these. A body full of them would keep the parser, and so every thread, busy for seconds.
-    if sum(map(body.count, (b"[", b"{", b","))) > _MOST_JSON_TOKENS:
-        raise BadRequestError('the JSON body must be {"image": "<base64>"}')
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from error
-    encoded = document.get("image") if isinstance(document, dict) else None
+    encoded = read_object(body, most_parts=_MOST_JSON_PARTS, expected=_EXPECTED_JSON).get("image")
     if not isinstance(encoded, str):
-        raise BadRequestError('the JSON body must be {"image": "<base64>"}')
+        raise BadRequestError(_EXPECTED_JSON)
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     try:

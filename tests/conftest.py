@@ -138,16 +138,20 @@ class ServerProcess:
 
 @pytest.fixture
 def faulty(tmp_path: Path) -> Callable[..., AbstractContextManager[ServerProcess]]:
-    """`faulty(batch_s=0.1, setting=value)`: a server process whose pictures order its faults, ready."""
+    """`faulty(batch_s=0.1, setting=value)`: a server process whose pictures order its faults, ready.
+
+    With `load_s` it takes so long to load, and is not ready.
+    """
     count = iter(range(10_000))
 
     @contextmanager
-    def start(*, batch_s: float = 0.0, **settings: object) -> Iterator[ServerProcess]:
+    def start(*, batch_s: float = 0.0, load_s: float = 0.0, **settings: object) -> Iterator[ServerProcess]:
         number = next(count)
         log, ran = tmp_path / f"log{number}", tmp_path / f"ran{number}"
         ran.touch()
         environment = {f"FRCNN_{name.upper()}": str(value) for name, value in settings.items()}
         environment |= {"FRCNN_PORT": "0", "FAULTY_BATCH_S": str(batch_s), "FAULTY_RAN": str(ran)}
+        environment["FAULTY_LOAD_S"] = str(load_s)
         with log.open("wb") as output:
             child = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("faulty_app.py"))],
@@ -162,7 +166,7 @@ def faulty(tmp_path: Path) -> Callable[..., AbstractContextManager[ServerProcess
                 assert time.monotonic() < give_up
                 time.sleep(0.02)
             process = ServerProcess(child, int(found[1]), log, ran)
-            process.until_ok()
+            process.until(lambda: process.health() == ("loading" if load_s else "ok"))
             yield process
         finally:
             child.kill()

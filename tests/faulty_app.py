@@ -4,6 +4,7 @@ The first pixel of a picture says what is to happen: red and green are its numbe
 a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, as ever; so do these:
 
     FAULTY_BATCH_S   seconds that a batch takes, however large it is
+    FAULTY_LOAD_S    seconds until the model is loaded
     FAULTY_RAN       a file that gets a line per batch: the numbers of its pictures
 """
 
@@ -95,6 +96,7 @@ def zero_to_one(image: Tensor) -> float:
 
 
 def load(settings: Settings) -> list[Detector]:
+    time.sleep(float(os.environ.get("FAULTY_LOAD_S", "0")))
     return [FaultyDetector("cpu" if settings.device == "auto" else settings.device)]
 
 

@@ -12,12 +12,12 @@ _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
         resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories arguments download packed weights
         build
-        inference.fused_conv inference.network inference.roi_align inference.serving inference.precision
-        inference.agreement inference.openvino""",
+        inference.errors inference.fused_conv inference.network inference.roi_align inference.serving
+        inference.precision inference.agreement inference.openvino""",
     "service": """settings cores errors problems auth logs tracing segments images drawing batch_queue batch_cap metrics
-        admission detector device_thread device examples schemas batcher stages lifecycle uploads pipeline openapi
-        routes fast_lane middleware oip.tensors oip.document oip.routes page.routes app protocol server image_files
-        detect_files
+        admission detector device_thread device examples schemas batcher stages lifecycle bounded_json uploads pipeline
+        openapi routes fast_lane middleware oip.tensors oip.document oip.routes package_files page.routes docs app
+        protocol server image_files detect_files
         client.errors client.images client.timing client.results client.retries client.exchange client.client
         loadtest.plan loadtest.samples loadtest.transport loadtest.connection loadtest.httpx_transport
         loadtest.generator loadtest.fleet loadtest.summary loadtest.search loadtest.comparison

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.build import from_checkpoint
+from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
-from model.inference.precision import PRECISIONS, PrecisionError, check_precision
+from model.inference.errors import ServingFormError
+from model.inference.precision import PRECISIONS, check_precision
+from model.inference.serving import ServingModel
 from model.structures import SizeHW
 from model.weights import Checkpoint
 
@@ -82,47 +86,26 @@ def bench_model(
         advance: called after each round, the first of them preparing.
 
     Raises:
-        PrecisionError, OpenVINOMissingError, QuantisationError: see `serving_model`.
+        ServingFormError: see `serving_model`.
         ValueError: the forms do not find the same, so their speed means nothing.
     """
-    image = torch.rand(3, *size_hw, generator=torch.Generator().manual_seed(0)).to(device)
-    oracle = _oracle(checkpoint, device)
-    reference = from_checkpoint(checkpoint).eval()
-    padded_hw, gflop = reference.transform.padded_hw(size_hw), _gflop(checkpoint, image.cpu())
-    forms = {name: serving_model(_copy(checkpoint), device=device, precision=name) for name in precisions}
-    runs: dict[tuple[str, int], Run] = {}
-    for size in dict.fromkeys((1, *batch_sizes)):
-        batch = [image] * size
-        runs[BASELINE, size] = lambda batch=batch: oracle(batch)  # type: ignore[misc]
-        runs["torchvision bf16 autocast", size] = lambda batch=batch: _autocast(oracle, batch)  # type: ignore[misc]
-        for name, form in forms.items():
-            runs[f"ours {name}", size] = lambda form=form, batch=batch: form.detect(batch)  # type: ignore[misc]
+    image = torch.rand(3, *size_hw, generator=torch.Generator().manual_seed(0))
+    # With the oracle's number of proposals, whatever the weights suggest.
+    model = from_checkpoint(checkpoint, rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=1000).eval()
+    gflop, padded_hw = _gflop(model, image), model.transform.padded_hw(size_hw)
+    oracle = _oracle(checkpoint, model, device)
+    forms = {name: serving_model(model, device=device, precision=name) for name in precisions}
+    image = image.to(device)
     with torch.inference_mode():
         if "fp32" in forms:
             _check_same(oracle([image])[0], forms["fp32"].detect([image])[0])
         peaks = [_peaks_gflops(precisions, device)]
-        times = _interleaved(runs, rounds, device, advance)
+        times = _interleaved(_runs(oracle, forms, image, batch_sizes), rounds, device, advance)
         peaks.append(_peaks_gflops(precisions, device))
         peak = {name: max(reached[name] for reached in peaks) for name in peaks[0]}
         stages = {f"ours {name}": stage_seconds(form, image, rounds) for name, form in forms.items()}
-    alone = times[BASELINE, 1]
-    results = []
-    for (name, size), seconds in times.items():
-        median = statistics.median(seconds)
-        arithmetic = name.split()[1]
-        results.append(
-            FormResult(
-                name=name,
-                batch_size=size,
-                seconds=median,
-                images_per_s=size / median,
-                ratio=statistics.median(size * base / own for base, own in zip(alone, seconds, strict=True)),
-                share_of_peak=gflop * size / median / peak[arithmetic] if peak.get(arithmetic) else None,
-                stages=stages.get(name, {}) if size == 1 else {},
-            )
-        )
     return BenchResult(
-        forms=results,
+        forms=_results(times, stages, gflop=gflop, peak_gflops=peak),
         size_hw=size_hw,
         padded_hw=padded_hw,
         gflop=gflop,
@@ -132,17 +115,53 @@ def bench_model(
     )
 
 
+def _runs(
+    oracle: Any, forms: Mapping[str, ServingModel], image: Tensor, batch_sizes: Sequence[int]
+) -> dict[tuple[str, int], Run]:
+    """What to time, by name and batch size."""
+    runs: dict[tuple[str, int], Run] = {}
+    for size in dict.fromkeys((1, *batch_sizes)):
+        batch = [image] * size
+        runs[BASELINE, size] = partial(oracle, batch)
+        runs["torchvision bf16 autocast", size] = partial(_autocast, oracle, batch)
+        for name, form in forms.items():
+            runs[f"ours {name}", size] = partial(form.detect, batch)
+    return runs
+
+
+def _results(
+    times: Mapping[tuple[str, int], list[float]],
+    stages: Mapping[str, dict[str, float]],
+    *,
+    gflop: float,
+    peak_gflops: Mapping[str, float],
+) -> list[FormResult]:
+    alone = times[BASELINE, 1]
+    results = []
+    for (name, size), seconds in times.items():
+        median = statistics.median(seconds)
+        peak = peak_gflops.get(name.split()[1])
+        results.append(
+            FormResult(
+                name=name,
+                batch_size=size,
+                seconds=median,
+                images_per_s=size / median,
+                ratio=statistics.median(size * base / own for base, own in zip(alone, seconds, strict=True)),
+                share_of_peak=gflop * size / median / peak if peak else None,
+                stages=stages.get(name, {}) if size == 1 else {},
+            )
+        )
+    return results
+
+
 def available_precisions(device: torch.device) -> list[str]:
     """All that the device has, those of extras that are not installed left out."""
-    from model.inference.openvino import OpenVINOMissingError, check_openvino
-
     names = []
     for name in PRECISIONS:
         try:
             check_precision(name, device)
-            if name == "int8":
-                check_openvino()
-        except (PrecisionError, OpenVINOMissingError):
+        except ServingFormError:
             continue
         names.append(name)
     return names
@@ -199,21 +218,15 @@ def _interleaved(
     return times
 
 
-def _oracle(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """torchvision's own detector, which nothing else in the product uses."""
+def _oracle(checkpoint: Checkpoint, ours: FasterRCNN, device: torch.device) -> Any:
+    """torchvision's own detector, which nothing else in the product uses, for pictures of the sizes of ours."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-    ours = from_checkpoint(checkpoint)
     sizes = {"min_size": ours.transform.min_size[-1], "max_size": ours.transform.max_size}
     classes = checkpoint.state_dict["roi_heads.box_predictor.cls_score.bias"].shape[0]
     model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes, **sizes)
     model.load_state_dict(checkpoint.state_dict, strict=False)  # live batch norm has counters besides
     return model.eval().to(device)
-
-
-def _copy(checkpoint: Checkpoint) -> Any:
-    """Our detector with the oracle's number of proposals, whatever the weights suggest."""
-    return from_checkpoint(checkpoint, rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=1000)
 
 
 def _autocast(oracle: Any, batch: list[Tensor]) -> object:
@@ -226,11 +239,11 @@ def _check_same(wanted: Any, got: Any) -> None:
         raise ValueError("ours and torchvision's do not find the same, so their speed means nothing")
 
 
-def _gflop(checkpoint: Checkpoint, image: Tensor) -> float:
+def _gflop(model: FasterRCNN, image: Tensor) -> float:
     """Multiplications and additions of one picture, in 10^9, as counted in the plain model."""
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
-        _copy(checkpoint).eval().detect([image])
+        model.detect([image])
     return counter.get_total_flops() / 1e9
 
 

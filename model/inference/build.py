@@ -16,7 +16,7 @@ from model.faster_rcnn import FasterRCNN
 from model.inference.agreement import agreement
 from model.inference.calibration import calibration_pictures
 from model.inference.network import TorchNetwork
-from model.inference.openvino import OpenVINONetwork, check_fidelity, check_openvino, quantised
+from model.inference.openvino import OpenVINONetwork, check_fidelity, quantised
 from model.inference.precision import AUTO, DTYPES, candidates, check_precision, fastest
 from model.inference.serving import ServingModel
 from model.roi_pool import MultiScaleRoIAlign
@@ -98,7 +98,6 @@ def _torch_form(model: FasterRCNN, precision: str) -> ServingModel:
 
 
 def _int8(model: FasterRCNN, calibration: Callable[[], list[Tensor]], cache: Path) -> ServingModel:
-    check_openvino()
     pictures = calibration()
     network = OpenVINONetwork(quantised(model, pictures, cache), threads=torch.get_num_threads())
     check_fidelity(network, TorchNetwork(model), model.transform([pictures[0].float() / 255]).tensors)

@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
+from model.inference.errors import CalibrationError
+from model.training.data import DataError, read_image
 from model.training.synthetic import SyntheticData
 
 PICTURES = 60
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _SEED = 1
-
-
-class CalibrationError(ValueError):
-    """There are no pictures to calibrate on. The message tells where they were looked for."""
 
 
 def calibration_pictures(folder: Path | None = None, count: int = PICTURES) -> list[Tensor]:
@@ -41,8 +37,6 @@ def calibration_pictures(folder: Path | None = None, count: int = PICTURES) -> l
 
 def _read(path: Path) -> Tensor | None:
     try:
-        with Image.open(path) as image:
-            pixels: Tensor = pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
-            return pixels
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return read_image(path)
+    except DataError:
         return None  # one broken picture of many is no reason to stop

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from model.faster_rcnn import FasterRCNN
+from model.inference.errors import QuantisationError
 from model.inference.fused_conv import FusedConv
 from model.inference.network import Network, NetworkOutput, TorchNetwork
 
@@ -37,14 +37,6 @@ _LEVELS = 4  # of the outputs are pyramid levels; the others are predictions
 _NEARLY_ZERO = 1e-6
 # How alike, as a cosine, every output must be to what float32 gives. Sound ones are over 0.99 with trained weights.
 _LEAST_LIKENESS = 0.9
-
-
-class OpenVINOMissingError(RuntimeError):
-    """OpenVINO or NNCF is not installed."""
-
-
-class QuantisationError(RuntimeError):
-    """The quantised network does not compute what it should."""
 
 
 class OpenVINONetwork:
@@ -74,19 +66,6 @@ class OpenVINONetwork:
         results = self._request.infer([images.numpy()], share_inputs=True, share_outputs=True)
         outputs = [torch.from_numpy(results[output]) for output in self._compiled.outputs]
         return NetworkOutput(levels=outputs[:_LEVELS], predictions=outputs[_LEVELS:])
-
-
-def check_openvino() -> None:
-    """Notice early that int8 cannot be had.
-
-    Raises:
-        OpenVINOMissingError: with how to get it.
-    """
-    if missing := [name for name in ("openvino", "nncf") if find_spec(name) is None]:
-        raise OpenVINOMissingError(
-            f"int8 needs {' and '.join(missing)}: make install in a clone, or pip install "
-            "'faster-rcnn-service[openvino]'; or choose fp32 or bf16"
-        )
 
 
 @torch.inference_mode()
@@ -119,10 +98,8 @@ def quantised(model: FasterRCNN, pictures: Sequence[Tensor], folder: Path) -> op
         folder: where results are kept.
 
     Raises:
-        OpenVINOMissingError: it is not installed.
         UnsupportedModelError: see `TorchNetwork`.
     """
-    check_openvino()
     import openvino
 
     path = folder / f"frcnn-int8-{_fingerprint(model, pictures)}.xml"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
+
+from model.inference.errors import OpenVINOMissingError, PrecisionError
 
 AUTO = "auto"
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
@@ -14,15 +17,12 @@ _ROUNDS, _BATCH_ROUNDS = 3, 2
 _WORTH_WAITING_FOR = 1.05  # times as many pictures a second; less does not pay for a longer latency
 
 
-class PrecisionError(ValueError):
-    """The device cannot compute in that precision. The message tells in which it can."""
-
-
 def check_precision(name: str, device: torch.device) -> None:
-    """Refuse what the device has not.
+    """Refuse what the device has not, before anything large is read.
 
     Raises:
         PrecisionError: unknown, or not on this device.
+        OpenVINOMissingError: int8, and its packages are not installed.
     """
     if name not in {AUTO, *PRECISIONS}:
         raise PrecisionError(f"precision must be one of {', '.join((AUTO, *PRECISIONS))}, not {name!r}")
@@ -30,6 +30,11 @@ def check_precision(name: str, device: torch.device) -> None:
         raise PrecisionError(f"{name} needs a GPU; choose fp32, bf16 or int8 on {device}")
     if name == "int8" and device.type != "cpu":
         raise PrecisionError(f"int8 is for CPUs; choose fp32, tf32, bf16 or fp16 on {device}")
+    if name == "int8" and (missing := [package for package in ("openvino", "nncf") if find_spec(package) is None]):
+        raise OpenVINOMissingError(
+            f"int8 needs {' and '.join(missing)}: make install in a clone, or pip install "
+            "'faster-rcnn-service[openvino]'; or choose fp32 or bf16"
+        )
 
 
 def candidates(device: torch.device) -> list[str]:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.faster_rcnn import FasterRCNN
 from model.inference.network import Network, NetworkOutput, TorchNetwork, UnsupportedModelError
 from model.inference.roi_align import multi_scale_roi_align
-from model.roi_heads import FastRCNNPredictor, TwoMLPHead
+from model.roi_heads import FastRCNNPredictor, RoIHeads, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import Predictions
 from model.structures import Detection, ImageBatch, SizeHW
@@ -50,7 +50,17 @@ class ServingModel:
         self._network = network or TorchNetwork(model, dtype)
         self.precision = precision
         self._dtype = dtype
-        self._transform, self._rpn, self._heads, self._pool = model.transform, model.rpn, heads, pool
+        self._transform, self._rpn, self._pool = model.transform, model.rpn, pool
+        # Not the model's own heads: they would keep the box head's weights, which are packed anew below.
+        self._heads = RoIHeads(
+            pool,
+            nn.Identity(),
+            predictor,
+            bbox_reg_weights=heads.box_coder.weights,
+            score_thresh=heads.score_thresh,
+            nms_thresh=heads.nms_thresh,
+            detections_per_img=heads.detections_per_img,
+        )
         self._scales = pool.scales
         cells = pool.output_size[0] * pool.output_size[1]
         fc6 = head.fc6.weight.detach().unflatten(1, (-1, cells)).transpose(1, 2).flatten(1)  # columns as pooled

@@ -328,17 +328,14 @@ def refuse_at_once(message: str | None) -> None:
 @contextmanager
 def told_errors() -> Iterator[None]:
     """Expected failures end the command with a message and exit code 1."""
-    from model.inference.calibration import CalibrationError
-    from model.inference.openvino import OpenVINOMissingError, QuantisationError
-    from model.inference.precision import PrecisionError
+    from model.inference.errors import ServingFormError
     from model.training.data import DataError
     from model.training.processes import DeviceError
     from model.training.trainer import TrainingError
     from model.weights import WeightsError, WeightsUnavailableError
 
     expected = (
-        CalibrationError, DataError, DeviceError, OpenVINOMissingError, PrecisionError, TrainingError, WeightsError,
-        QuantisationError, WeightsUnavailableError, OSError,
+        DataError, DeviceError, ServingFormError, TrainingError, WeightsError, WeightsUnavailableError, OSError,
     )  # fmt: skip
     try:
         yield

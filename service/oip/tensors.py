@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from service.bounded_json import read_object
 from service.detector import Detections
 from service.errors import BadRequestError
 
@@ -31,7 +32,10 @@ OUTPUTS = (
 _LAYOUT = {"FP32": "<f4", "INT64": "<i8"}
 _DATATYPES = {str(output["name"]): str(output["datatype"]) for output in OUTPUTS}
 # JSON is read in one go, and everybody waits: as many numbers as 640 x 480 pixels have take some tens of milliseconds.
-_MOST_JSON_TOKENS = 1 << 20
+_MOST_JSON_PARTS = 1 << 20
+_EXPECTED_JSON = (
+    "the request must be a JSON object of a million values at most; send tensors as binary data, or images as BYTES"
+)
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -67,7 +71,7 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
     if not json_length.isdecimal() or len(json_length) > 18 or int(json_length) > len(body):
         raise BadRequestError(f"Inference-Header-Content-Length must be a number up to the body's {len(body)} bytes")
     split = int(json_length)
-    document = _document(body[:split])
+    document = read_object(body[:split], most_parts=_MOST_JSON_PARTS, expected=_EXPECTED_JSON)
     parameters = _parameters(document)
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
@@ -97,18 +101,6 @@ def write_response(found: Detections, request: InferRequest, *, model: str, vers
     if not any(request.outputs.values()):
         return head, None
     return b"".join((head, *binary)), len(head)
-
-
-def _document(text: bytes) -> dict[str, Any]:
-    if sum(map(text.count, (b"[", b"{", b","))) > _MOST_JSON_TOKENS:
-        raise BadRequestError("the JSON holds too many values; send the tensor as binary data, or the image as BYTES")
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the request is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise BadRequestError("the request must be a JSON object")
-    return document
 
 
 def _parameters(holder: dict[str, Any]) -> dict[str, Any]:

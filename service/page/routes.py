@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
+
+from service.package_files import CACHING
 
 STATIC = Path(__file__).parent / "static"
 
@@ -25,13 +25,11 @@ _POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-# Asked for anew each time and answered with 304: an upgraded page never meets an old script.
-_CACHING = {"Cache-Control": "no-cache"}
 HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
-    **_CACHING,
+    **CACHING,
 }
 
 router = APIRouter(redirect_slashes=False)
@@ -41,15 +39,3 @@ router = APIRouter(redirect_slashes=False)
 @router.get("/", include_in_schema=False)
 async def page() -> Response:
     return FileResponse(STATIC / "index.html", headers=HEADERS)
-
-
-class PageFiles(StaticFiles):
-    """The page's scripts, styles and pictures."""
-
-    def __init__(self) -> None:
-        super().__init__(directory=STATIC)
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers.update(_CACHING)
-        return response

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -12,9 +13,13 @@ from service.errors import QueueFullError, TooLateError
 from service.metrics import Metrics
 
 
-def door(capacity: int = 100, pixels: int = 10**9, devices: int = 1) -> Admission:
+def door(capacity: int = 100, pixels: int = 10**9, devices: int = 1, metrics: Metrics | None = None) -> Admission:
     return Admission(
-        capacity=capacity, pixel_capacity=pixels, byte_capacity=1000, devices=lambda: devices, metrics=Metrics()
+        capacity=capacity,
+        pixel_capacity=pixels,
+        byte_capacity=1000,
+        devices=lambda: devices,
+        metrics=metrics or Metrics(),
     )
 
 
@@ -84,6 +89,21 @@ async def test_patient_ones_wait_for_room() -> None:
     assert most == 3000
     async with admission.room_for(1000):
         pass
+
+
+def test_whoever_has_left_is_not_refused() -> None:
+    metrics = Metrics()
+    admission = door(pixels=1000, metrics=metrics)
+    with admission.room() as take:
+        pass
+    with pytest.raises(CancelledError):
+        take(1)  # in a decoding thread that comes to it late
+    with admission.room() as take_before, admission.room() as take:
+        take_before(1000)
+        with refused(QueueFullError):
+            take(1)
+    counted = metrics.registry.get_sample_value("frcnn_images_rejected_total", {"reason": "pixels-full"})
+    assert counted == 1
 
 
 def test_room_for_bodies_runs_out_but_never_for_a_lone_one() -> None:

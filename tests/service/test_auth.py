@@ -18,7 +18,17 @@ from service.settings import Settings
 KEYS = "first-key-of-the-test,second-key-of-the-test"
 OPEN = ("/healthz", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
 PAGE = ("/", "/page/main.js", "/page/style.css")
-GUARDED = ("/labels", "/metrics", "/docs", "/openapi.json", "/nowhere", "/healthz/", "/livez/../labels", "/page")
+GUARDED = (
+    "/labels",
+    "/metrics",
+    "/docs",
+    "/docs/files/swagger-ui.css",
+    "/openapi.json",
+    "/nowhere",
+    "/healthz/",
+    "/livez/../labels",
+    "/page",
+)
 
 
 @pytest.mark.anyio

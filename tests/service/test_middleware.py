@@ -60,7 +60,28 @@ async def test_the_documents_page_may_run_its_own_script_and_no_other(fake: Any,
         asked = re.search(r"url: '([^']+)'", page.text)
         assert asked is not None
         assert (await client.get(str(page.url.join(asked[1])))).json()["openapi"]
+        assert (await client.head(str(page.url.join(asked[1])))).status_code == 200
         assert (await client.get("/redoc")).status_code == 404
+
+
+async def test_the_documents_page_is_served_from_here(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        page = await client.get("/docs")
+        named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(named) == 3
+        for name in named:
+            answer = await client.get(str(page.url.join(name)))
+            assert (answer.url.host, answer.status_code) == ("test", 200)
+        assert "http" not in page.headers["content-security-policy"]
+        counted = (await client.get("/metrics")).text
+    assert 'frcnn_requests_total{route="/docs",status="200"} 1.0' in counted
+    assert 'frcnn_requests_total{route="/docs/files",status="200"} 2.0' in counted
+
+
+async def test_the_document_is_counted_under_its_name(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
+        assert 'frcnn_requests_total{route="/openapi.json",status="200"} 1.0' in (await client.get("/metrics")).text
 
 
 async def test_other_sites_pages_may_not_call_by_default(fake: Any, serving: Any) -> None:

@@ -33,6 +33,15 @@ def test_sigterm_flips_readiness_first_then_refuses_and_finishes(faulty: Any, nu
         assert server.child.wait(10) == 0
 
 
+def test_while_it_loads_there_is_nothing_to_wait_for_and_nothing_is_wrong(faulty: Any) -> None:
+    with faulty(load_s=600) as server:
+        server.child.send_signal(signal.SIGTERM)
+        assert server.child.wait(20) == 0
+        log = server.log.read_text()
+        assert "INFO:service.server:ended before the model was loaded" in log
+        assert "ERROR" not in log
+
+
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()

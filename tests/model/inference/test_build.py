@@ -10,10 +10,11 @@ from torchvision.ops import box_iou
 
 from model import fasterrcnn_resnet50_fpn
 from model.inference.build import serving_model
-from model.inference.calibration import CalibrationError, calibration_pictures
+from model.inference.calibration import calibration_pictures
+from model.inference.errors import CalibrationError, PrecisionError, QuantisationError
 from model.inference.network import TorchNetwork
-from model.inference.openvino import QuantisationError, check_fidelity
-from model.inference.precision import PrecisionError, candidates
+from model.inference.openvino import check_fidelity
+from model.inference.precision import candidates
 from model.weights import bundled_is_present
 
 CPU = torch.device("cpu")

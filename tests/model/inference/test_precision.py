@@ -1,18 +1,28 @@
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
 import torch
 
-from model.inference.precision import PRECISIONS, PrecisionError, best_batch_size, candidates, check_precision, fastest
+from model.inference.errors import OpenVINOMissingError, PrecisionError
+from model.inference.precision import PRECISIONS, best_batch_size, candidates, check_precision, fastest
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("name", ["auto", "fp32", "bf16", "int8"])
 def test_a_cpu_has(name):
+    if name == "int8":
+        pytest.importorskip("openvino")
     check_precision(name, CPU)
+
+
+def test_what_int8_lacks_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)  # as if it were not installed
+    with pytest.raises(OpenVINOMissingError, match=r"needs (openvino and )?nncf: .*choose fp32 or bf16"):
+        check_precision("int8", CPU)
 
 
 @pytest.mark.parametrize(

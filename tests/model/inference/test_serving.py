@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -139,6 +142,18 @@ def test_the_original_is_left_as_it_was(make_pair, make_picture):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ServingModel(model, dtype=torch.bfloat16).detect([make_picture(120, 180)])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_originals_weights_are_let_go(make_pair):
+    _, model = make_pair(**SMALL)
+    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    body, hidden = weakref.ref(model.backbone), weakref.ref(model.roi_heads.box_head.fc6.weight)
+    served = ServingModel(model)
+    del model
+    gc.collect()
+    assert served.precision == "fp32"
+    assert body() is None
+    assert hidden() is None
 
 
 def test_an_untrained_detector_serves():

@@ -33,7 +33,7 @@ def test_a_server_process_is_measured_and_its_batches_are_told() -> None:
         assert run["failed"] == 0
         assert max(map(int, run["batch_sizes"])) > 1
         with pytest.raises(BenchError, match="failed"):
-            load(url, [b"no image"], 1, 0.2)
+            load(url, [b"no image"], 1, 1.0)
 
 
 @pytest.mark.anyio

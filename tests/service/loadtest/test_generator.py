@@ -17,7 +17,7 @@ from service.loadtest.transport import GARBLED, LOST, TIMED_OUT
 
 by_both = pytest.mark.parametrize("transport", ["httpx", "lean"])
 
-# Of a shared machine: threads wait for a core, timers are late. It only ever adds to a latency, so what is too high is
+# Of a busy machine: threads wait for a core, timers are late. It only ever adds to a latency, so what is too high is
 # measured again, and the least of each percentile counts. What is too low is wrong at once.
 NOISE_S = 0.05
 ATTEMPTS = 4

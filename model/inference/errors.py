@@ -1,0 +1,30 @@
+"""Why a serving form cannot be had. Each message tells what to do.
+
+ServingFormError
+├── PrecisionError          the device has not that arithmetic
+├── OpenVINOMissingError    int8 needs packages that are not installed
+├── CalibrationError        int8 needs pictures, and there are none
+└── QuantisationError       int8 fails on these weights
+"""
+
+from __future__ import annotations
+
+
+class ServingFormError(Exception):
+    """The detector cannot be brought into the form that is asked for."""
+
+
+class PrecisionError(ServingFormError):
+    """The device cannot compute in that precision."""
+
+
+class OpenVINOMissingError(ServingFormError):
+    """OpenVINO or NNCF is not installed."""
+
+
+class CalibrationError(ServingFormError):
+    """There are no pictures to calibrate on."""
+
+
+class QuantisationError(ServingFormError):
+    """The quantised network does not compute what it should."""
