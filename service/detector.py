@@ -129,13 +129,8 @@ class ModelDetector:
             largest=_LARGEST_GPU_BATCH if self._device.type == "cuda" else _LARGEST_CPU_BATCH,
         )
 
-    @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        floats = [
-            image.to(self._device, non_blocking=True).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            for image in images
-        ]
-        found = self._model.detect(floats)
+        found = self._model.detect(images)
         return [
             Detections(
                 boxes=one["boxes"].cpu().numpy(), labels=one["labels"].cpu().numpy(), scores=one["scores"].cpu().numpy()

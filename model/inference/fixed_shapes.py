@@ -42,8 +42,8 @@ class FixedShapeHeads:
         form: whose arithmetic it does.
         nms_mask: suppression of many groups of boxes.
         roi_align: like `multi_scale_roi_align`.
-        candidates: M, at most. Greedy suppression in the order of the scores needs to see no more as soon as it has kept D
-            boxes, or has seen all; where neither is so, the answer says that it may be incomplete.
+        candidates: M, at most. Greedy suppression in the order of the scores needs to see no more as soon as it has
+            kept D boxes, or has seen all; where neither is so, the answer says that it may be incomplete.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class FixedShapeHeads:
         maps = [torch.empty(0, *hw, device=device) for hw in grids[2:]]
         batch = ImageBatch(torch.empty(0, *padded_hw, device=device), [padded_hw])
         [anchors] = self._form.rpn.anchor_generator(batch, maps)
-        per_cell = self._form.rpn.anchor_generator.num_anchors_per_location()
-        return list(anchors.split([h * w * a for (h, w), a in zip(grids[2:], per_cell, strict=True)]))
+        per_cell = len(anchors) // sum(height * width for height, width in grids[2:])
+        return list(anchors.split([height * width * per_cell for height, width in grids[2:]]))
 
     def __call__(self, output: NetworkOutput, anchors: Sequence[Tensor], sizes: Tensor) -> Tensor:
         """What is in the images.

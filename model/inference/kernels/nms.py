@@ -62,7 +62,7 @@ def reference_nms_mask(boxes: Tensor, valid: Tensor, threshold: float, *, labels
 
 
 @triton.jit
-def _overlap(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):  # type: ignore[no-untyped-def]
+def _overlap(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
     """Intersection over union of every a with every b; without area, 0."""
     width = tl.minimum(ax2[:, None], bx2[None, :]) - tl.maximum(ax1[:, None], bx1[None, :])
     height = tl.minimum(ay2[:, None], by2[None, :]) - tl.maximum(ay1[:, None], by1[None, :])
@@ -75,9 +75,9 @@ def _overlap(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):  # type: ignore[no-untyped
 
 
 @triton.jit
-def _nms_kernel(  # type: ignore[no-untyped-def]
+def _nms_kernel(
     boxes, valid, labels, keep, count, threshold,
-    HAS_LABELS: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803 - Triton's habit
+    HAS_LABELS: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(0).to(tl.int64)
     boxes += group * count * 4

@@ -47,7 +47,7 @@ def resize_into(batch: Tensor, table: Tensor, *, mean: Sequence[float], std: Seq
 
 
 @triton.jit
-def _between(at, size):  # type: ignore[no-untyped-def]
+def _between(at, size):
     """The two positions of an axis that a sample lies between, and the share of the second (not `align_corners`)."""
     at = tl.maximum(at, 0.0)
     before = tl.minimum(at.to(tl.int32), size - 1)
@@ -55,9 +55,9 @@ def _between(at, size):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _resize_kernel(  # type: ignore[no-untyped-def]
+def _resize_kernel(
     table, batch, height, width, mean0, mean1, mean2, std0, std1, std2,
-    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     picture = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -96,5 +96,5 @@ def _resize_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _pixel(address, is_inside):  # type: ignore[no-untyped-def]
+def _pixel(address, is_inside):
     return tl.load(address, mask=is_inside, other=0).to(tl.float32)

@@ -55,7 +55,7 @@ def pyramid_roi_align(
 
 
 @triton.jit
-def _sample(at, size):  # type: ignore[no-untyped-def]
+def _sample(at, size):
     """The two positions of an axis that a sample lies between, and its weights on them."""
     is_inside = (at >= -1.0) & (at <= size)  # samples further out count as zero
     last = size - 1
@@ -68,11 +68,11 @@ def _sample(at, size):  # type: ignore[no-untyped-def]
 
 # A size of 1 is no constant to compile for: it takes turns with the other levels' sizes.
 @triton.jit(do_not_specialize=[f"{side}{level}" for level in range(_LEVELS) for side in ("height", "width")])
-def _roi_align_kernel(  # type: ignore[no-untyped-def]
+def _roi_align_kernel(
     level0, level1, level2, level3,
     height0, width0, scale0, height1, width1, scale1, height2, width2, scale2, height3, width3, scale3,
     boxes, image_of, level_of, pooled, channels,
-    OUT_H: tl.constexpr, OUT_W: tl.constexpr, SAMPLES: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    OUT_H: tl.constexpr, OUT_W: tl.constexpr, SAMPLES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program for each box and row of its grid."""
     box = tl.program_id(0).to(tl.int64)
@@ -116,5 +116,5 @@ def _roi_align_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _cell(maps, cell, channels, is_channel):  # type: ignore[no-untyped-def]
+def _cell(maps, cell, channels, is_channel):
     return tl.load(maps + cell * channels, mask=is_channel, other=0.0).to(tl.float32)

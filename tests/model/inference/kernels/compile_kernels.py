@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from triton import compiler
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
 
 from model.inference.kernels import nms, resize, roi_align
 
-LEVELS = {f"{name}{level}": kind for level in range(4) for name, kind in [("height", "i32"), ("width", "i32"), ("scale", "fp32")]}
+LEVELS = {
+    f"{name}{level}": kind
+    for level in range(4)
+    for name, kind in [("height", "i32"), ("width", "i32"), ("scale", "fp32")]
+}
 KERNELS = {
     "nms": (
         nms._nms_kernel,
@@ -32,6 +36,8 @@ KERNELS = {
 
 for name, (kernel, signature, constants) in KERNELS.items():
     ordered = {arg: signature.get(arg, "constexpr") for arg in kernel.arg_names}
-    source = ASTSource(kernel, ordered, constexprs=constants)
-    compiled = compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options={"num_warps": 4, "enable_fp_fusion": True})
+    source = compiler.ASTSource(kernel, ordered, constexprs=constants)
+    compiled = compile(
+        source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options={"num_warps": 4, "enable_fp_fusion": True}
+    )
     print(f"{name}: {len(compiled.asm['cubin'])} bytes")

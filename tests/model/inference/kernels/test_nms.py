@@ -16,11 +16,11 @@ def crowded(groups, count, seed=0):
     return torch.cat((corner, corner + 5 + 25 * torch.rand(groups, count, 2, generator=generator)), dim=-1)
 
 
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
-@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.7])
+@pytest.mark.parametrize("count", [1, 64, 65, 130])
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
 def test_keeps_what_torchvision_keeps(count, threshold, device):
-    boxes = crowded(3, count)
-    valid = torch.ones(3, count, dtype=torch.bool)
+    boxes = crowded(2, count)
+    valid = torch.ones(2, count, dtype=torch.bool)
     got = nms_mask(boxes.to(device), valid.to(device), threshold).cpu()
     reference = reference_nms_mask(boxes, valid, threshold)
     scores = torch.arange(count, 0, -1).float()
@@ -64,4 +64,6 @@ def test_boxes_without_area_suppress_nothing(device):
 
 
 def test_no_boxes(device):
-    assert nms_mask(torch.zeros(2, 0, 4, device=device), torch.zeros(2, 0, dtype=torch.bool, device=device), 0.5).shape == (2, 0)
+    assert nms_mask(
+        torch.zeros(2, 0, 4, device=device), torch.zeros(2, 0, dtype=torch.bool, device=device), 0.5
+    ).shape == (2, 0)
