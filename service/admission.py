@@ -1,6 +1,7 @@
 """Who is let in: a quota in images and in pixels, and an estimate of when their answer would come.
 
-All of it is decided before a body is read or an image decoded, so that saying no costs next to nothing.
+Whoever would find no place is refused before the body is read, so that saying no costs next to nothing. The place
+itself is taken when the body is there: else whoever sends slowly would hold it, and shut the door to others.
 """
 
 from __future__ import annotations
@@ -70,6 +71,18 @@ class Admission:
     ) -> Iterator[None]:
         """Room for `count` images, from before they are decoded until they are answered: all or none.
 
+        The arguments, and what is raised, are those of `check`.
+        """
+        self.check(count, priority=priority, seconds_left=seconds_left)
+        self._enter(count, priority)
+        try:
+            yield
+        finally:
+            self._enter(-count, priority)
+
+    def check(self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf) -> None:
+        """See that there would be `places` now.
+
         Args:
             count: of images.
             priority: theirs.
@@ -92,11 +105,6 @@ class Admission:
                 f"the answer would take about {expected:.3g} s, and is wanted within {max(seconds_left, 0):.3g} s",
                 retry_after_s=_seconds(expected - _SAFE_SHARE * seconds_left),
             )
-        self._enter(count, priority)
-        try:
-            yield
-        finally:
-            self._enter(-count, priority)
 
     @asynccontextmanager
     async def room_for(self, pixels: int, *, patient: bool = False) -> AsyncIterator[None]:

@@ -35,7 +35,7 @@ class BatcherLimits:
         max_queue_delay_s: how long an idle device waits for a batch to fill.
         priority_head_start_s: see `batch_queue`.
         capacity: most images accepted and not yet answered.
-        pixel_capacity: most pixels of those of them that are being, or have been, decoded.
+        pixel_capacity: most of the `Batcher.pixels` of those of them that are being, or have been, decoded.
         byte_capacity: most bytes of the bodies that they came in.
         hang_timeout_s: a device that works longer than this on one batch counts as failing.
         canary_interval_s: an idle device that does not answer is noticed within this; 0 for never.
@@ -154,6 +154,14 @@ class Batcher:
     def busy(self) -> bool:
         """Whether a device's thread is at work, or hangs."""
         return any(device.busy for device in self._devices)
+
+    def pixels(self, width: int, height: int) -> int:
+        """What a picture counts in the budget: its own pixels, which wait, or those of its padded shape, if more.
+
+        May be called in any thread.
+        """
+        padded_height, padded_width = self._devices[0].detector.padded_shape((height, width))
+        return max(width * height, padded_width * padded_height)
 
     def start(self) -> None:
         """Begin to serve; call on the event loop."""

@@ -80,7 +80,7 @@ async def _decoded(
     if patient:  # it may have to wait between the header and the pixels, and not in a thread
         image = await in_time(deadline, service.in_thread(lambda: open_image(data, max_pixels=max_pixels)))
         async with AsyncExitStack() as held:
-            room = batcher.admission.room_for(image.width * image.height, patient=True)
+            room = batcher.admission.room_for(batcher.pixels(*image.size), patient=True)
             await in_time(deadline, held.enter_async_context(room))
             yield await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
         return
@@ -88,7 +88,7 @@ async def _decoded(
 
         def decode() -> Picture:
             image = open_image(data, max_pixels=max_pixels)
-            take_room(image.width * image.height)
+            take_room(batcher.pixels(*image.size))
             return upright_rgb(image)
 
         yield await in_time(deadline, service.in_thread(decode))
@@ -104,7 +104,7 @@ async def find_in_pixels(
     """
     height, width, _ = pixels.shape
     check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
-    async with batcher.admission.room_for(width * height):
+    async with batcher.admission.room_for(batcher.pixels(width, height)):
         started = time.perf_counter()
         with service.stages.stage("decode"):
             picture = await in_time(deadline, service.in_thread(lambda: from_pixels(pixels)))

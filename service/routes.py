@@ -1,10 +1,10 @@
-"""What HTTP asks for and gets. Each image: a place in the quota, then bytes, pixels, detections, JSON."""
+"""What HTTP asks for and gets. Each image: a look at the quota, bytes, a place in it, pixels, detections, JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,12 @@ async def answer_detect(request: Request, query: DetectQuery) -> Response:
     selection = query.selection(batcher.info.categories)
     settings = service.settings
     urgency = request_urgency(request, service, Priority.NORMAL)
-    with urgency.places(batcher), batcher.admission.room_for_body() as take:
+    urgency.check(batcher)
+    with batcher.admission.room_for_body() as take, ExitStack() as held:
         limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, take=take)
         with service.stages.stage("read"):
             data = await in_time(urgency.deadline, read_image(request, limits))
+        held.enter_context(urgency.places(batcher))
         finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
         found = await while_connected(request, finding)
         headers = {"Server-Timing": found.server_timing()}
@@ -93,6 +95,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     _refuse_repetition(request)
     selection = query.selection(batcher.info.categories)
     urgency = request_urgency(request, service, Priority.LOW)
+    urgency.check(batcher)
     with batcher.admission.room_for_body() as take:
         limits = UploadLimits(
             body_bytes=settings.max_batch_body_bytes,
@@ -100,8 +103,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
             seconds=settings.body_timeout_s,
             take=take,
         )
-        # The door is shut to a whole batch, too, before its body is read.
-        with urgency.places(batcher), service.stages.stage("read"):
+        with service.stages.stage("read"):
             files = await in_time(urgency.deadline, read_files(request, limits))
         with urgency.places(batcher, len(files)):
             finding = find_all(service, batcher, files, deadline=urgency.deadline, priority=urgency.priority)
@@ -192,9 +194,17 @@ class Urgency:
     deadline: float
     priority: Priority
 
+    def check(self, batcher: Batcher) -> None:
+        """See `Admission.check`."""
+        batcher.admission.check(priority=self.priority, seconds_left=self._seconds_left)
+
     def places(self, batcher: Batcher, count: int = 1) -> AbstractContextManager[None]:
-        seconds_left = self.deadline - asyncio.get_running_loop().time()
-        return batcher.admission.places(count, priority=self.priority, seconds_left=seconds_left)
+        """See `Admission.places`."""
+        return batcher.admission.places(count, priority=self.priority, seconds_left=self._seconds_left)
+
+    @property
+    def _seconds_left(self) -> float:
+        return self.deadline - asyncio.get_running_loop().time()
 
 
 def request_urgency(request: Request, service: Service, usual: Priority) -> Urgency:

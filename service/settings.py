@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     )
     queue_capacity: int = Field(256, ge=1, description="Most images accepted and not yet answered.")
     queue_capacity_pixels: int = Field(
-        1 << 29, ge=1, description="Most pixels of those images; each takes 3 bytes while it waits."
+        1 << 29,
+        ge=1,
+        description="Most pixels of those images, as sent or as padded for the device; each takes 3 bytes as it waits.",
     )
     queue_capacity_bytes: int = Field(1 << 30, ge=1, description="Most bytes of the bodies that they came in.")
     priority_head_start_s: float = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -85,10 +86,12 @@ async def infer(request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedTypeError("compressed requests are not taken")
     settings = service.settings
-    with urgency.places(batcher), batcher.admission.room_for_body() as take:
+    urgency.check(batcher)
+    with batcher.admission.room_for_body() as take, ExitStack() as held:
         limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, take=take)
         with service.stages.stage("read"):
             body = await in_time(deadline, read_body(request, limits.in_base64()))
+        held.enter_context(urgency.places(batcher))
         asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(LENGTH_HEADER)))
         selection = _selection(asked, service)
         deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -24,35 +26,34 @@ QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
 
 
-@contextmanager
-def busy(live: Callable[..., Any], fake: Callable[..., Any]) -> Iterator[str]:
-    with live(fake(seconds=0.01), max_batch_size=4, queue_capacity=2) as url:
-        yield url
+@dataclass
+class Busy:
+    """A service that has room for two images."""
 
+    url: str
+    detector: Any
 
-def make_traffic(url: str, image: bytes, seconds: float) -> None:
-    """Answers, broken images, and refusals."""
-    give_up = time.monotonic() + seconds
-    with httpx.Client(base_url=url) as client:
-        while time.monotonic() < give_up:
-            assert client.post("/detect", content=image).status_code == 200
-            assert client.post("/detect", content=b"broken").status_code == 400
-            with a_place_taken(url, image), a_place_taken(url, image):
+    def make_traffic(self, image: bytes, seconds: float) -> None:
+        """Answers, broken images, and refusals."""
+        give_up = time.monotonic() + seconds
+        with httpx.Client(base_url=self.url) as client, ThreadPoolExecutor(2) as others:
+            while time.monotonic() < give_up:
+                assert client.post("/detect", content=image).status_code == 200
+                assert client.post("/detect", content=b"broken").status_code == 400
+                self.detector.gate.clear()
+                waiting = [others.submit(httpx.post, f"{self.url}/detect", content=image) for _ in range(2)]
+                while in_flight(self.url) < 2:
+                    time.sleep(0.01)
                 assert client.post("/detect", content=image).status_code == 429
+                self.detector.gate.set()
+                assert [one.result().status_code for one in waiting] == [200, 200]
 
 
 @contextmanager
-def a_place_taken(url: str, image: bytes) -> Iterator[None]:
-    """By a request whose body is not yet complete."""
-    address = httpx.URL(url)
-    before = in_flight(url)
-    with socket.create_connection((address.host, address.port or 80)) as connection:
-        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(image))
-        while in_flight(url) == before:
-            time.sleep(0.01)
-        yield
-        connection.sendall(image)
-        connection.recv(4096)
+def busy(live: Callable[..., Any], fake: Callable[..., Any]) -> Iterator[Busy]:
+    detector = fake(seconds=0.01)
+    with live(detector, max_batch_size=4, queue_capacity=2) as url:
+        yield Busy(url, detector)
 
 
 def in_flight(url: str) -> int:
@@ -69,9 +70,9 @@ def is_told(labels: dict[str, str], matchers: str) -> bool:
 
 
 def test_every_metric_and_label_of_the_queries_is_told(fake: Any, live: Any, make_png: Any) -> None:
-    with busy(live, fake) as url:
-        make_traffic(url, make_png(7), 0.1)
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+    with busy(live, fake) as service:
+        service.make_traffic(make_png(7), 0.1)
+        lines = httpx.get(f"{service.url}/metrics").text.splitlines()
     series: dict[str, list[dict[str, str]]] = {}
     for found in filter(None, (re.match(r"(frcnn_\w+)(?:\{(.*)\})? ", line) for line in lines)):
         series.setdefault(found[1], []).append({name: value for name, _, value in MATCHER.findall(found[2] or "")})
@@ -127,8 +128,8 @@ def values(prometheus: str, query: str) -> list[str]:
 
 
 def test_every_query_gives_figures(fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
-    with busy(live, fake) as url, watching(url, tmp_path) as prometheus:
-        make_traffic(url, make_png(7), 4)
+    with busy(live, fake) as service, watching(service.url, tmp_path) as prometheus:
+        service.make_traffic(make_png(7), 4)
         without = [
             query
             for query in QUERIES

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -318,6 +320,18 @@ async def test_small_files_of_large_pictures_cannot_fill_the_memory(fake: Any, s
         assert (await client.post("/detect", content=make_png(2, (200, 200)))).status_code == 200
 
 
+async def test_what_is_padded_for_the_device_counts_where_it_is_more(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.padded_shape = lambda _size_hw: (80, 100)
+    detector.gate.clear()
+    async with serving(detector, queue_capacity_pixels=10_000) as client:
+        first = asyncio.create_task(client.post("/detect", content=make_png(1, (8, 8))))
+        assert await asyncio.to_thread(detector.started.wait, 20)
+        check_problem(await client.post("/detect", content=make_png(2, (8, 8))), 429, "queue-full")
+        detector.gate.set()
+        assert (await first).status_code == 200
+
+
 async def test_the_images_of_a_batch_wait_for_each_others_memory(fake: Any, serving: Any, make_png: Any) -> None:
     files = [("file", make_png(n, (90, 90))) for n in range(6)]
     async with serving(fake(), queue_capacity_pixels=10_000) as client:
@@ -409,6 +423,47 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_the_body_is_read(
         assert 'frcnn_images_rejected_total{reason="too-late"} 1.0' in (await client.get("/metrics")).text
         detector.gate.set()
         assert {r.status_code for r in await asyncio.gather(*waiting)} == {200}
+
+
+@pytest.mark.parametrize("path", ["/detect", "/v2/models/fasterrcnn_resnet50_fpn/infer"])
+async def test_who_sends_slowly_holds_no_place_but_gets_one_with_the_rest(
+    path: str, fake: Any, serving: Any, make_png: Any
+) -> None:
+    arriving, rest = asyncio.Event(), asyncio.Event()
+    data = make_png(3)
+    if path != "/detect":
+        encoded = base64.b64encode(data).decode()
+        image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [encoded]}
+        data = json.dumps({"inputs": [image]}).encode()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield data[:20]
+        arriving.set()
+        await rest.wait()
+        yield data[20:]
+
+    detector = fake()
+    async with serving(detector, queue_capacity=1) as client:
+        slow = asyncio.create_task(client.post(path, content=body()))
+        await asyncio.wait_for(arriving.wait(), 20)
+        assert (await client.get("/healthz")).json()["images_in_flight"] == 0
+        assert (await client.post("/detect", content=make_png(1))).status_code == 200
+        rest.set()
+        assert (await slow).status_code == 200
+        # With the only place taken in between, the refusal comes when the body is there.
+        arriving.clear()
+        rest.clear()
+        slow = asyncio.create_task(client.post(path, content=body()))
+        await asyncio.wait_for(arriving.wait(), 20)
+        detector.gate.clear()
+        quick = asyncio.create_task(client.post("/detect", content=make_png(1)))
+        while (await client.get("/healthz")).json()["images_in_flight"] < 1:
+            await asyncio.sleep(0.01)
+        rest.set()
+        assert (await slow).status_code == 429
+        detector.gate.set()
+        assert (await quick).status_code == 200
+    assert [batch[0][0] for batch in detector.batches] == [1, 3, 1]
 
 
 async def test_health_tells_that_memory_ran_out(fake: Any, serving: Any, make_png: Any) -> None:
