@@ -37,7 +37,5 @@ KERNELS = {
 for name, (kernel, signature, constants) in KERNELS.items():
     ordered = {arg: signature.get(arg, "constexpr") for arg in kernel.arg_names}
     source = compiler.ASTSource(kernel, ordered, constexprs=constants)
-    compiled = compile(
-        source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options={"num_warps": 4, "enable_fp_fusion": True}
-    )
+    compiled = compiler.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=OPTIONS)
     print(f"{name}: {len(compiled.asm['cubin'])} bytes")
