@@ -9,11 +9,9 @@ from triton.backends.compiler import GPUTarget
 
 from model.inference.kernels import nms, resize, roi_align
 
-LEVELS = {
-    f"{name}{level}": kind
-    for level in range(4)
-    for name, kind in [("height", "i32"), ("width", "i32"), ("scale", "fp32")]
-}
+SIZES = {"height": "i32", "width": "i32", "scale": "fp32"}
+LEVELS = {f"{name}{level}": kind for level in range(4) for name, kind in SIZES.items()}
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 KERNELS = {
     "nms": (
         nms._nms_kernel,
