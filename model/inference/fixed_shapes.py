@@ -122,7 +122,7 @@ class FixedShapeHeads:
         """Logits `[N, R, K]` and deltas `[N, R, K, 4]`."""
         images, regions = proposals.shape[:2]
         boxes = proposals.flatten(0, 1)
-        image_of = torch.arange(images, device=boxes.device).repeat_interleave(regions, output_size=len(boxes))
+        image_of = torch.arange(images, device=boxes.device)[:, None].expand(-1, regions).flatten()
         pooled = self._roi_align(output.levels, boxes, image_of, self._form.pool.levels_of(boxes, self._form.scales))
         logits, deltas = self._form.classify(pooled)
         return logits.unflatten(0, (images, regions)), deltas.unflatten(0, (images, regions))
@@ -143,7 +143,7 @@ class FixedShapeHeads:
         valid = (score >= 0) & sides_at_least(boxes, MIN_DETECTION_SIDE)
         keep = self._nms_mask(boxes, valid, heads.nms_thresh, labels=label.to(torch.int32))
         final, best = score.masked_fill(~keep, _NONE).topk(min(heads.detections_per_img, score.shape[1]), dim=1)
-        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4)) * sizes[:, None, [3, 2, 3, 2]]
+        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4)) * _xyxy(sizes[:, None, 2:])
         rows = torch.cat((boxes, label.gather(1, best)[..., None].float(), final[..., None]), dim=-1)
         seen_all = likely.flatten(1).sum(1) <= score.shape[1]
         is_complete = seen_all | (keep.sum(1) >= heads.detections_per_img)
@@ -160,5 +160,10 @@ def detection_of(rows: Tensor) -> Detection | None:
 
 def _clipped(boxes: Tensor, sizes: Tensor) -> Tensor:
     """`clip_boxes` for images of several sizes `[..., 2 or more]`, which broadcast with the boxes."""
-    limits = sizes[..., [1, 0, 1, 0]]
-    return torch.minimum(boxes.clamp(min=0), limits)
+    return torch.minimum(boxes.clamp(min=0), _xyxy(sizes[..., :2]))
+
+
+def _xyxy(hw: Tensor) -> Tensor:
+    """`[..., 2]` for height and width to `[..., 4]` for x, y, x, y. An index list would be copied from the host."""
+    xy = hw.flip(-1)
+    return torch.cat((xy, xy), dim=-1)
