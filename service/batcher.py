@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from service.admission import Admission
 from service.batch_queue import BatchQueue, Priority, Shape
-from service.detector import Detections, Detector, ModelInfo
+from service.detector import Detections, Detector, EarlyUploader, ModelInfo
 from service.device import Device, DeviceHungError, DeviceMemoryError, Reload
 from service.errors import DeadlineError, InferenceError, ServiceError, UnavailableError
 from service.images import Picture
@@ -130,6 +130,16 @@ class Batcher:
     def busy(self) -> bool:
         """Whether a device's thread is at work, or hangs."""
         return any(device.busy for device in self._devices)
+
+    def sent_ahead(self, picture: Picture) -> Picture:
+        """The picture, sent to the device already if there is only one and it takes pictures while it works.
+
+        Called by the thread that has decoded it.
+        """
+        detector = self._devices[0].detector
+        if len(self._devices) > 1 or not isinstance(detector, EarlyUploader):
+            return picture
+        return Picture(detector.upload(picture.pixels))
 
     def pixels(self, width: int, height: int) -> int:
         """What a picture counts in the budget: its own pixels, which wait, or those of its padded shape, if more.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,15 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class EarlyUploader(Protocol):
+    """A detector that can bring a picture to its device while the device works on others."""
+
+    def upload(self, image: Tensor) -> Tensor:
+        """The picture, on its way to the device or there; called by any thread."""
+        ...
+
+
 class DetectorError(Exception):
     """The detector cannot be set up as asked. The message tells what to do."""
 
@@ -117,6 +126,7 @@ class ModelDetector:
         except ServingFormError as error:
             raise DetectorError(str(error)) from error
         self.precision = self._model.precision
+        self._uploads = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self.best_batch_size = 1
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -129,13 +139,20 @@ class ModelDetector:
             largest=_LARGEST_GPU_BATCH if self._device.type == "cuda" else _LARGEST_CPU_BATCH,
         )
 
-    @torch.inference_mode()
+    def upload(self, image: Tensor) -> Tensor:
+        """See `EarlyUploader`. On a CPU, and where the GPU's memory is full, the picture stays where it is."""
+        if self._uploads is None:
+            return image
+        try:
+            with torch.cuda.stream(self._uploads):
+                return image.pin_memory().to(self._device, non_blocking=True)
+        except torch.OutOfMemoryError:
+            return image
+
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        floats = [
-            image.to(self._device, non_blocking=True).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            for image in images
-        ]
-        found = self._model.detect(floats)
+        if self._uploads is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._uploads)
+        found = self._model.detect(images)
         return [
             Detections(
                 boxes=one["boxes"].cpu().numpy(), labels=one["labels"].cpu().numpy(), scores=one["scores"].cpu().numpy()

@@ -52,7 +52,7 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upright picture: uint8 `[3, H, W]` RGB, a view of pixels that lie as `[H, W, 3]`."""
+    """An upright picture: uint8 `[3, H, W]` RGB, a view of pixels that lie as `[H, W, 3]`, on any device."""
 
     pixels: Tensor
 
@@ -61,7 +61,7 @@ class Picture:
         return self.pixels.shape[1], self.pixels.shape[2]
 
     def to_pil(self) -> Image.Image:
-        return Image.fromarray(self.pixels.permute(1, 2, 0).numpy())
+        return Image.fromarray(self.pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:

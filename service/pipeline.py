@@ -82,14 +82,14 @@ async def _decoded(
         async with AsyncExitStack() as held:
             room = batcher.admission.room_for(batcher.pixels(*image.size), patient=True)
             await in_time(deadline, held.enter_async_context(room))
-            yield await in_time(deadline, service.in_thread(lambda: upright_rgb(image)))
+            yield await in_time(deadline, service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image))))
         return
     with batcher.admission.room() as take_room:
 
         def decode() -> Picture:
             image = open_image(data, max_pixels=max_pixels)
             take_room(batcher.pixels(*image.size))
-            return upright_rgb(image)
+            return batcher.sent_ahead(upright_rgb(image))
 
         yield await in_time(deadline, service.in_thread(decode))
 
@@ -107,7 +107,7 @@ async def find_in_pixels(
     async with batcher.admission.room_for(batcher.pixels(width, height)):
         started = time.perf_counter()
         with service.stages.stage("decode"):
-            picture = await in_time(deadline, service.in_thread(lambda: from_pixels(pixels)))
+            picture = await in_time(deadline, service.in_thread(lambda: batcher.sent_ahead(from_pixels(pixels))))
         decode_s = time.perf_counter() - started
         answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
         return Found(picture, answer, decode_s)

@@ -16,11 +16,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
 from service.protocol import ImpatientProtocol, UpgradeDecliningProtocol
+
+if not torch.cuda.is_available():
+    # The kernels run in Triton's interpreter then. It is chosen when Triton is imported, which torchvision does.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -73,15 +74,11 @@ def _fastest_form(forms: dict[str, ServingModel], device: torch.device) -> Servi
     exact = forms["fp32"]
     if len(forms) == 1:
         return exact
-    # A quarter of a typical picture's work tells which is faster as well as the whole does.
-    height, width = (math.ceil(side / 64) * 32 for side in exact.padded_hw(_TYPICAL_HW))
-    images = torch.zeros(1, 3, height, width, device=device)
-    chosen = forms[fastest({name: partial(form.run_network, images) for name, form in forms.items()})]
+    chosen = forms[fastest({name: _trial(form, device) for name, form in forms.items()})]
     if chosen is exact:
         return exact
-    (picture,) = calibration_pictures(count=1)
-    pixels = picture.to(device).float() / 255
-    (wanted,), (got,) = exact.detect([pixels]), chosen.detect([pixels])
+    pictures = calibration_pictures(count=1)
+    (wanted,), (got,) = exact.detect(pictures), chosen.detect(pictures)
     share = agreement(wanted, got)
     if share is not None and share >= _LEAST_AGREEMENT:
         return chosen
@@ -93,7 +90,20 @@ def _fastest_form(forms: dict[str, ServingModel], device: torch.device) -> Servi
     return exact
 
 
+def _trial(form: ServingModel, device: torch.device) -> Callable[[], object]:
+    """What to time a form by."""
+    if device.type == "cuda":
+        return partial(form.detect, [torch.zeros(3, *_TYPICAL_HW, dtype=torch.uint8)])
+    # A quarter of a typical picture's work tells which is faster as well as the whole does.
+    height, width = (math.ceil(side / 64) * 32 for side in form.padded_hw(_TYPICAL_HW))
+    return partial(form.run_network, torch.zeros(1, 3, height, width))
+
+
 def _torch_form(model: FasterRCNN, precision: str) -> ServingModel:
+    if next(model.parameters()).is_cuda and find_spec("triton") is not None:
+        from model.inference.graphs import GraphedModel  # Triton is there on machines with a GPU alone
+
+        return GraphedModel(model, precision=precision, dtype=DTYPES[precision])
     return ServingModel(model, precision=precision, dtype=DTYPES[precision])
 
 

@@ -7,12 +7,17 @@ the backend's convolution, which does it while the result is still in cache.
 
 from __future__ import annotations
 
+import functools
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from model.resnet import FrozenBatchNorm2d
+
+logger = logging.getLogger(__name__)
 
 _Norm = FrozenBatchNorm2d | nn.BatchNorm2d
 
@@ -47,7 +52,11 @@ class FusedConv(nn.Module):
             x: the input.
             addend: of the output's shape, added before ReLU.
         """
-        return self._fused(x, addend) if _can_fuse(x) else self._plain(x, addend)
+        if _can_fuse(x):
+            return self._fused(x, addend)
+        if self.relu and x.is_cuda and cudnn_fuses(x.device, x.dtype):
+            return self._fused_on_gpu(x, addend)
+        return self._plain(x, addend)
 
     def _plain(self, x: Tensor, addend: Tensor | None) -> Tensor:
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -66,6 +75,28 @@ class FusedConv(nn.Module):
                 x, addend, self.weight, self.bias, *shape, "add", None, after if self.relu else None, [], None
             )
         return y
+
+    def _fused_on_gpu(self, x: Tensor, addend: Tensor | None) -> Tensor:
+        shape = (self.stride, self.padding, self.dilation, self.groups)
+        if addend is None:
+            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *shape)
+        return torch.cudnn_convolution_add_relu(x, self.weight, addend, 1.0, self.bias, *shape)
+
+
+@functools.cache
+def cudnn_fuses(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether cuDNN adds bias and shortcut and clamps within its convolution, on this GPU in this type."""
+    x = torch.zeros(1, 32, 8, 8, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.zeros(32, 32, 1, 1, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    shape = ((1, 1), (0, 0), (1, 1), 1)
+    try:
+        torch.cudnn_convolution_relu(x, weight, x.new_zeros(32), *shape)
+        torch.cudnn_convolution_add_relu(x, weight, x, 1.0, x.new_zeros(32), *shape)
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        logger.warning("convolutions are not fused on %s in %s: %s", device, dtype, str(error).partition("\n")[0])
+        return False
+    return True
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor]:

@@ -47,12 +47,13 @@ class ServingModel:
             raise UnsupportedModelError("the RoI pooling has to be MultiScaleRoIAlign with its scales pinned")
         if not isinstance(head, TwoMLPHead) or not isinstance(predictor, FastRCNNPredictor):
             raise UnsupportedModelError("only a box head of two linear layers has a serving form")
-        self._network = network or TorchNetwork(model, dtype)
+        self.network = network or TorchNetwork(model, dtype)
         self.precision = precision
+        self.device = predictor.cls_score.weight.device
         self._dtype = dtype
-        self._transform, self._rpn, self._pool = model.transform, model.rpn, pool
+        self.transform, self.rpn, self.pool = model.transform, model.rpn, pool
         # Not the model's own heads: they would keep the box head's weights, which are packed anew below.
-        self._heads = RoIHeads(
+        self.heads = RoIHeads(
             pool,
             nn.Identity(),
             predictor,
@@ -61,7 +62,7 @@ class ServingModel:
             nms_thresh=heads.nms_thresh,
             detections_per_img=heads.detections_per_img,
         )
-        self._scales = pool.scales
+        self.scales = pool.scales
         cells = pool.output_size[0] * pool.output_size[1]
         fc6 = head.fc6.weight.detach().unflatten(1, (-1, cells)).transpose(1, 2).flatten(1)  # columns as pooled
         self._hidden = [
@@ -71,62 +72,82 @@ class ServingModel:
         self._predictor = predictor.float()
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[Tensor], *, lap: Callable[[str], None] = lambda _stage: None) -> list[Detection]:
+    def detect(self, images: Sequence[Tensor], *, lap: Callable[[str], None] | None = None) -> list[Detection]:
         """The detections of each image, in its own pixels, best first.
 
         Args:
-            images: `[3, H, W]` float in 0..1 each.
+            images: `[3, H, W]` each, uint8 or float in 0..1.
             lap: told the name of each stage when it is over.
         """
-        batch: ImageBatch = self._transform(images)
+        lap = lap or _unheard
+        batch: ImageBatch = self.transform([self._as_float(image) for image in images])
         lap("preprocess")
-        output = self._network(batch.tensors)
+        output = self.network(batch.tensors)
         lap("network")
-        proposals = self._rpn.propose(self._predictions(batch, output), batch.image_sizes)
+        proposals = self.rpn.propose(self._predictions(batch, output), batch.image_sizes)
         lap("proposals")
         logits, deltas = self._judge(output, proposals)
         lap("roi")
-        detections = self._heads.postprocess(logits, deltas, proposals, batch.image_sizes)
+        detections = self.heads.postprocess(logits, deltas, proposals, batch.image_sizes)
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        restored: list[Detection] = self._transform.restore(detections, batch.image_sizes, original_sizes)
+        restored: list[Detection] = self.transform.restore(detections, batch.image_sizes, original_sizes)
         lap("post")
         return restored
 
     @torch.inference_mode()
     def run_network(self, images: Tensor) -> NetworkOutput:
         """The static part alone, to its end, on a batch `[N, 3, H, W]`: to see how long it takes."""
-        output = self._network(images)
+        output = self.network(images)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         return output
 
     def padded_hw(self, size_hw: SizeHW) -> SizeHW:
         """See `GeneralizedRCNNTransform.padded_hw`."""
-        return self._transform.padded_hw(size_hw)
+        return self.transform.padded_hw(size_hw)
 
-    def _predictions(self, batch: ImageBatch, output: NetworkOutput) -> Predictions:
+    def per_anchor(self, output: NetworkOutput) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level, logits `[N, H * W * A]` and deltas `[N, H * W * A, 4]` in the order of the anchors."""
         anchors_per_cell = output.predictions[0].shape[-1] // 5
         logits = [level[..., :anchors_per_cell].flatten(1) for level in output.predictions]
         deltas = [level[..., anchors_per_cell:].reshape(level.shape[0], -1, 4) for level in output.predictions]
+        return logits, deltas
+
+    def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """What the box head says of proposals `[R, grid, C]`: logits `[R, K]` and deltas `[R, K, 4]`, float32."""
+        x = pooled.flatten(1).to(self._dtype)
+        for weight, bias in self._hidden:
+            x = F.linear(x, weight, bias).relu_()
+        logits, deltas = self._predictor(x.float())
+        return logits, deltas.view(*logits.shape, 4)
+
+    def _as_float(self, image: Tensor) -> Tensor:
+        if image.dtype != torch.uint8:
+            return image
+        image = image.to(self.device, non_blocking=True)
+        return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+    def _predictions(self, batch: ImageBatch, output: NetworkOutput) -> Predictions:
+        logits, deltas = self.per_anchor(output)
         # The generator looks at nothing of its maps but their shape [..., H, W] and dtype.
         maps = [level.permute(0, 3, 1, 2) for level in output.predictions]
-        return Predictions(logits=logits, deltas=deltas, anchors=self._rpn.anchor_generator(batch, maps)[0])
+        return Predictions(logits=logits, deltas=deltas, anchors=self.rpn.anchor_generator(batch, maps)[0])
 
     def _judge(self, output: NetworkOutput, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits `[R, K]` and deltas `[R, K, 4]` of the proposals of all images."""
         boxes = torch.cat(proposals)
         image_of = torch.cat([torch.full((len(p),), n, device=p.device) for n, p in enumerate(proposals)])
-        x = multi_scale_roi_align(
+        pooled = multi_scale_roi_align(
             output.levels,
             boxes,
             image_of,
-            self._pool.levels_of(boxes, self._scales),
-            scales=self._scales,
-            output_hw=self._pool.output_size,
-            sampling_ratio=self._pool.sampling_ratio,
+            self.pool.levels_of(boxes, self.scales),
+            scales=self.scales,
+            output_hw=self.pool.output_size,
+            sampling_ratio=self.pool.sampling_ratio,
         )
-        x = x.flatten(1).to(self._dtype)
-        for weight, bias in self._hidden:
-            x = F.linear(x, weight, bias).relu_()
-        logits, deltas = self._predictor(x.float())
-        return logits, deltas.view(*logits.shape, 4)
+        return self.classify(pooled)
+
+
+def _unheard(_stage: str) -> None:
+    """Nobody asked."""

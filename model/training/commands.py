@@ -255,7 +255,7 @@ def evaluate_command(
                 precision=precision.value,
                 calibration=partial(calibration_pictures, calibration_images),
             )
-            found = detect_all(served.detect, measured, device=processes.device, advance=lambda: bar.advance(task))
+            found = detect_all(served.detect, measured, advance=lambda: bar.advance(task))
         metrics = evaluate(measured, found, checkpoint.categories)
         if as_json:
             about = {"weights": checkpoint.name, "data": data, "split": split, "precision": served.precision}

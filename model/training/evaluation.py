@@ -66,19 +66,17 @@ def detect_all(
     detect: Callable[[list[Tensor]], list[Detection]],
     data: DetectionData,
     *,
-    device: torch.device,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Detection]:
     """The detections on every image, one image at a time, so that none is padded to its neighbour's size.
 
     Args:
-        detect: images `[3, H, W]` in 0..1 on `device` to their detections.
+        detect: uint8 images `[3, H, W]` to their detections.
         advance: called after each image.
     """
     detections = []
     for index in range(len(data)):
-        image = data[index][0].to(device).float() / 255
-        found = detect([image])[0]
+        found = detect([data[index][0]])[0]
         boxes, labels, scores = found["boxes"].cpu(), found["labels"].cpu(), found["scores"].cpu()
         detections.append(Detection(boxes=boxes, labels=labels, scores=scores))
         advance()

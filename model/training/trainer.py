@@ -214,7 +214,7 @@ class Trainer:
             self.judged.load_state_dict(self.average.state_dict)
             ap = None
             if self.validation is not None:
-                found = detect_all(self._detect, self.validation, device=self.processes.device)
+                found = detect_all(self._detect, self.validation)
                 metrics = evaluate(self.validation, found)
                 ap = metrics.overall.ap or 0.0
             if ap is None or self.best_ap is None or ap >= self.best_ap:
@@ -227,9 +227,9 @@ class Trainer:
 
     def _detect(self, images: list[Tensor]) -> list[Detection]:
         """What the averaged weights find, in the run's precision."""
-        device = self.processes.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            found: list[Detection] = self.judged.detect(images)
+        device = self.processes.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            found: list[Detection] = self.judged.detect([image.to(device).float() / 255 for image in images])
         return found
 
     def _snapshot(self) -> dict[str, Any]:

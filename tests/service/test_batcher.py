@@ -419,3 +419,18 @@ async def test_stopping_in_the_search_for_the_guilty_tells_everybody(fake: Any, 
         await batcher.stop()
         outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
     assert {type(outcome) for outcome in outcomes[2:]} == {UnavailableError}
+
+
+async def test_pictures_are_sent_ahead_to_a_device_that_takes_them(fake: Any, make_picture: Any) -> None:
+    class Uploading(type(fake())):  # type: ignore[misc]
+        def upload(self, image: Any) -> Any:
+            return image + 1
+
+    detector = Uploading()
+    async with running(detector) as batcher:
+        sent = batcher.sent_ahead(Picture(make_picture(4)))
+        await batcher.submit(sent, deadline=soon())
+    assert detector.batches[0][0][0] == 5
+    for detectors in ((Uploading(), Uploading(device="cuda:1")), (fake(),)):  # whose picture it will be is not known
+        async with running(*detectors) as batcher:
+            assert batcher.sent_ahead(Picture(make_picture(4))).pixels[0, 0, 0] == 4

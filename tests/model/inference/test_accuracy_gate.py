@@ -35,7 +35,7 @@ def average_precision(bccd, tmp_path_factory):
         threads = torch.get_num_threads()
         torch.set_num_threads(2)  # pictures of a real size gain by it, other than the other tests'
         try:
-            found = detect_all(form.detect, data, device=CPU)
+            found = detect_all(form.detect, data)
         finally:
             torch.set_num_threads(threads)
         return 100 * (evaluate(data, found, checkpoint.categories).overall.ap or 0.0)

@@ -305,4 +305,4 @@ def test_processes_that_begin_differently_say_so(tiny: ModuleType, tmp_path: Pat
 
 def _measure(run: Trainer, data: SyntheticData) -> Metrics:
     run.judged.load_state_dict(run.average.state_dict)
-    return evaluate(data, detect_all(run.judged.eval().detect, data, device=torch.device("cpu")))
+    return evaluate(data, detect_all(lambda images: run.judged.eval().detect([image / 255 for image in images]), data))

@@ -1,0 +1,39 @@
+"""Compile every kernel for a GPU that need not be there: `compile_kernels.py 90` for compute capability 9.0."""
+
+from __future__ import annotations
+
+import sys
+
+from triton import compiler
+from triton.backends.compiler import GPUTarget
+
+from model.inference.kernels import nms, resize, roi_align
+
+SIZES = {"height": "i32", "width": "i32", "scale": "fp32"}
+LEVELS = {f"{name}{level}": kind for level in range(4) for name, kind in SIZES.items()}
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
+KERNELS = {
+    "nms": (
+        nms._nms_kernel,
+        {"boxes": "*fp32", "valid": "*i8", "labels": "*i32", "keep": "*i8", "count": "i32", "threshold": "fp32"},
+        {"HAS_LABELS": True, "BLOCKS": 16, "BLOCK": 64},
+    ),
+    "roi_align": (
+        roi_align._roi_align_kernel,
+        {f"level{n}": "*fp16" for n in range(4)} | LEVELS
+        | {"boxes": "*fp32", "image_of": "*i64", "level_of": "*i64", "pooled": "*fp16", "channels": "i32"},
+        {"OUT_H": 7, "OUT_W": 7, "SAMPLES": 2, "BLOCK": 256},
+    ),
+    "resize": (
+        resize._resize_kernel,
+        {"table": "*i64", "batch": "*fp16", "height": "i32", "width": "i32"}
+        | {f"{name}{channel}": "fp32" for name in ("mean", "std") for channel in range(3)},
+        {"COLUMNS": 8, "BLOCK": 256},
+    ),
+}  # fmt: skip
+
+for name, (kernel, signature, constants) in KERNELS.items():
+    ordered = {arg: signature.get(arg, "constexpr") for arg in kernel.arg_names}
+    source = compiler.ASTSource(kernel, ordered, constexprs=constants)
+    compiled = compiler.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=OPTIONS)
+    print(f"{name}: {len(compiled.asm['cubin'])} bytes")

@@ -1,0 +1,80 @@
+"""The fixed-shape form against the eager serving form, with the kernels' plain PyTorch references."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.inference.fixed_shapes import FixedShapeHeads, detection_of
+from model.inference.kernels.nms import reference_nms_mask
+from model.inference.serving import ServingModel
+
+SMALL = {"min_size": 128, "max_size": 320, "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 150}
+CASES = {
+    "landscape": ([(120, 180)], SMALL),
+    "one pixel": ([(1, 1)], SMALL),
+    "long 40:1": ([(10, 400)], SMALL),
+    "sides not divided by 32": ([(101, 77)], SMALL | {"min_size": 133, "max_size": 199}),
+    "two sizes of one padded shape": ([(128, 192), (127, 191)], SMALL),
+    "91 classes": ([(120, 180)], SMALL | {"num_classes": 91}),
+    "rpn_score_thresh": ([(120, 180)], SMALL | {"rpn_score_thresh": 0.6}),
+    "no proposal at all": ([(120, 180)], SMALL | {"rpn_score_thresh": 1.1}),
+    "few proposals": ([(120, 180)], SMALL | {"rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_test": 25}),
+    "few detections": ([(120, 180)], SMALL | {"box_detections_per_img": 3}),
+    "bbox_reg_weights": ([(120, 180)], SMALL | {"bbox_reg_weights": (5.0, 8.0, 2.5, 4.0)}),
+}
+
+
+@pytest.fixture
+def form_of(make_pair):
+    def make(**kwargs):
+        _, model = make_pair(**kwargs)
+        model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+        return ServingModel(model)
+
+    return make
+
+
+@torch.inference_mode()
+def fixed(form, images, **kwargs):
+    """The rows `[N, D + 1, 6]` of the fixed-shape form."""
+    heads = FixedShapeHeads(form, nms_mask=reference_nms_mask, **kwargs)
+    batch = form.transform(images)
+    sizes = torch.tensor([
+        (*resized, *(torch.tensor(image.shape[1:]) / torch.tensor(resized)).tolist())
+        for image, resized in zip(images, batch.image_sizes, strict=True)
+    ])  # fmt: skip
+    anchors = heads.anchors(tuple(batch.tensors.shape[2:]), torch.device("cpu"))
+    return heads(form.network(batch.tensors), anchors, sizes)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_finds_what_the_eager_form_finds(case, form_of, make_picture):
+    sizes, kwargs = CASES[case]
+    form = form_of(**kwargs)
+    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    wanted = form.detect(images)
+    for rows, eager in zip(fixed(form, images), wanted, strict=True):
+        found = detection_of(rows)
+        assert found is not None
+        assert found["labels"].equal(eager["labels"])
+        torch.testing.assert_close(found["boxes"], eager["boxes"], rtol=0, atol=1e-3)
+        torch.testing.assert_close(found["scores"], eager["scores"], rtol=0, atol=1e-6)
+    assert any(len(eager["labels"]) for eager in wanted) or case == "no proposal at all"
+
+
+def test_an_answer_that_may_be_incomplete_says_so(form_of, make_picture):
+    form, images = form_of(**SMALL), [make_picture(120, 180)]
+    (eager,) = form.detect(images)
+    assert len(eager["labels"]) > 30
+    (rows,) = fixed(form, images, candidates=30)
+    assert detection_of(rows) is None
+
+
+def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_of, make_picture):
+    form, images = form_of(**SMALL | {"box_detections_per_img": 3}), [make_picture(120, 180)]
+    (eager,) = form.detect(images)
+    (rows,) = fixed(form, images, candidates=30)
+    found = detection_of(rows)
+    assert found is not None
+    torch.testing.assert_close(found["boxes"], eager["boxes"], rtol=0, atol=1e-3)

@@ -1,0 +1,138 @@
+"""The GPU's serving form: on a GPU as it is, elsewhere with its kernels interpreted and its graphs run call by call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from model.inference.graphs import GraphedModel
+from model.inference.serving import ServingModel
+
+# Few proposals: the interpreter takes a second for two.
+SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_nms_top_n_test": 2, "num_classes": 4}
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class CallByCall:
+    """Repeats work by doing it again, into the same tensor, and counts what it was asked to make repeatable."""
+
+    def __init__(self):
+        self.captured = 0
+
+    def __call__(self, work):
+        self.captured += 1
+        rows = work()
+        return (lambda: rows.copy_(work())), rows
+
+
+class Forms:
+    def __init__(self, model, device, **kwargs):
+        model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+        model.to(device)
+        self.capture = CallByCall()
+        self.eager = ServingModel(model)
+        if device.type == "cpu":
+            kwargs["capture"] = self.capture
+        self.graphed = GraphedModel(model, **kwargs)
+        self.fallbacks = 0
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def forms(request, make_pair):
+    if (request.param == "cuda") is not torch.cuda.is_available():
+        pytest.skip("runs on the GPU where there is one, or else in the interpreter")
+
+    def make(settings=SMALL, **kwargs):
+        _, model = make_pair(**settings)
+        return Forms(model, torch.device(request.param), **kwargs)
+
+    return make
+
+
+def as_uint8(picture):
+    return (picture * 255).round().to(torch.uint8)
+
+
+def assert_same(got, wanted):
+    for one, other in zip(got, wanted, strict=True):
+        assert one["labels"].tolist() == other["labels"].tolist()
+        torch.testing.assert_close(one["boxes"].cpu(), other["boxes"].cpu(), rtol=0, atol=0.05)
+        torch.testing.assert_close(one["scores"].cpu(), other["scores"].cpu(), rtol=0, atol=1e-4)
+
+
+def test_graphs_find_what_the_eager_form_finds(forms, make_picture):
+    both = forms()
+    pictures = [as_uint8(make_picture(60, 80, 1)), as_uint8(make_picture(61, 83, 2)).flip(2)]
+    for batch in (pictures, pictures[:1], pictures[::-1]):  # the last on a graph that is there
+        wanted = both.eager.detect(batch)
+        assert all(len(found["labels"]) > 1 for found in wanted)
+        assert_same(both.graphed.detect(batch), wanted)
+
+
+def test_one_graph_for_each_shape_and_size_and_no_more_than_asked_for(forms, make_picture):
+    both = forms(SMALL | {"rpn_post_nms_top_n_test": 1}, most_graphs=2)
+    tall, wide = as_uint8(make_picture(80, 60)), as_uint8(make_picture(60, 80))
+    kept = both.graphed._graphs
+    for batch, shapes in [
+        ([wide], [(64, 96)]),
+        ([wide], [(64, 96)]),
+        ([tall], [(64, 96), (96, 64)]),
+        ([wide], [(96, 64), (64, 96)]),
+        ([wide, wide], [(64, 96), (64, 96)]),  # the tall one's is gone
+    ]:
+        both.graphed.detect(batch)
+        assert [hw for hw, _ in kept] == shapes
+    assert [count for _, count in kept] == [1, 2]
+
+
+def test_what_no_graph_can_do_goes_the_eager_way(forms, make_picture):
+    both = forms()
+    tall, wide = as_uint8(make_picture(80, 60)), as_uint8(make_picture(60, 80))
+    assert_same(both.graphed.detect([tall, wide]), both.eager.detect([tall, wide]))
+    floats = [(wide / 255).to(both.graphed.device)]
+    assert_same(both.graphed.detect(floats), both.eager.detect(floats))
+    stages = []
+    both.graphed.detect([wide], lap=stages.append)
+    assert stages == ["preprocess", "network", "proposals", "roi", "post"]
+    assert not both.graphed._graphs
+
+
+def test_a_crowd_gets_its_whole_answer(forms, make_picture):
+    both = forms(candidates=1)
+    crowd = [as_uint8(make_picture(60, 80, 1))]
+    wanted = both.eager.detect(crowd)
+    assert len(wanted[0]["labels"]) > 1
+    assert_same(both.graphed.detect(crowd), wanted)
+    assert both.graphed._graphs
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_half_precision_on_the_gpu_agrees(precision, make_pair, make_picture):
+    from model.inference.agreement import agreement
+    from model.inference.build import serving_model
+
+    _, model = make_pair(min_size=320, max_size=480)
+    exact = serving_model(model, device=torch.device("cuda"), precision="fp32")
+    form = serving_model(model, device=torch.device("cuda"), precision=precision)
+    picture = [as_uint8(make_picture(240, 320))]
+    share = agreement(exact.detect(picture)[0], form.detect(picture)[0])
+    assert share is None or share > 0.8
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_memory_is_flat_over_many_shapes(make_pair, make_picture):
+    _, model = make_pair(min_size=320, max_size=480)
+    model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    form = GraphedModel(model.cuda().eval(), precision="fp16", dtype=torch.float16, most_graphs=8)
+    reserved = []
+    for _ in range(3):
+        for width in range(240, 400, 20):
+            for count in (1, 2, 4):
+                form.detect([as_uint8(make_picture(240, width))] * count)
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[2] <= 1.05 * reserved[1]
