@@ -82,14 +82,14 @@ async def _decoded(
         async with AsyncExitStack() as held:
             room = batcher.admission.room_for(batcher.pixels(*image.size), patient=True)
             await in_time(deadline, held.enter_async_context(room))
-            yield await in_time(deadline, service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image))))
+            yield await in_time(deadline, service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image, data))))
         return
     with batcher.admission.room() as take_room:
 
         def decode() -> Picture:
             image = open_image(data, max_pixels=max_pixels)
             take_room(batcher.pixels(*image.size))
-            return batcher.sent_ahead(upright_rgb(image))
+            return batcher.sent_ahead(upright_rgb(image, data))
 
         yield await in_time(deadline, service.in_thread(decode))
 

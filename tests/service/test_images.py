@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
 from service.errors import BrokenImageError, ServiceError, TooLargeError, UnsupportedTypeError
-from service.images import Picture, decode
+from service.images import Picture, _sound_jpeg, decode
 
 MAX_PIXELS = 8192 * 8192
 
@@ -228,3 +228,41 @@ def test_the_eight_orientations_of_a_real_photograph_agree(odd_images: list[Path
     for picture in pictures:
         assert picture.shape == pictures[0].shape
         assert np.abs(picture - pictures[0]).mean() < 6  # each was compressed anew
+
+
+def photograph(size_wh: tuple[int, int] = (203, 101), **options: Any) -> bytes:
+    smooth = Image.effect_noise((20, 10), 90).convert("RGB").resize(size_wh, Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    smooth.save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"progressive": True}, {"quality": 5}])
+def test_a_jpeg_has_the_pixels_that_pillow_sees(options: dict[str, Any]) -> None:
+    data = photograph(**options)
+    assert _sound_jpeg(Image.open(io.BytesIO(data)), data) is not None
+    wanted = np.array(Image.open(io.BytesIO(data)))
+    assert np.array_equal(decode(data, max_pixels=10**6).pixels.permute(1, 2, 0), wanted)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_and_damaged_jpegs_are_left_to_pillow(mode: str) -> None:
+    out = io.BytesIO()
+    Image.new(mode, (40, 30)).save(out, "JPEG")
+    assert _sound_jpeg(Image.open(out), out.getvalue()) is None
+    data = photograph()
+    damaged = data[:-400] + bytes(200) + data[-200:]  # Pillow takes it
+    assert _sound_jpeg(Image.open(io.BytesIO(damaged)), damaged) is None
+    wanted = np.array(Image.open(io.BytesIO(damaged)))
+    assert np.array_equal(decode(damaged, max_pixels=10**6).pixels.permute(1, 2, 0), wanted)
+
+
+def test_a_jpeg_of_another_size_than_was_checked_is_left_to_pillow() -> None:
+    data = photograph()
+    assert _sound_jpeg(Image.open(io.BytesIO(photograph((100, 50)))), data) is None
+
+
+def test_real_photographs_have_the_pixels_that_pillow_sees(coco_photos: list[Path]) -> None:
+    for path in coco_photos:
+        wanted = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        assert np.array_equal(decode(path.read_bytes(), max_pixels=10**8).pixels.permute(1, 2, 0), wanted)
