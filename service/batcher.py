@@ -139,7 +139,7 @@ class Batcher:
         detector = self._devices[0].detector
         if len(self._devices) > 1 or not isinstance(detector, EarlyUploader):
             return picture
-        return Picture(detector.upload(picture.pixels))
+        return Picture(picture.pixels, on_device=detector.upload(picture.pixels))
 
     def pixels(self, width: int, height: int) -> int:
         """What a picture counts in the budget: its own pixels, which wait, or those of its padded shape, if more.

@@ -23,6 +23,7 @@ from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
 from model.inference.errors import ServingFormError
+from model.inference.memory import is_out_of_memory as is_out_of_memory
 from model.inference.precision import best_batch_size, check_precision
 from model.weights import WeightsError, WeightsUnavailableError
 from service.cores import usable_cores
@@ -34,8 +35,6 @@ MODEL_NAME = "fasterrcnn_resnet50_fpn"
 _USUAL_HW = (480, 640)
 _GREY = 127
 _LARGEST_GPU_BATCH, _LARGEST_CPU_BATCH = 64, 4
-# How the CPU's allocator, the CUDA driver, cuDNN and cuBLAS say it where torch raises a plain RuntimeError.
-_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,8 @@ class ModelDetector:
         except ServingFormError as error:
             raise DetectorError(str(error)) from error
         self.precision = self._model.precision
-        self._uploads = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        # Of the other priority than those that graphs are captured on, as torch hands out the same ones again.
+        self._uploads = torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
         self.best_batch_size = 1
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -138,21 +138,28 @@ class ModelDetector:
             lambda size: self.detect([torch.full((3, *_USUAL_HW), _GREY, dtype=torch.uint8)] * size),
             largest=_LARGEST_GPU_BATCH if self._device.type == "cuda" else _LARGEST_CPU_BATCH,
         )
+        self._model.forget()  # what the batches took that are too large
+        release_memory(self.device)
 
     def upload(self, image: Tensor) -> Tensor:
-        """See `EarlyUploader`. On a CPU, and where the GPU's memory is full, the picture stays where it is."""
+        """See `EarlyUploader`. On a CPU, and where it cannot be, the picture stays where it is."""
         if self._uploads is None:
             return image
         try:
             with torch.cuda.stream(self._uploads):
                 return image.pin_memory().to(self._device, non_blocking=True)
-        except torch.OutOfMemoryError:
+        except RuntimeError:  # no memory, or no device any more: its own thread will meet that, and tell
             return image
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         if self._uploads is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._uploads)
-        found = self._model.detect(images)
+        try:
+            found = self._model.detect(images)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._model.forget()
+            raise
         return [
             Detections(
                 boxes=one["boxes"].cpu().numpy(), labels=one["labels"].cpu().numpy(), scores=one["scores"].cpu().numpy()
@@ -196,13 +203,6 @@ def load_detectors(settings: Settings) -> list[Detector]:
 def check_device(detector: Detector) -> None:
     """Have the device answer for one small grey picture; whatever it raises tells that it cannot."""
     detector.detect([torch.full((3, 64, 64), _GREY, dtype=torch.uint8)])
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether it says that a device's memory, or the host's, does not hold the batch."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in _MEMORY_WORDS if isinstance(error, RuntimeError)
-    )
 
 
 def release_memory(device: str) -> None:

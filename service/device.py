@@ -85,7 +85,7 @@ class Device:
             DeviceHungError: the device is failing now.
             Exception: whatever the detector raises, and ThreadEndedError if it ends its thread.
         """
-        detector, images = self.detector, [picture.pixels for picture in pictures]
+        detector, images = self.detector, [picture.nearest for picture in pictures]
         try:
             found = await self._run(lambda: _detect(detector, images), self._hang_timeout_s)
         except DeviceMemoryError:

@@ -53,16 +53,22 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upright picture: uint8 `[3, H, W]` RGB, a view of pixels that lie as `[H, W, 3]`, on any device."""
+    """An upright picture: uint8 `[3, H, W]` RGB, a view of pixels that lie as `[H, W, 3]`."""
 
     pixels: Tensor
+    on_device: Tensor | None = None  # the same, where it has been sent to the detector's device already
 
     @property
     def size_hw(self) -> tuple[int, int]:
         return self.pixels.shape[1], self.pixels.shape[2]
 
+    @property
+    def nearest(self) -> Tensor:
+        """The pixels where the detector gets at them soonest."""
+        return self.pixels if self.on_device is None else self.on_device
+
     def to_pil(self) -> Image.Image:
-        return Image.fromarray(self.pixels.permute(1, 2, 0).cpu().numpy())
+        return Image.fromarray(self.pixels.permute(1, 2, 0).numpy())
 
 
 def decode(data: bytes, *, max_pixels: int) -> Picture:

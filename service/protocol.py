@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import PROBLEM_TYPE, BadRequestError, problem
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,21 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._unparsed_bytes = 0
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """A problem document, as of every other failure, in place of uvicorn's line of text."""
+        request_id = uuid4().hex
+        detail = "this is not an HTTP/1.1 request, or its address has more than 65,535 bytes"
+        document = problem(
+            status=BadRequestError.status, code=BadRequestError.code, detail=detail, request_id=request_id
+        )
+        body = json.dumps(document).encode()
+        head = (
+            f"HTTP/1.1 400 Bad Request\r\nContent-Type: {PROBLEM_TYPE}\r\nX-Request-ID: {request_id}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _refuse(self) -> None:
         if self.transport.is_closing():

@@ -12,8 +12,9 @@ _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
         resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories arguments download packed weights
         build
-        inference.errors inference.fused_conv inference.network inference.roi_align inference.serving
-        inference.precision inference.agreement inference.openvino""",
+        inference.errors inference.memory inference.fused_conv inference.network inference.roi_align inference.serving
+        inference.precision inference.agreement inference.openvino inference.kernels.nms inference.kernels.roi_align
+        inference.kernels.resize inference.fixed_shapes inference.graphs""",
     "service": """settings cores errors problems auth logs tracing segments images drawing batch_queue batch_cap metrics
         admission detector device_thread device examples schemas limits batcher stages lifecycle bounded_json uploads
         pipeline openapi routes fast_lane middleware oip.tensors oip.document oip.routes package_files page.routes docs

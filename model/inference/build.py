@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
 import math
 from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -62,8 +62,6 @@ def serving_model(
     model = model.eval().to(device)
     if precision == "int8":
         return _int8(model, calibration, cache or cache_folder())
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if precision != AUTO:
         return _torch_form(model, precision)
     return _fastest_form({name: _torch_form(model, name) for name in candidates(device)}, device)
@@ -76,35 +74,62 @@ def _fastest_form(forms: dict[str, ServingModel], device: torch.device) -> Servi
         return exact
     chosen = forms[fastest({name: _trial(form, device) for name, form in forms.items()})]
     if chosen is exact:
-        return exact
+        return _alone(exact, forms)
     pictures = calibration_pictures(count=1)
     (wanted,), (got,) = exact.detect(pictures), chosen.detect(pictures)
     share = agreement(wanted, got)
     if share is not None and share >= _LEAST_AGREEMENT:
-        return chosen
+        return _alone(chosen, forms)
     logger.info(
         "fp32 is used, although %s is faster: it %s",
         chosen.precision,
         "finds nothing to compare by" if share is None else f"finds only {share:.0%} of the same on a test picture",
     )
-    return exact
+    return _alone(exact, forms)
+
+
+def _alone(chosen: ServingModel, forms: dict[str, ServingModel]) -> ServingModel:
+    """Let go of the others, and of their memory."""
+    forms.clear()
+    gc.collect()
+    chosen.forget()
+    if chosen.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return chosen
 
 
 def _trial(form: ServingModel, device: torch.device) -> Callable[[], object]:
     """What to time a form by."""
     if device.type == "cuda":
-        return partial(form.detect, [torch.zeros(3, *_TYPICAL_HW, dtype=torch.uint8)])
+        return functools.partial(form.detect, [torch.zeros(3, *_TYPICAL_HW, dtype=torch.uint8)])
     # A quarter of a typical picture's work tells which is faster as well as the whole does.
     height, width = (math.ceil(side / 64) * 32 for side in form.padded_hw(_TYPICAL_HW))
-    return partial(form.run_network, torch.zeros(1, 3, height, width))
+    return functools.partial(form.run_network, torch.zeros(1, 3, height, width))
 
 
 def _torch_form(model: FasterRCNN, precision: str) -> ServingModel:
-    if next(model.parameters()).is_cuda and find_spec("triton") is not None:
-        from model.inference.graphs import GraphedModel  # Triton is there on machines with a GPU alone
+    device = next(model.parameters()).device
+    if device.type == "cuda" and _kernels_run(device):
+        from model.inference.graphs import GraphedModel
 
         return GraphedModel(model, precision=precision, dtype=DTYPES[precision])
     return ServingModel(model, precision=precision, dtype=DTYPES[precision])
+
+
+@functools.cache
+def _kernels_run(device: torch.device) -> bool:
+    """Whether Triton works on this GPU: it needs a C compiler, for one, and a folder to write to."""
+    try:
+        from model.inference.kernels.nms import nms_mask
+
+        with torch.cuda.device(device):
+            nms_mask(torch.zeros(1, 1, 4, device=device), torch.ones(1, 1, dtype=torch.bool, device=device), 0.5)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the plain form does without
+        logger.warning("%s serves without CUDA graphs, slower, as Triton's kernels do not run there: %s", device, error)
+        return False
+    return True
 
 
 def _int8(model: FasterRCNN, calibration: Callable[[], list[Tensor]], cache: Path) -> ServingModel:

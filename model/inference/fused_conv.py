@@ -7,7 +7,6 @@ the backend's convolution, which does it while the result is still in cache.
 
 from __future__ import annotations
 
-import functools
 import logging
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
+from model.inference.memory import is_out_of_memory
 from model.resnet import FrozenBatchNorm2d
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class FusedConv(nn.Module):
         super().__init__()
         weight, bias = folded(conv, norm)
         self.relu = relu
+        self._cudnn_fuses = True
         if isinstance(conv.padding, str):
             raise ValueError(f"padding {conv.padding!r} is not in pixels")  # noqa: TRY004 - its value is at fault
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
@@ -54,8 +55,15 @@ class FusedConv(nn.Module):
         """
         if _can_fuse(x):
             return self._fused(x, addend)
-        if self.relu and x.is_cuda and cudnn_fuses(x.device, x.dtype):
-            return self._fused_on_gpu(x, addend)
+        if self.relu and x.is_cuda and self._cudnn_fuses:
+            try:
+                return self._fused_on_gpu(x, addend)
+            except RuntimeError as error:
+                if is_out_of_memory(error) or torch.cuda.is_current_stream_capturing():
+                    raise
+                # Not every GPU has it for every layer. A graph is captured after the layer has run once.
+                self._cudnn_fuses = False
+                logger.warning("a convolution is not fused: %s", str(error).partition("\n")[0])
         return self._plain(x, addend)
 
     def _plain(self, x: Tensor, addend: Tensor | None) -> Tensor:
@@ -81,22 +89,6 @@ class FusedConv(nn.Module):
         if addend is None:
             return torch.cudnn_convolution_relu(x, self.weight, self.bias, *shape)
         return torch.cudnn_convolution_add_relu(x, self.weight, addend, 1.0, self.bias, *shape)
-
-
-@functools.cache
-def cudnn_fuses(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether cuDNN adds bias and shortcut and clamps within its convolution, on this GPU in this type."""
-    x = torch.zeros(1, 32, 8, 8, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.zeros(32, 32, 1, 1, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    shape = ((1, 1), (0, 0), (1, 1), 1)
-    try:
-        torch.cudnn_convolution_relu(x, weight, x.new_zeros(32), *shape)
-        torch.cudnn_convolution_add_relu(x, weight, x, 1.0, x.new_zeros(32), *shape)
-        torch.cuda.synchronize(device)
-    except RuntimeError as error:
-        logger.warning("convolutions are not fused on %s in %s: %s", device, dtype, str(error).partition("\n")[0])
-        return False
-    return True
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor]:

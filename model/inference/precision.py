@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 
 from model.inference.errors import OpenVINOMissingError, PrecisionError
+from model.inference.memory import is_out_of_memory
 
 AUTO = "auto"
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
@@ -61,7 +62,7 @@ def fastest(runs: dict[str, Callable[[], object]]) -> str:
 
 
 def best_batch_size(run: Callable[[int], object], *, largest: int) -> int:
-    """The first of 1, 2, 4, ... pictures at a time of which twice as many are not answered 5 % faster each.
+    """The first of 1, 2, 4, ... pictures at a time of which twice as many fail, or are not answered 5 % faster each.
 
     Args:
         run: detects in so many pictures, to its end.
@@ -69,7 +70,12 @@ def best_batch_size(run: Callable[[int], object], *, largest: int) -> int:
     """
     size, rate = 1, _rate(run, 1)
     while 2 * size <= largest:
-        twice = _rate(run, 2 * size)
+        try:
+            twice = _rate(run, 2 * size)
+        except Exception as error:
+            if is_out_of_memory(error):
+                break
+            raise
         if twice < _WORTH_WAITING_FOR * rate:
             break
         size, rate = 2 * size, twice

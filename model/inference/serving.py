@@ -80,6 +80,7 @@ class ServingModel:
             lap: told the name of each stage when it is over.
         """
         lap = lap or _unheard
+        self._set_arithmetic()
         batch: ImageBatch = self.transform([self._as_float(image) for image in images])
         lap("preprocess")
         output = self.network(batch.tensors)
@@ -97,10 +98,14 @@ class ServingModel:
     @torch.inference_mode()
     def run_network(self, images: Tensor) -> NetworkOutput:
         """The static part alone, to its end, on a batch `[N, 3, H, W]`: to see how long it takes."""
+        self._set_arithmetic()
         output = self.network(images)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         return output
+
+    def forget(self) -> None:
+        """Give back what is kept from one batch to the next."""
 
     def padded_hw(self, size_hw: SizeHW) -> SizeHW:
         """See `GeneralizedRCNNTransform.padded_hw`."""
@@ -120,6 +125,11 @@ class ServingModel:
             x = F.linear(x, weight, bias).relu_()
         logits, deltas = self._predictor(x.float())
         return logits, deltas.view(*logits.shape, 4)
+
+    def _set_arithmetic(self) -> None:
+        """The process has one switch for all forms."""
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
 
     def _as_float(self, image: Tensor) -> Tensor:
         if image.dtype != torch.uint8:

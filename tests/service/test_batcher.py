@@ -431,6 +431,7 @@ async def test_pictures_are_sent_ahead_to_a_device_that_takes_them(fake: Any, ma
         sent = batcher.sent_ahead(Picture(make_picture(4)))
         await batcher.submit(sent, deadline=soon())
     assert detector.batches[0][0][0] == 5
+    assert sent.pixels[0, 0, 0] == 4  # the host's, to draw on
     for detectors in ((Uploading(), Uploading(device="cuda:1")), (fake(),)):  # whose picture it will be is not known
         async with running(*detectors) as batcher:
-            assert batcher.sent_ahead(Picture(make_picture(4))).pixels[0, 0, 0] == 4
+            assert batcher.sent_ahead(Picture(make_picture(4))).on_device is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,3 +86,17 @@ def test_a_large_head_and_a_large_body_pass(live: Any, fake: Any, make_png: Any)
             assert client.post(f"{url}/detect", content=make_png(1), headers=headers).status_code == 200
             answer = client.post(f"{url}/detect", content=iter([bytes(100)] * 5000), headers=headers)
             assert answer.status_code == 400  # no image, yet read
+
+
+@pytest.mark.parametrize("request_line", [b"POST /detect?labels=" + b"%C2%BF" * 11_000 + b" HTTP/1.1", b"nonsense"])
+def test_what_cannot_be_parsed_gets_a_problem_document(request_line: bytes, live: Any, fake: Any) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        for start in range(0, len(request_line), 30_000):
+            connection.sendall(request_line[start : start + 30_000])
+        connection.sendall(b"\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Type: application/problem+json" in head
+    told = json.loads(body)
+    assert told["type"] == "urn:faster-rcnn-service:bad-request"
+    assert f"X-Request-ID: {told['request_id']}".encode() in head

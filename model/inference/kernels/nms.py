@@ -27,14 +27,14 @@ def nms_mask(boxes: Tensor, valid: Tensor, threshold: float, *, labels: Tensor |
         `[G, n]` bool.
     """
     groups, count = valid.shape
-    keep = torch.empty(groups, count, dtype=torch.int8, device=boxes.device)
+    keep = torch.empty(groups, count, dtype=torch.bool, device=boxes.device)
     if keep.numel() == 0:
-        return keep.bool()
+        return keep
     _nms_kernel[(groups,)](
         boxes.contiguous(),
-        valid.to(torch.int8).contiguous(),
+        valid.contiguous().view(torch.int8),
         (valid if labels is None else labels).contiguous(),  # not read without labels
-        keep,
+        keep.view(torch.int8),
         count,
         threshold,
         HAS_LABELS=labels is not None,
@@ -43,7 +43,7 @@ def nms_mask(boxes: Tensor, valid: Tensor, threshold: float, *, labels: Tensor |
         num_warps=8,
         enable_fp_fusion=True,
     )
-    return keep.bool()
+    return keep
 
 
 def reference_nms_mask(boxes: Tensor, valid: Tensor, threshold: float, *, labels: Tensor | None = None) -> Tensor:
@@ -85,7 +85,9 @@ def _nms_kernel(
     block_of = tl.arange(0, BLOCKS)[:, None]
     at = block_of * BLOCK + within[None, :]
     alive = tl.load(valid + group * count + at, mask=at < count, other=0).to(tl.int32)  # [BLOCKS, BLOCK]
-    for block in range(BLOCKS):
+    last = tl.max(tl.max(tl.where(alive > 0, at + 1, 0), axis=1), axis=0)
+    blocks = (last + BLOCK - 1) // BLOCK  # behind the last valid box there is nothing to do
+    for block in range(blocks):
         a = block * BLOCK + within
         ax1 = tl.load(boxes + a * 4, mask=a < count, other=0.0)
         ay1 = tl.load(boxes + a * 4 + 1, mask=a < count, other=0.0)
@@ -105,7 +107,7 @@ def _nms_kernel(
             changes = tl.sum(tl.where(still != kept, 1, 0), axis=0)
             kept = still
         alive = tl.where(block_of == block, kept[None, :], alive)
-        for later in range(block + 1, BLOCKS):
+        for later in range(block + 1, blocks):
             b = later * BLOCK + within
             bx1 = tl.load(boxes + b * 4, mask=b < count, other=0.0)
             by1 = tl.load(boxes + b * 4 + 1, mask=b < count, other=0.0)

@@ -93,8 +93,9 @@ def _roi_align_kernel(
     y1 = tl.load(boxes + box * 4 + 1) * scale
     x2 = tl.load(boxes + box * 4 + 2) * scale
     y2 = tl.load(boxes + box * 4 + 3) * scale
-    step_x = tl.maximum(x2 - x1, 1.0) / OUT_W
-    step_y = tl.maximum(y2 - y1, 1.0) / OUT_H
+    # Divided as torch does: the faster division would move the samples.
+    step_x = tl.div_rn(tl.maximum(x2 - x1, 1.0), OUT_W * 1.0)
+    step_y = tl.div_rn(tl.maximum(y2 - y1, 1.0), OUT_H * 1.0)
     channel = tl.arange(0, BLOCK)
     is_channel = channel < channels
     maps += tl.load(image_of + box).to(tl.int64) * height * width * channels + channel

@@ -64,3 +64,22 @@ def test_what_cannot_be_folded_is_told():
         FusedConv(conv, nn.BatchNorm2d(8, track_running_stats=False), relu=False, dtype=torch.float32)
     with pytest.raises(ValueError, match="padding"):
         FusedConv(nn.Conv2d(3, 8, 3, padding="same"), relu=False, dtype=torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "kernel", "stride"), [(3, 7, 2), (64, 1, 1), (64, 3, 1), (64, 3, 2), (256, 1, 2)])
+def test_cudnn_fuses_what_the_plain_form_does(dtype, channels, kernel, stride):
+    torch.backends.cudnn.allow_tf32 = False
+    conv = nn.Conv2d(channels, 64, kernel, stride, kernel // 2).cuda()
+    fused = FusedConv(conv, relu=True, dtype=dtype).cuda()
+    x = torch.randn(2, channels, 40, 56, device="cuda", dtype=dtype).contiguous(memory_format=torch.channels_last)
+    plain = fused._plain(x, None)
+    for addend in (None, torch.randn_like(plain)):
+        wanted = fused._plain(x, addend)
+        poison = torch.full_like(wanted, torch.nan)
+        del poison  # its memory becomes the output's
+        tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(fused(x, addend), wanted, rtol=tolerance, atol=tolerance)
+    assert fused._cudnn_fuses

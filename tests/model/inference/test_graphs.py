@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from model.inference.graphs import GraphedModel
+from model.inference.graphs import CUDACapture, GraphedModel
 from model.inference.serving import ServingModel
 
 # Few proposals: the interpreter takes a second for two.
@@ -16,15 +18,27 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class CallByCall:
-    """Repeats work by doing it again, into the same tensor, and counts what it was asked to make repeatable."""
+    """Repeats work by doing it again, into the same tensor."""
 
-    def __init__(self):
-        self.captured = 0
+    fails = False
 
     def __call__(self, work):
-        self.captured += 1
+        if self.fails:
+            raise RuntimeError("cannot capture")
         rows = work()
         return (lambda: rows.copy_(work())), rows
+
+    def forget(self):
+        """There is no memory to give back."""
+
+
+@pytest.fixture(autouse=True)
+def _whole_factors():
+    """TF32 would shorten them, and with them the tests' aim."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 class Forms:
@@ -36,7 +50,6 @@ class Forms:
         if device.type == "cpu":
             kwargs["capture"] = self.capture
         self.graphed = GraphedModel(model, **kwargs)
-        self.fallbacks = 0
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -106,6 +119,82 @@ def test_a_crowd_gets_its_whole_answer(forms, make_picture):
     assert len(wanted[0]["labels"]) > 1
     assert_same(both.graphed.detect(crowd), wanted)
     assert both.graphed._graphs
+
+
+def test_a_batch_is_answered_in_parts_of_powers_of_two(forms, make_picture):
+    both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
+    batch = [as_uint8(make_picture(60, 80, seed)) for seed in range(3)]
+    assert_same(both.graphed.detect(batch), both.eager.detect(batch))
+    assert [count for _, count in both.graphed._graphs] == [2, 1]
+    both.graphed.forget()
+    assert not both.graphed._graphs
+
+
+def test_without_a_graph_the_eager_way_is_taken(forms, make_picture, caplog):
+    both = forms()
+    capture = both.graphed._capture = CallByCall()
+    capture.fails = True
+    picture = [as_uint8(make_picture(60, 80))]
+    wanted = both.eager.detect(picture)
+    for _ in range(2):
+        assert_same(both.graphed.detect(picture), wanted)
+    assert [record.message for record in caplog.records] == ["no CUDA graph for 1 pictures padded to (64, 96)"]
+    assert not both.graphed._graphs
+
+
+def test_a_lack_of_memory_is_told(forms, make_picture):
+    both = forms()
+
+    def full(work):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    both.graphed._capture = full
+    with pytest.raises(torch.OutOfMemoryError):
+        both.graphed.detect([as_uint8(make_picture(60, 80))])
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_after_a_failed_capture_the_next_succeeds():
+    capture = CUDACapture(torch.device("cuda"))
+    x = torch.ones(4, device="cuda")
+    calls = []
+
+    def failing():
+        calls.append(1)
+        return x * float((x * 2).sum()) if len(calls) > 1 else x  # the host's wait breaks the capture
+
+    with pytest.raises(RuntimeError):
+        capture(failing)
+    replay, doubled = capture(lambda: x * 2)
+    x.fill_(3)
+    replay()
+    assert doubled.tolist() == [6.0] * 4
+    capture.forget()
+    assert capture(lambda: x + 1)[1].shape == (4,)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_pictures_are_uploaded_while_graphs_are_captured(make_pair, make_picture):
+    _, model = make_pair(min_size=320, max_size=480)
+    model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    form = GraphedModel(model.cuda().eval(), precision="fp16", dtype=torch.float16)
+    uploads = torch.cuda.Stream(priority=-1)
+
+    def upload(image):
+        with torch.cuda.stream(uploads):
+            return image.pin_memory().to("cuda", non_blocking=True)
+
+    pictures = [as_uint8(make_picture(240, 240 + 20 * n)) for n in range(8)] * 8
+    with ThreadPoolExecutor(4) as threads:
+        sent = list(threads.map(upload, pictures[:8]))
+        more = threads.map(upload, pictures)
+        torch.cuda.current_stream().wait_stream(uploads)
+        for picture, image in zip(sent, pictures, strict=False):
+            assert_same(form.detect([picture]), form.detect([image]))
+        assert len(list(more)) == 64
+    assert not form._refused
 
 
 @pytest.mark.gpu

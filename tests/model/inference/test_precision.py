@@ -64,3 +64,10 @@ def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing():
     assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=16) == 4
     assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=2) == 2
     assert best_batch_size(lambda size: time.sleep(0.03 * size), largest=4) == 1
+
+    def limited(size: int) -> None:
+        if size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        time.sleep(0.03)
+
+    assert best_batch_size(limited, largest=16) == 2

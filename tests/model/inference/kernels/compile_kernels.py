@@ -18,6 +18,11 @@ KERNELS = {
         {"boxes": "*fp32", "valid": "*i8", "labels": "*i32", "keep": "*i8", "count": "i32", "threshold": "fp32"},
         {"HAS_LABELS": True, "BLOCKS": 16, "BLOCK": 64},
     ),
+    "nms without labels": (
+        nms._nms_kernel,
+        {"boxes": "*fp32", "valid": "*i8", "labels": "*i1", "keep": "*i8", "count": "i32", "threshold": "fp32"},
+        {"HAS_LABELS": False, "BLOCKS": 16, "BLOCK": 64},
+    ),
     "roi_align": (
         roi_align._roi_align_kernel,
         {f"level{n}": "*fp16" for n in range(4)} | LEVELS
