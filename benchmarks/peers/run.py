@@ -1,4 +1,4 @@
-"""Compares the cost of serving itself: every server does nothing but take a JPEG, untouched or decoded with Pillow.
+"""Compares the cost of serving itself: every server does nothing but take a JPEG, untouched or decoded.
 
     python benchmarks/peers/run.py --rounds 5                    # all of them; makes what environments are missing
     python benchmarks/peers/run.py --peers mosec,litserve
