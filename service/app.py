@@ -57,6 +57,7 @@ def create_app(
     *,
     load: LoadDetectors = load_detectors,
     on_hopeless: Callable[[], None] | None = None,
+    loaded_first: bool = False,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """Build the application. It starts to load the model when its lifespan begins.
@@ -65,6 +66,8 @@ def create_app(
         settings: by default those of the environment.
         load: makes the detectors, one per device.
         on_hopeless: called when the service will never answer, or not again, and its process should end.
+        loaded_first: whether the lifespan's start waits for the model, and fails where it cannot be loaded. By default
+            requests are answered meanwhile, by saying that it loads.
         tracer_provider: where spans go; by default to the collector that the settings name.
 
     Raises:
@@ -81,7 +84,7 @@ def create_app(
         title="faster-rcnn-service",
         version=service.version,
         description=_DESCRIPTION,
-        lifespan=partial(_lifespan, exporting=exporting),
+        lifespan=partial(_lifespan, loaded_first=loaded_first, exporting=exporting),
         redirect_slashes=False,
         docs_url=None,  # a route of ours, as its page needs headers of its own
         redoc_url=None,
@@ -110,10 +113,12 @@ def create_app(
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, *, exporting: TracerProvider | None) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, *, loaded_first: bool, exporting: TracerProvider | None) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.start()
     try:
+        if loaded_first:
+            await service.until_loaded()
         yield
     finally:
         await service.stop()
