@@ -4,7 +4,7 @@
     python benchmarks/capacity.py replicas --fixed-ms 20 --batch 8 --goal-ms 200               # replicas against load
     python benchmarks/capacity.py against --url http://127.0.0.1:8000 --images DIR ...          # beside a real server
 
-Arrivals are a Poisson process. An image goes to the less busy of two replicas drawn at random; there one of the replica's
+Arrivals are a Poisson process. An image goes to the less busy of two replicas drawn at random; there one of its
 cores decodes it, it waits in the `BatchQueue` that the service uses, and is answered with its batch. What a batch and a
 decoding take are parameters, to be measured: `frcnn bench model`, `Server-Timing`.
 """
