@@ -18,6 +18,9 @@ _SECRETS = {name for name, field in Settings.model_fields.items() if field.annot
 # Requests that Serve lets into a replica beyond those that have a place in it: refusals leave within milliseconds, and
 # pages, probes and metrics need no place. While there is room for them, it is the replica that says no, not Serve.
 _ROOM_FOR_REFUSALS = 256
+# In one proxy, while every replica is full even of refusals, or none is up yet. Each request is among them for the
+# milliseconds until a replica is chosen, so that a small bound would refuse what comes all at once.
+_WAITING_FOR_A_REPLICA = 1000
 # Serve looks at a draining replica again after this; its own default of 2 s would add to every end.
 _DRAIN_LOOK_S = 0.5
 _END_S = 5  # between the last answer and the replica's own end
@@ -120,9 +123,8 @@ class ScaleArguments(BaseModel):
         return {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": gpus},
             "max_ongoing_requests": settings.queue_capacity + _ROOM_FOR_REFUSALS,
-            # What comes while every replica is full even of refusals, or none is up yet. Past this, Serve refuses, in
-            # our own way as far as it goes.
-            "max_queued_requests": settings.queue_capacity,
+            # Past this, Serve refuses by itself, in our own way as far as it goes.
+            "max_queued_requests": _WAITING_FOR_A_REPLICA,
             "backpressure_config": {"status_code": 429, "retry_after_s": 1},
             "autoscaling_config": {
                 "min_replicas": self.min_replicas,
