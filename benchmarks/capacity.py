@@ -15,6 +15,7 @@ import argparse
 import heapq
 import itertools
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -24,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from service.batch_queue import BatchQueue, Priority, Shape
+
+_FULL = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +166,21 @@ class Simulation:
         self._at(now + seconds, "done", where, batch)
 
 
-def highest_rate(replica: Replica, goal_s: float, *, percentage: float = 99, images: int = 20_000) -> float:
-    """Images a second at which that share of them is answered within the goal; 0 where an idle replica is too slow."""
-    low, high = 0.0, replica.most_per_s
+def highest_rate(
+    replica: Replica, goal_s: float, *, pool: int = 1, percentage: float = 99, images: int = 20_000
+) -> float:
+    """Images a second and replica at which that share of them is answered within the goal; 0 where none is.
+
+    Never more than 90 % of the most: what is fuller than that has nothing left for a replica that is lost.
+
+    Args:
+        pool: replicas that one router chooses among.
+    """
+    low, high = 0.0, _FULL * replica.most_per_s
     for _ in range(10):
         rate = (low + high) / 2
-        met = Simulation(replica, rate=rate).run(images).percentile_s(percentage) <= goal_s
+        outcome = Simulation(replica, replicas=pool, rate=pool * rate).run(images)
+        met = outcome.percentile_s(percentage) <= goal_s
         low, high = (rate, high) if met else (low, rate)
     return low
 
@@ -217,6 +229,7 @@ def main() -> None:
     parser.add_argument("--other-ms", type=float, default=0, help="sockets, proxies, JSON")
     parser.add_argument("--shapes", type=int, default=1, help="padded shapes of the images")
     parser.add_argument("--goal-ms", type=float, default=200, help="that 99 %% are to be answered within")
+    parser.add_argument("--pool", type=int, default=1, help="replicas that one router chooses among")
     parser.add_argument("--rates", default="10,100,1000,10000,100000", help="images a second")
     parser.add_argument("--loads", default="0.1,0.3,0.5,0.7,0.8,0.9,0.95", help="shares of the most")
     parser.add_argument("--url", help="of a server to hold it against")
@@ -236,10 +249,10 @@ def main() -> None:
     if arguments.what == "latency":
         print("\n".join(latency_rows(replica, loads)))
     elif arguments.what == "replicas":
-        each = highest_rate(replica, arguments.goal_ms / 1e3)
+        each = highest_rate(replica, arguments.goal_ms / 1e3, pool=arguments.pool)
         print(f"one: {each:.3g} images/s of at most {replica.most_per_s:.3g}, 99 % within {arguments.goal_ms:g} ms")
         for rate in map(float, arguments.rates.split(",")):
-            print(f"{rate:>10,.0f} images/s: {-(-rate // each):,.0f} replicas" if each else "none is fast enough")
+            print(f"{rate:>10,.0f} images/s: {math.ceil(rate / each):,} replicas" if each else "none is fast enough")
     else:
         print("| images/s |" + "".join(f" {what}, model | measured |" for what in ("batch", "p50", "p90", "p99")))
         print("|---:|" + "---:|" * 8)

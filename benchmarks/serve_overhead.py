@@ -3,8 +3,9 @@
     python benchmarks/serve_overhead.py                                        # 20 ms a batch, of 1, 2, 4 and 8 images
     python benchmarks/serve_overhead.py --batch-ms 0 --batches 64             # a detector that does nothing
 
-One JPEG of 100 KB (640x480), closed loop, twice as many callers as fit into a batch. Both run on this machine, and the
-one that is not measured is idle. Needs the extra `ray`.
+One JPEG of 100 KB (640x480), closed loop, four times as many callers as fit into a batch, and at least 16. Both run on
+this machine, and the one that is not measured is idle. Processor time is that of the service's process, the replica's
+and that of Serve's proxy. Linux only; needs the extra `ray`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from service.settings import Settings
 
 HERE = Path(__file__).parent
 BATCH_S = "STAND_IN_BATCH_S"
+PROCESSES = {"plain": "--plain", "replica": "ray::ServeReplica", "proxy": "ray::ProxyActor"}
 
 
 class StandIn:
@@ -132,10 +134,28 @@ def measure(url: str, image: bytes, callers: int, seconds: float) -> dict[str, A
         warmup_s=seconds / 4,
         transport="lean",
     )
+    before = processor_s()
     run = summarise(carry_out(plan))
+    requests = run["throughput_per_s"] * 1.25 * seconds  # warm-up included
+    run["cpu_ms"] = {name: 1e3 * (spent - before[name]) / requests for name, spent in processor_s().items()}
     if run["failed"]:
         raise RuntimeError(f"{run['failed']} requests to {url} failed: {run['failures']}")
     return run
+
+
+def processor_s() -> dict[str, float]:
+    """Processor time of each kind of process until now."""
+    spent = dict.fromkeys(PROCESSES, 0.0)
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        for name, mark in PROCESSES.items():
+            if mark in command:
+                spent[name] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
 
 
 def main() -> None:
@@ -156,20 +176,27 @@ def main() -> None:
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.scale.proxy.middlewares",
     }
     image = jpeg((480, 640))
-    print("| batch | plain, images/s | by Ray Serve | ratio | plain, p50 ms | by Ray Serve |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    print("| batch | callers | plain, images/s | by Ray Serve | ratio | plain, p50 ms | by Ray Serve ", end="")
+    print("| processor ms an image, plain | replica | proxy |")
+    print("|" + "---:|" * 10)
     with by_ray() as port:
         for batch in map(int, arguments.batches.split(",")):
+            callers = min(max(4 * batch, 16), 64)
             with plain(batch) as ours, deployed(port, batch) as theirs:
                 runs = [
-                    [measure(url, image, min(2 * batch, 32), arguments.seconds) for url in (ours, theirs)]
+                    [measure(url, image, callers, arguments.seconds) for url in (ours, theirs)]
                     for _ in range(arguments.rounds)
                 ]
             rates = [[run["throughput_per_s"] for run in pair] for pair in runs]
             ratio = statistics.median(other / own for own, other in rates)
             own, other = (statistics.median(column) for column in zip(*rates, strict=True))
             p50 = [statistics.median(pair[i]["latency_ms"]["p50"] for pair in runs) for i in (0, 1)]
-            print(f"| {batch} | {own:.0f} | {other:.0f} | {ratio:.2f} | {p50[0]:.0f} | {p50[1]:.0f} |", flush=True)
+            cpu_ms = [
+                statistics.median(pair[which]["cpu_ms"][name] for pair in runs)
+                for which, name in ((0, "plain"), (1, "replica"), (1, "proxy"))
+            ]
+            cells = [batch, callers, f"{own:.0f}", f"{other:.0f}", f"{ratio:.2f}", f"{p50[0]:.0f}", f"{p50[1]:.0f}"]
+            print(f"| {' | '.join(map(str, [*cells, *(f'{ms:.1f}' for ms in cpu_ms)]))} |", flush=True)
 
 
 if __name__ == "__main__":

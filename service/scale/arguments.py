@@ -117,9 +117,15 @@ class ScaleArguments(BaseModel):
         decode_threads = self.given.get("decode_threads", max(1, math.floor(self.num_cpus)))
         return self.given | {"device": device, "decode_threads": decode_threads}
 
-    def deployment_options(self, *, gpus: int) -> dict[str, Any]:
-        """The options of the deployment, as `ray.serve.deployment` takes them."""
+    def deployment_options(self, *, gpus: int, behind_haproxy: bool = False) -> dict[str, Any]:
+        """The options of the deployment, as `ray.serve.deployment` takes them.
+
+        Args:
+            gpus: of a replica.
+            behind_haproxy: HAProxy sends requests to the replica with the fewest; Serve then refuses a router.
+        """
         settings = self.settings
+        router = {"request_router_config": {"request_router_class": "service.scale.router:AnyReplica"}}
         return {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": gpus},
             "max_ongoing_requests": settings.queue_capacity + _ROOM_FOR_REFUSALS,
@@ -138,9 +144,8 @@ class ScaleArguments(BaseModel):
             "graceful_shutdown_wait_loop_s": _DRAIN_LOOK_S,
             "health_check_period_s": self.health_check_period_s,
             "health_check_timeout_s": 10,
-            "request_router_config": {"request_router_class": "service.scale.router:AnyReplica"},
             "logging_config": {"enable_access_log": False},  # the service writes its own
-        }
+        } | ({} if behind_haproxy else router)
 
 
 def _in_words(error: ValidationError) -> str:

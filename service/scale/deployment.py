@@ -5,6 +5,8 @@
 (Without postponed annotations: Serve reads the builder's, to check the arguments by it.)
 """
 
+import os
+
 import ray
 from ray import serve
 
@@ -15,5 +17,7 @@ from service.scale.replica import Replica
 def detector(arguments: ScaleArguments) -> serve.Application:
     """The service as a deployment of its own, `detector`. Call it where Ray runs."""
     gpus = arguments.gpus(in_cluster=ray.cluster_resources().get("GPU", 0))
-    deployment = serve.deployment(serve.ingress()(Replica), name="detector", **arguments.deployment_options(gpus=gpus))
+    behind_haproxy = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+    options = arguments.deployment_options(gpus=gpus, behind_haproxy=behind_haproxy)
+    deployment = serve.deployment(serve.ingress()(Replica), name="detector", **options)
     return deployment.bind(arguments.replica_settings(gpus=gpus), arguments.loader())

@@ -73,6 +73,12 @@ def test_the_service_refuses_before_serve_does_and_outlives_its_longest_request(
     assert options["graceful_shutdown_timeout_s"] > 30
 
 
+def test_serve_is_given_a_router_only_where_it_takes_one() -> None:
+    arguments = ScaleArguments()
+    assert "request_router_config" in arguments.deployment_options(gpus=0)
+    assert "request_router_config" not in arguments.deployment_options(gpus=0, behind_haproxy=True)
+
+
 @pytest.mark.parametrize(
     ("given", "threads"), [({"num_cpus": 4}, 4), ({"num_cpus": 0.5}, 1), ({"decode_threads": 3}, 3)]
 )
