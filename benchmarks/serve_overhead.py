@@ -2,6 +2,7 @@
 
     python benchmarks/serve_overhead.py                                        # 20 ms a batch, of 1, 2, 4 and 8 images
     python benchmarks/serve_overhead.py --batch-ms 0 --batches 64             # a detector that does nothing
+    RAY_SERVE_ENABLE_HA_PROXY=1 python benchmarks/serve_overhead.py           # by Serve's HAProxy, not its own proxy
 
 One JPEG of 100 KB (640x480), closed loop, four times as many callers as fit into a batch, and at least 16. Both run on
 this machine, and the one that is not measured is idle. Processor time is that of the service's process, the replica's
@@ -37,7 +38,11 @@ from service.settings import Settings
 
 HERE = Path(__file__).parent
 BATCH_S = "STAND_IN_BATCH_S"
-PROCESSES = {"plain": "--plain", "replica": "ray::ServeReplica", "proxy": "ray::ProxyActor"}
+PROCESSES = {
+    "plain": ("--plain",),
+    "replica": ("ray::ServeReplica",),
+    "proxy": ("ray::ProxyActor", "ray::HAProxyManager", "/haproxy "),
+}
 
 
 class StandIn:
@@ -152,8 +157,8 @@ def processor_s() -> dict[str, float]:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has ended
-        for name, mark in PROCESSES.items():
-            if mark in command:
+        for name, marks in PROCESSES.items():
+            if any(mark in command for mark in marks):
                 spent[name] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return spent
 

@@ -23,6 +23,7 @@ _ROOM_FOR_REFUSALS = 256
 _WAITING_FOR_A_REPLICA = 1000
 # Serve looks at a draining replica again after this; its own default of 2 s would add to every end.
 _DRAIN_LOOK_S = 0.5
+_STARTS = 3  # weights that cannot be loaded seldom can the next time; Serve's own default is 20
 _END_S = 5  # between the last answer and the replica's own end
 # Serve's to decide, or of no meaning in a process that does not listen.
 _NOT_HERE = {
@@ -144,6 +145,7 @@ class ScaleArguments(BaseModel):
             "graceful_shutdown_wait_loop_s": _DRAIN_LOOK_S,
             "health_check_period_s": self.health_check_period_s,
             "health_check_timeout_s": 10,
+            "max_constructor_retry_count": _STARTS,
             "logging_config": {"enable_access_log": False},  # the service writes its own
         } | ({} if behind_haproxy else router)
 
