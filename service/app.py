@@ -60,6 +60,7 @@ def create_app(
     *,
     load: LoadDetectors = load_detectors,
     on_hopeless: Callable[[], None] | None = None,
+    loaded_first: bool = False,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """Build the application. It starts to load the model when its lifespan begins.
@@ -68,6 +69,8 @@ def create_app(
         settings: by default those of the environment.
         load: makes the detectors, one per device.
         on_hopeless: called when the service will never answer, or not again, and its process should end.
+        loaded_first: whether the lifespan's start waits for the model, and fails where it cannot be loaded. By default
+            requests are answered meanwhile, by saying that it loads.
         tracer_provider: where spans go; by default to the collector that the settings name.
 
     Raises:
@@ -84,7 +87,7 @@ def create_app(
         title="faster-rcnn-service",
         version=service.version,
         description=_DESCRIPTION,
-        lifespan=partial(_lifespan, exporting=exporting),
+        lifespan=partial(_lifespan, loaded_first=loaded_first, exporting=exporting),
         redirect_slashes=False,
         openapi_url=None,  # routes of ours: the metrics want names, and the page its own headers
         docs_url=None,
@@ -129,10 +132,12 @@ def _add_errors(app: FastAPI) -> None:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, *, exporting: TracerProvider | None) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, *, loaded_first: bool, exporting: TracerProvider | None) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.start()
     try:
+        if loaded_first:
+            await service.until_loaded()
         yield
     finally:
         await service.stop()

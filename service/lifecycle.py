@@ -67,6 +67,7 @@ class Service:
         self._on_hopeless = on_hopeless
         self._loader: threading.Thread | None = None
         self._load_error: Exception | None = None
+        self._settled = asyncio.Event()  # set when the model is loaded, or cannot be
         self._batcher: Batcher | None = None
         self._leaving = False
         self._draining = False
@@ -80,6 +81,16 @@ class Service:
         loop = asyncio.get_running_loop()
         self._loader = threading.Thread(target=self._load_detectors, args=(loop,), name="load", daemon=True)
         self._loader.start()
+
+    async def until_loaded(self) -> None:
+        """Wait for the model.
+
+        Raises:
+            Exception: why it cannot be loaded.
+        """
+        await self._settled.wait()
+        if self._load_error is not None:
+            raise self._load_error
 
     async def stop(self) -> None:
         """End: requests that still wait are told so."""
@@ -192,6 +203,7 @@ class Service:
 
     def _give_up(self, error: Exception) -> None:
         self._load_error = error
+        self._settled.set()
         self._despair(str(error))
 
     def _despair(self, reason: str) -> None:
@@ -222,6 +234,7 @@ class Service:
             metrics=self.metrics,
         )
         self._batcher.start()
+        self._settled.set()
         self.metrics.tell_what_is_served(detectors[0].info.name, detectors[0].info.weights, self.version)
         for detector in detectors:
             self.metrics.tell_device(detector.device, device_name(detector.device), detector.precision)

@@ -24,6 +24,7 @@ _LISTS = {
         loadtest.generator loadtest.fleet loadtest.summary loadtest.search loadtest.comparison
         loadtest.display loadtest.plots loadtest.report loadtest.commands
         bench.plain_app bench.processes bench.measure bench.commands
+        scale.arguments scale.replica scale.proxy scale.router scale.deployment
         cli __main__""",
 }
 ORDER = {package: names.split() for package, names in _LISTS.items()}

@@ -24,6 +24,7 @@ from service.client.errors import (
     DeadlineError,
     ProblemError,
     ServerError,
+    UnavailableError,
 )
 from service.client.results import BoxFormat, DetectionResult, from_json
 from service.client.retries import RetryPolicy, retry_after_s
@@ -34,6 +35,8 @@ DrawnFormat = Literal["png", "jpeg"]
 
 _CONNECT_S = 5.0  # a lost packet is worth another attempt before the deadline
 _LONGEST_TIMEOUT_MS = 3_600_000  # that the service takes
+# The service itself never answers so without a problem document: it was lost, or is not up.
+_LOST_BEHIND_A_PROXY = (500, 502)
 _STEPS = ("connect", "read", "write", "pool")
 
 
@@ -208,11 +211,13 @@ def _problem(response: httpx.Response) -> ClientError:
     if status < 400:
         return AnswerError(f"{response.url} answered {status} {response.reason_phrase}; is this the right address?")
     document: Any = None
+    kind = BY_STATUS.get(status, ServerError if status >= 500 else ProblemError)
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         document = _json(response)
     if not isinstance(document, dict):  # of a proxy between
         document = {"detail": f"{response.url} answered {status} {response.reason_phrase}"}
-    kind = BY_STATUS.get(status, ServerError if status >= 500 else ProblemError)
+        if status in _LOST_BEHIND_A_PROXY:
+            kind = UnavailableError
     return kind(
         str(document.get("detail", "")),
         status=status,

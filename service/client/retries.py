@@ -17,7 +17,7 @@ class RetryPolicy:
     """Bounded, growing, jittered pauses, never shorter than the service's `Retry-After`.
 
     Detecting changes nothing in the service, so a request may safely be sent again. That is done when there was no
-    connection or it broke, and on 429 and 503; nothing else would end differently.
+    connection or it broke, on 429 and 503, and on a proxy's own 500 and 502; nothing else would end differently.
 
     Args:
         attempts: requests in all; 1 never tries again.

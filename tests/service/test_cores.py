@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from service.cores import usable_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.fixture(autouse=True)
+def _no_bound_of_the_developers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +43,11 @@ def test_what_cannot_be_read_bounds_nothing(tmp_path, text):
     (tmp_path / "cpu.max").write_text(text)
     assert usable_cores(tmp_path) == CORES
     assert usable_cores(tmp_path / "absent") == CORES
+
+
+@pytest.mark.parametrize(("asked", "bound"), [("1", 1), ("", None), ("0", None), ("all", None)])
+def test_whoever_starts_several_processes_shares_the_cores_among_them(
+    asked: str, bound: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert usable_cores(tmp_path) == (bound or CORES)

@@ -57,7 +57,13 @@ class Script:
 
 @pytest.mark.parametrize(
     "first",
-    [refusal(429), refusal(503), httpx.Response(503, text="a proxy's"), httpx.ConnectError("no"), httpx.ReadError("")],
+    [
+        refusal(429),
+        refusal(503),
+        *(httpx.Response(status, text="a proxy's") for status in (500, 502, 503)),
+        httpx.ConnectError("no"),
+        httpx.ReadError(""),
+    ],
 )
 def test_what_may_pass_is_tried_again(calling: Any, first: Any) -> None:
     script = Script(first, httpx.Response(200, json=FOUND))

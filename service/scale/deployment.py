@@ -1,0 +1,23 @@
+"""The application that `serve run` and `serve deploy` build.
+
+    serve run service.scale.deployment:detector weights=auto max_replicas=4
+
+(Without postponed annotations: Serve reads the builder's, to check the arguments by it.)
+"""
+
+import os
+
+import ray
+from ray import serve
+
+from service.scale.arguments import ScaleArguments
+from service.scale.replica import Replica
+
+
+def detector(arguments: ScaleArguments) -> serve.Application:
+    """The service as a deployment of its own, `detector`. Call it where Ray runs."""
+    gpus = arguments.gpus(in_cluster=ray.cluster_resources().get("GPU", 0))
+    behind_haproxy = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+    options = arguments.deployment_options(gpus=gpus, behind_haproxy=behind_haproxy)
+    deployment = serve.deployment(serve.ingress()(Replica), name="detector", **options)
+    return deployment.bind(arguments.replica_settings(gpus=gpus), arguments.loader())

@@ -1,0 +1,16 @@
+"""What the replicas of the tests load: the detector of `faulty_app`, with a file of each process for what it ran."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import faulty_app
+
+from service.detector import Detector
+from service.settings import Settings
+
+
+def load(settings: Settings) -> list[Detector]:
+    os.environ["FAULTY_RAN"] = str(Path(os.environ["SCALE_RAN"]) / str(os.getpid()))
+    return faulty_app.load(settings)

@@ -1,0 +1,66 @@
+"""`serve run` with the configuration file that the package has, and a detector that needs no weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_file_of_the_package_serves(tmp_path: Path, numbered_png: Any) -> None:
+    yaml = pytest.importorskip("yaml")
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    config = yaml.safe_load((ROOT / "service" / "scale" / "serve.yaml").read_text())
+    config["http_options"]["port"] = port
+    config["applications"][0]["args"] |= {"detectors": "scale_detectors:load", "num_cpus": 0.5}
+    file, log = tmp_path / "serve.yaml", tmp_path / "log"
+    file.write_text(yaml.safe_dump(config))
+    environment = {
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "scale"))),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "FAULTY_BATCH_S": "0",
+        "SCALE_RAN": str(tmp_path),
+        "FRCNN_API_KEYS": "a-key-that-replicas-read-by-themselves",
+    }
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(file)]
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment)
+    try:
+        url, give_up = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while not _ready(url):
+            assert child.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < give_up, log.read_text()[-3000:]
+            time.sleep(0.5)
+        with httpx.Client(base_url=url, timeout=30) as client:
+            assert client.post("/detect", content=numbered_png(9)).status_code == 401
+            key = {"Authorization": f"Bearer {environment['FRCNN_API_KEYS']}"}
+            found = client.post("/detect", content=numbered_png(9), headers=key)
+        assert found.json()["boxes"][0][0] == 9
+    finally:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(60)
+        finally:
+            child.kill()
+    assert environment["FRCNN_API_KEYS"] not in log.read_text()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.detector import DetectorError
+from service.errors import UnavailableError
+from service.scale.replica import Replica, ReplicaFailingError
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = {"device": "cpu", "max_batch_size": 1, "canary_interval_s": 0.2, "log_level": "error"}
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (7, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def client_of(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://replica")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Any:
+    import logging
+
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+async def test_it_is_begun_when_the_model_is_loaded(fake: Any) -> None:
+    replica = Replica(SETTINGS, lambda _: [fake()])
+    app = replica.__serve_build_asgi_app__()
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.get("/readyz")).status_code == 200  # at once: nobody has waited
+        await replica.check_health()
+        found = await client.post("/detect", content=png(), headers={"Content-Type": "image/png"})
+        assert found.json()["boxes"][0][0] == 7
+
+
+async def test_a_model_that_cannot_be_loaded_fails_the_start(fake: Any) -> None:
+    def load(_: Any) -> Any:
+        raise DetectorError("no such GPU")
+
+    app = Replica(SETTINGS, load).__serve_build_asgi_app__()
+    with pytest.raises(DetectorError, match="no such GPU"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+async def test_serve_is_told_when_no_device_answers(fake: Any) -> None:
+    class Breaking(fake):  # type: ignore[misc]
+        broken = False
+
+        def detect(self, images: Any) -> Any:
+            if self.broken:
+                raise RuntimeError("the GPU has fallen off the bus")
+            return super().detect(images)
+
+    detector = Breaking()
+    replica = Replica(SETTINGS, lambda _: [detector])
+    app = replica.__serve_build_asgi_app__()
+    async with app.router.lifespan_context(app):
+        await replica.check_health()
+        detector.broken = True
+        async with asyncio.timeout(20):
+            while app.state.service.condition.status == "ok":
+                await asyncio.sleep(0.02)
+        with pytest.raises(ReplicaFailingError, match="no device answers"):
+            await replica.check_health()
+
+
+async def test_the_end_of_the_lifespan_refuses_and_ends_the_devices(fake: Any) -> None:
+    app = Replica(SETTINGS, lambda _: [fake()]).__serve_build_asgi_app__()
+    async with app.router.lifespan_context(app):
+        service = app.state.service
+        assert service.batcher
+    with pytest.raises(UnavailableError, match="shutting down"):
+        _ = service.batcher
+    assert service.condition.status == "draining"
+
+
+@pytest.mark.parametrize(("given", "own"), [({}, 1), ({"X-Request-ID": "mine"}, 0), ({"X-Request-ID": "a b"}, 1)])
+async def test_the_id_that_the_proxy_adds_is_left_to_it(fake: Any, given: dict[str, str], own: int) -> None:
+    app = Replica(SETTINGS, lambda _: [fake()]).__serve_build_asgi_app__()
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        response = await client.get("/labels", headers=given)
+    assert len(response.headers.get_list("x-request-id")) == own
