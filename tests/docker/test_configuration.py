@@ -53,6 +53,13 @@ def test_compose_takes_every_file_and_profile(overlays: tuple[str, ...], profile
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("overlay", "asking"), [((), {"detector", "replica"}), (("--file", OVERLAYS[0]), set())])
+def test_who_asks_for_a_gpu(overlay: tuple[str, ...], asking: set[str]) -> None:
+    told = compose("--file", "docker-compose.yml", *overlay, "--profile", "*", "config").stdout
+    resources = {name: service["deploy"]["resources"] for name, service in yaml.safe_load(told)["services"].items()}
+    assert {name for name in resources if resources[name].get("reservations", {}).get("devices")} == asking
+
+
 def test_hadolint_finds_nothing() -> None:
     program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
