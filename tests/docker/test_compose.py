@@ -21,8 +21,8 @@ def test_it_serves_and_stops_under_load_without_losing_an_answer(stack: Any, cal
         assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
         reply = httpx.post(f"{url}/detect", files={"file": ("a.jpg", picture)}, timeout=120)
         assert reply.status_code == 200
-        with callers(url, CALLERS) as load:
-            load.until_answered(2 * CALLERS)
+        with callers(url, 2 * CALLERS) as load:
+            load.until_answered(3 * CALLERS)
             stopping = threading.Thread(target=one, args=("stop", "detector"))
             stopping.start()
             # What a load balancer does: it sends no more once /readyz says no.
