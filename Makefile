@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-page test-reliability test-ray lint audit api bench constraints
+.PHONY: help install serve test test-page test-reliability test-docker test-ray lint audit api bench constraints
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ test-page: install ## Test the page in Chromium, where there is one (arguments: 
 test-reliability: install ## Overload, faults, hostile input: minutes (arguments: make test-reliability ARGS="-k overload")
 	$(BIN)/python -m pytest -m reliability -rP tests/reliability $(ARGS)
 
+test-docker: install ## Build the image and run it, where a Docker engine answers (arguments: make test-docker ARGS="-k scaled")
+	$(BIN)/python -m pytest -m docker -rPs tests/docker $(ARGS)
+
 test-ray: install ## Scale and lose nodes of a Ray cluster on this machine: minutes (arguments: make test-ray ARGS="-k node")
 	tests/scale/apart $(BIN)/python -m pytest -m ray -rP tests/scale $(ARGS)
 
@@ -64,3 +67,4 @@ constraints: ## Resolve the pinned dependencies anew
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --extra dev --extra train --extra ray --upgrade --output-file constraints.txt
 	$(COMPILE) --extra otel --constraint constraints.txt --output-file docker/requirements.txt
+	$(COMPILE) --extra otel --extra openvino --constraint constraints.txt --output-file docker/requirements-openvino.txt

@@ -155,7 +155,7 @@ def test_panels_have_places_and_descriptions_of_their_own() -> None:
 
 def test_compose_mounts_files_that_exist() -> None:
     mounts = re.findall(r"- (\./docker/\S+?):(\S+?):ro", (ROOT / "docker-compose.yml").read_text())
-    assert len(mounts) == 4
+    assert len(mounts) == 5
     assert all((ROOT / source).is_file() for source, _ in mounts)
     folder = re.search(r"path: (\S+)", (FOLDER / "dashboards.yml").read_text())
     assert folder is not None
