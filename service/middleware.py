@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-ID"
 # What a browser may do with an answer: nothing but show it. A route that sends a page sets its own.
-_DEFAULT_HEADERS = {
+DEFAULT_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -31,7 +31,7 @@ _DEFAULT_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _RAW_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
-_RAW_DEFAULT_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _DEFAULT_HEADERS.items()]
+_RAW_DEFAULT_HEADERS = [(name.lower().encode(), value.encode()) for name, value in DEFAULT_HEADERS.items()]
 # An id goes into logs and headers: short, and of characters that mean nothing there.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _UNROUTED = "none"

@@ -12,6 +12,7 @@ from uuid import uuid4
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import PROBLEM_TYPE, BadRequestError, problem
+from service.middleware import DEFAULT_HEADERS
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +61,28 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """A problem document, as of every other failure, in place of uvicorn's line of text."""
+        """A problem document, as of every other failure, in place of uvicorn's line of text.
+
+        Neither the log of requests nor the metrics know of it: it is no request yet, or none any more.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:  # not into another answer
+            self.transport.close()
+            return
         request_id = uuid4().hex
-        detail = "this is not an HTTP/1.1 request, or its address has more than 65,535 bytes"
+        detail = "this is not HTTP/1.1: the request, its address (65,535 bytes at most) or the framing of its body"
         document = problem(
             status=BadRequestError.status, code=BadRequestError.code, detail=detail, request_id=request_id
         )
         body = json.dumps(document).encode()
-        head = (
-            f"HTTP/1.1 400 Bad Request\r\nContent-Type: {PROBLEM_TYPE}\r\nX-Request-ID: {request_id}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        headers = {
+            "Content-Type": PROBLEM_TYPE,
+            "Content-Length": len(body),
+            "X-Request-ID": request_id,
+            "Connection": "close",
+            **DEFAULT_HEADERS,
+        }
+        lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        self.transport.write("\r\n".join(lines).encode() + body)
         self.transport.close()
 
     def _refuse(self) -> None:

@@ -24,6 +24,8 @@ from __future__ import annotations
 class ClientError(Exception):
     """Base of all that this package raises on purpose."""
 
+    lost_midway: bool = False  # the request had been sent, and nothing tells what became of it
+
 
 class ImageError(ClientError, ValueError):
     """Not an image that can be sent: a file that cannot be read, an array of the wrong shape or type."""

@@ -155,6 +155,7 @@ class Exchanges:
     def _answered(self, call: _Call, timeout_s: float | None) -> Exchange[httpx.Response]:
         """The response to a call that succeeds, in time, after as many attempts as the policy allows."""
         deadline = self._clock() + (self._timeout_s if timeout_s is None else timeout_s)
+        lost = 0
         for failures in count(1):
             outcome = yield self._request(call, deadline)
             if isinstance(outcome, httpx.Response):
@@ -163,7 +164,8 @@ class Exchanges:
                 error: ClientError = _problem(outcome)
             else:
                 error = _transport_error(outcome)
-            pause_s = self._retry.pause_s(error, failures, self._random)
+            lost += error.lost_midway
+            pause_s = self._retry.pause_s(error, failures, lost, self._random)
             # What refused us is worth more to the caller than that waiting longer would have been too late.
             if pause_s is None or self._clock() + pause_s >= deadline:
                 raise error
@@ -211,20 +213,24 @@ def _problem(response: httpx.Response) -> ClientError:
     if status < 400:
         return AnswerError(f"{response.url} answered {status} {response.reason_phrase}; is this the right address?")
     document: Any = None
+    lost = False
     kind = BY_STATUS.get(status, ServerError if status >= 500 else ProblemError)
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         document = _json(response)
     if not isinstance(document, dict):  # of a proxy between
         document = {"detail": f"{response.url} answered {status} {response.reason_phrase}"}
-        if status in _LOST_BEHIND_A_PROXY:
+        lost = status in _LOST_BEHIND_A_PROXY
+        if lost:
             kind = UnavailableError
-    return kind(
+    error = kind(
         str(document.get("detail", "")),
         status=status,
         code=str(document.get("type", "about:blank")).rpartition(":")[2],
         request_id=document.get("request_id", response.headers.get("x-request-id")),
         retry_after_s=retry_after_s(response.headers.get("retry-after")),
     )
+    error.lost_midway = lost
+    return error
 
 
 def _transport_error(error: httpx.HTTPError | None) -> ClientError:
@@ -234,5 +240,6 @@ def _transport_error(error: httpx.HTTPError | None) -> ClientError:
         failure: ClientError = DeadlineError("the time for this request was over before its answer came")
     else:
         failure = ConnectionLostError(f"{error.request.url.copy_with(path='/', query=None)}: {in_words}")
+        failure.lost_midway = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
     failure.__cause__ = error
     return failure

@@ -21,25 +21,27 @@ class RetryPolicy:
 
     Args:
         attempts: requests in all; 1 never tries again.
+        resends: how often a request is sent again of which nothing tells what became: it may be what broke the service.
         first_pause_s: bound of the first pause; it doubles with each failure.
         longest_pause_s: bound of any pause, `Retry-After` not counted.
     """
 
     attempts: int = 5
+    resends: int = 2
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.first_pause_s < 0 or self.longest_pause_s < 0:
+        if self.attempts < 1 or min(self.resends, self.first_pause_s, self.longest_pause_s) < 0:
             raise ValueError(f"at least one attempt, and no pause below 0: {self}")
 
-    def pause_s(self, error: ClientError, failures: int, random: Random) -> float | None:
-        """Seconds to wait after the given number of failures, or None to give up.
+    def pause_s(self, error: ClientError, failures: int, lost: int, random: Random) -> float | None:
+        """Seconds to wait after the given number of failures, so many of them lost midway, or None to give up.
 
         The whole pause is random (after Retry-After, its excess), so that callers who were refused together do not
         come back together.
         """
-        if failures >= self.attempts or not isinstance(error, _WORTH_ANOTHER_TRY):
+        if failures >= self.attempts or lost > self.resends or not isinstance(error, _WORTH_ANOTHER_TRY):
             return None
         asked_s = getattr(error, "retry_after_s", None) or 0.0
         bound_s = min(self.first_pause_s * 2 ** (failures - 1), self.longest_pause_s)

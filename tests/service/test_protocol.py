@@ -97,6 +97,21 @@ def test_what_cannot_be_parsed_gets_a_problem_document(request_line: bytes, live
         head, _, body = until_closed(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"Content-Type: application/problem+json" in head
+    assert b"X-Content-Type-Options: nosniff" in head
     told = json.loads(body)
     assert told["type"] == "urn:faster-rcnn-service:bad-request"
     assert f"X-Request-ID: {told['request_id']}".encode() in head
+
+
+def test_no_complaint_is_written_into_the_middle_of_an_answer(live: Any, fake: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    with live(detector) as url, connected(url) as connection:
+        body = make_png(1)
+        head = f"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        assert detector.started.wait(20)
+        connection.sendall(b"\0 garbage\r\n\r\n")
+        detector.gate.set()
+        assert b"400 Bad Request" not in until_closed(connection)
+        assert httpx.get(f"{url}/readyz").status_code == 200

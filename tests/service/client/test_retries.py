@@ -199,3 +199,21 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     soon = format_datetime(datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=60), usegmt=True)
     assert 50 < (retry_after_s(soon) or 0) <= 60
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sent"),
+    [
+        (httpx.ReadError("reset"), 3),
+        (httpx.RemoteProtocolError("disconnected"), 3),
+        (httpx.Response(502, text="a proxy's"), 3),
+        (httpx.ConnectError("refused"), 5),
+        (refusal(503), 5),
+        (refusal(502), 1),
+    ],
+)
+def test_what_may_have_broken_the_service_is_sent_again_less_often(calling: Any, outcome: Any, sent: int) -> None:
+    script = Script(*[outcome] * 9)
+    with pytest.raises((ConnectionLostError, ProblemError)):
+        calling(script, retry=RetryPolicy(first_pause_s=0)).detect(b"image")
+    assert len(script.requests) == sent
