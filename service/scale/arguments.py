@@ -25,10 +25,11 @@ _WAITING_FOR_A_REPLICA = 1000
 _DRAIN_LOOK_S = 0.5
 _STARTS = 3  # weights that cannot be loaded seldom can the next time; Serve's own default is 20
 _END_S = 5  # between the last answer and the replica's own end
-# Serve's to decide, or of no meaning in a process that does not listen.
+# Serve's to decide or to know, or of no meaning in a process that does not listen.
 _NOT_HERE = {
     "host": "Serve's proxies listen; set http_options",
     "port": "Serve's proxies listen; set http_options",
+    "request_timeout_ms": "Serve's proxies must know it as well; set FRCNN_REQUEST_TIMEOUT_MS on every node",
     "drain_delay_s": "Serve stops sending requests to a replica before it ends it",
 }
 

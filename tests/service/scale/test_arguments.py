@@ -47,6 +47,7 @@ def test_what_is_wrong_is_said_before_anything_is_deployed(given: dict[str, Any]
 
 
 @pytest.mark.parametrize(
+        ({"request_timeout_ms": 300_000}, "FRCNN_REQUEST_TIMEOUT_MS"),  # at a proxy, too, which would end it earlier
     ("device", "in_cluster", "gpus", "told"),
     [
         ("cpu", 8, 0, "cpu"),
