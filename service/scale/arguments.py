@@ -43,7 +43,7 @@ class ScaleArguments(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
-    min_replicas: int = Field(1, ge=0, description="Fewest replicas; with 0 the first request waits for one to load.")
+    min_replicas: int = Field(1, ge=0, description="Fewest replicas; 0: the first request waits, within its deadline.")
     max_replicas: int = Field(4, ge=1, description="Most replicas.")
     target_ongoing_requests: float = Field(
         8, gt=0, description="Requests in flight in a replica, on average, from which on there should be more replicas."
