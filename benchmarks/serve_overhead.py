@@ -110,11 +110,13 @@ def deployed(port: int, batch: int) -> Iterator[str]:
     from service.scale.deployment import detector
 
     given = {"detectors": "serve_overhead:load", "device": "cpu", "access_log": False, "decode_threads": 2}
-    serve.run(detector(ScaleArguments.model_validate({**given, "max_batch_size": batch, "max_replicas": 1})))
     url = f"http://127.0.0.1:{port}"
-    until_ready(url)
-    yield url
-    serve.delete("default")
+    try:
+        serve.run(detector(ScaleArguments.model_validate({**given, "max_batch_size": batch, "max_replicas": 1})))
+        until_ready(url)
+        yield url
+    finally:
+        serve.delete("default")
 
 
 def until_ready(url: str) -> None:
@@ -149,18 +151,32 @@ def measure(url: str, image: bytes, callers: int, seconds: float) -> dict[str, A
 
 
 def processor_s() -> dict[str, float]:
-    """Processor time of each kind of process until now."""
+    """Processor time of each kind of our processes until now."""
     spent = dict.fromkeys(PROCESSES, 0.0)
+    for command, ticks in descendants():
+        for name, marks in PROCESSES.items():
+            if any(mark in command for mark in marks):
+                spent[name] += ticks / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def descendants() -> Iterator[tuple[str, int]]:
+    """Command line and ticks of the processor of each process that this one has begun, by itself or through others."""
+    parents, found = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has ended
-        for name, marks in PROCESSES.items():
-            if any(mark in command for mark in marks):
-                spent[name] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return spent
+        pid = int(folder.name)
+        parents[pid], found[pid] = int(fields[1]), (command, int(fields[11]) + int(fields[12]))
+    for pid in found:
+        ancestor = parents[pid]
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid():
+            yield found[pid]
 
 
 def main() -> None:

@@ -25,10 +25,11 @@ _WAITING_FOR_A_REPLICA = 1000
 _DRAIN_LOOK_S = 0.5
 _STARTS = 3  # weights that cannot be loaded seldom can the next time; Serve's own default is 20
 _END_S = 5  # between the last answer and the replica's own end
-# Serve's to decide, or of no meaning in a process that does not listen.
+# Serve's to decide or to know, or of no meaning in a process that does not listen.
 _NOT_HERE = {
     "host": "Serve's proxies listen; set http_options",
     "port": "Serve's proxies listen; set http_options",
+    "request_timeout_ms": "Serve's proxies must know it as well; set FRCNN_REQUEST_TIMEOUT_MS on every node",
     "drain_delay_s": "Serve stops sending requests to a replica before it ends it",
 }
 
@@ -36,12 +37,13 @@ _NOT_HERE = {
 class ScaleArguments(BaseModel):
     """How many replicas, of what size; and settings of the service by their own names, such as `weights`.
 
-    A setting that is not given is read from the environment of each replica.
+    A setting that is not given is read from the environment of each replica. Not so `device`, `queue_capacity` and
+    `shutdown_timeout_s`, from which Serve's options follow: they are the builder's, and each replica is told them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
-    min_replicas: int = Field(1, ge=0, description="Fewest replicas; with 0 the first request waits for one to load.")
+    min_replicas: int = Field(1, ge=0, description="Fewest replicas; 0: the first request waits, within its deadline.")
     max_replicas: int = Field(4, ge=1, description="Most replicas.")
     target_ongoing_requests: float = Field(
         8, gt=0, description="Requests in flight in a replica, on average, from which on there should be more replicas."
@@ -87,7 +89,7 @@ class ScaleArguments(BaseModel):
 
     @property
     def settings(self) -> Settings:
-        """All of the service's settings, the others by this process's environment."""
+        """All of the service's settings, the others by the environment of this process, the builder."""
         return Settings(**self.given)
 
     def loader(self) -> LoadDetectors:
@@ -113,10 +115,21 @@ class ScaleArguments(BaseModel):
         return sum(part.strip().startswith("cuda") for part in device.split(","))
 
     def replica_settings(self, *, gpus: int) -> dict[str, Any]:
-        """What a replica is to be told: Ray numbers the GPUs that a replica sees from 0, whichever they are."""
-        device = ",".join(f"cuda:{number}" for number in range(gpus)) or "cpu"
-        decode_threads = self.given.get("decode_threads", max(1, math.floor(self.num_cpus)))
-        return self.given | {"device": device, "decode_threads": decode_threads}
+        """What a replica is to be told: what is given, and what `deployment_options` goes by.
+
+        Ray numbers the GPUs that a replica sees from 0, whichever they are.
+        """
+        settings = self.settings
+        return self.given | {
+            "device": ",".join(f"cuda:{number}" for number in range(gpus)) or "cpu",
+            "queue_capacity": settings.queue_capacity,
+            "shutdown_timeout_s": settings.shutdown_timeout_s,
+        }
+
+    @property
+    def decode_threads(self) -> int:
+        """Of a replica that is told no other number, here or by its environment: one for each of its cores."""
+        return max(1, math.floor(self.num_cpus))
 
     def deployment_options(self, *, gpus: int, behind_haproxy: bool = False) -> dict[str, Any]:
         """The options of the deployment, as `ray.serve.deployment` takes them.

@@ -20,4 +20,5 @@ def detector(arguments: ScaleArguments) -> serve.Application:
     behind_haproxy = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
     options = arguments.deployment_options(gpus=gpus, behind_haproxy=behind_haproxy)
     deployment = serve.deployment(serve.ingress()(Replica), name="detector", **options)
-    return deployment.bind(arguments.replica_settings(gpus=gpus), arguments.loader())
+    settings, load = arguments.replica_settings(gpus=gpus), arguments.loader()
+    return deployment.bind(settings, load, decode_threads=arguments.decode_threads)

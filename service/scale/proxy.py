@@ -9,71 +9,110 @@ are, set on every node, before Ray is started:
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
+
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineError, QueueFullError, ServiceError, UnavailableError
 from service.problems import error_response
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _ID = "x-request-id"
-_SERVES_OWN = "/-/"  # its probe and its routes
-_OF_REPLICAS = {408, 429, 500, 503}  # a 404 is about paths that are not the service's
+_SERVES_PATHS = "/-/"  # its probe and its routes
+_SERVES_STATUSES = {408, 429, 500, 503}  # in plain text they are Serve's own; a 404 is about paths that are not ours
 _RETRY_S = 1
+_LONGEST_TIMEOUT_MS = 3_600_000  # that a replica takes
 # A replica keeps the deadline by itself. The proxy's is for a request that is with none, so it comes a little later.
 _GRACE_S = 1.0
+_LOGGED_BYTES = 1000
 
 
 def middlewares() -> list[Middleware]:
     """What Serve's callback asks for."""
-    return [Middleware(InOurWords)]
+    return [Middleware(InOurWords, request_timeout_ms=Settings().request_timeout_ms)]
 
 
 class InOurWords:
     """Make a problem document of what Serve answers by itself, and of no answer at all. What a replica says passes.
 
     Also tells Serve the caller's deadline, for as long as no replica knows it.
+
+    Args:
+        app: Serve's.
+        request_timeout_ms: of a request that sets none.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, request_timeout_ms: int) -> None:
         self.app = app
+        self._request_timeout_ms = request_timeout_ms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(_SERVES_OWN):
+        if scope["type"] != "http" or scope["path"].startswith(_SERVES_PATHS):
             await self.app(scope, receive, send)
             return
-        _tell_deadline(scope)
-        started = False
-        withheld: ServiceError | None = None
-
-        async def send_in_our_words(message: Message) -> None:
-            nonlocal started, withheld
-            if message["type"] == "http.response.start":
-                headers = Headers(raw=list(message["headers"]))
-                if message["status"] in _OF_REPLICAS and headers.get("content-type", "").startswith("text/plain"):
-                    withheld = _error(message["status"], headers)
-                else:
-                    message["headers"] = _with_one_id(list(message["headers"]))
-                    started = True
-            if withheld is None:
-                await send(message)
-
+        self._tell_deadline(scope)
+        answer = _Answer(scope, receive, send)
         try:
-            await self.app(scope, receive, send_in_our_words)
-        finally:
-            # Where the replica is lost, Serve's proxy ends without an answer.
-            if not started:
-                request_id = Headers(scope=scope).get(_ID, "")  # Serve has given one by now
-                scope["state"] = {**scope.get("state", {}), "request_id": request_id}
-                answer = error_response(scope, withheld or _lost(), {"X-Request-ID": request_id})
-                await answer(scope, receive, send)
+            await self.app(scope, receive, answer.send)
+        except asyncio.CancelledError:
+            await answer.end(lost=False)  # the caller has left, or Serve has ended this after its own answer
+            raise
+        except Exception:
+            await answer.end()
+            raise
+        # Where the replica is lost, Serve's proxy ends without an answer.
+        await answer.end()
 
-
-def _tell_deadline(scope: Scope) -> None:
-    milliseconds = Headers(scope=scope).get("x-request-timeout-ms", "")
-    if milliseconds.isdecimal() and len(milliseconds) < 10:
-        seconds = f"{int(milliseconds) / 1000 + _GRACE_S:g}".encode()
+    def _tell_deadline(self, scope: Scope) -> None:
+        """In the header that Serve reads. It takes the last one, so that no caller can do without a deadline."""
+        milliseconds = self._request_timeout_ms
+        given = Headers(scope=scope).get("x-request-timeout-ms", "")
+        if re.fullmatch(r"[0-9]{1,9}", given) and 1 <= int(given) <= _LONGEST_TIMEOUT_MS:
+            milliseconds = int(given)
+        seconds = f"{milliseconds / 1000 + _GRACE_S:g}".encode()
         scope["headers"] = [*scope["headers"], (b"x-request-timeout-seconds", seconds)]
+
+
+class _Answer:
+    """One answer on its way: a replica's is sent on, Serve's own is withheld until its end."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._started = False
+        self._withheld: ServiceError | None = None
+        self._status, self._text = 0, b""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = Headers(raw=list(message["headers"]))
+            if message["status"] in _SERVES_STATUSES and headers.get("content-type", "").startswith("text/plain"):
+                self._status, self._withheld = message["status"], _error(message["status"], headers)
+            else:
+                message["headers"] = _with_one_id(list(message["headers"]))
+                self._started = True
+        elif self._withheld is not None and len(self._text) < _LOGGED_BYTES:
+            self._text += message.get("body", b"")
+        if self._withheld is None:
+            await self._send(message)
+
+    async def end(self, *, lost: bool = True) -> None:
+        """Say what was withheld, or that the replica was lost, if nothing has been sent."""
+        if self._started or (self._withheld is None and not lost):
+            return
+        request_id = Headers(scope=self._scope).get(_ID, "")  # Serve has given one by now
+        if self._withheld is not None:
+            level = logging.WARNING if self._status == 500 else logging.INFO  # the others say what is usual
+            text = self._text[:_LOGGED_BYTES].decode(errors="replace")
+            logger.log(level, "Serve answered %s with %d: %r", request_id, self._status, text)
+        self._scope["state"] = {**self._scope.get("state", {}), "request_id": request_id}
+        answer = error_response(self._scope, self._withheld or _lost(), {"X-Request-ID": request_id})
+        await answer(self._scope, self._receive, self._send)
 
 
 def _error(status: int, headers: Headers) -> ServiceError:

@@ -30,10 +30,13 @@ class Replica:
     Args:
         settings: those that are set; the others come from the environment of this process.
         load: makes the detectors.
+        decode_threads: where neither says how many.
     """
 
-    def __init__(self, settings: Mapping[str, Any], load: LoadDetectors) -> None:
+    def __init__(self, settings: Mapping[str, Any], load: LoadDetectors, *, decode_threads: int | None = None) -> None:
         self._settings = Settings(**settings)
+        if self._settings.decode_threads is None:
+            self._settings = self._settings.model_copy(update={"decode_threads": decode_threads})
         self._load = load
         logs.configure(self._settings)
         # As `service.server` does: Pillow's warnings of damaged metadata hold some of it.

@@ -142,17 +142,25 @@ def test_the_replica_refuses_before_serve_does(scaled: Any, numbered_png: Any) -
 
 def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Any, numbered_png: Any) -> None:
     scaled.deploy(max_replicas=1)
+    sent = asyncio.Event()
+
+    async def note_sent(event: str, _: Any) -> None:
+        if event == "http11.send_request_body.complete":
+            sent.set()
 
     async def scenario() -> None:
         async with httpx.AsyncClient(base_url=scaled.url, timeout=30) as client:
-            ahead = [asyncio.create_task(client.post("/detect", content=numbered_png(n))) for n in range(1, 9)]
+            ahead = [asyncio.create_task(client.post("/detect", content=numbered_png(n))) for n in range(1, 31)]
             await asyncio.sleep(2 * BATCH_S)
-            leaving = asyncio.create_task(client.post("/detect", content=numbered_png(40)))
-            late = await client.post("/detect", content=numbered_png(41), headers={"X-Request-Timeout-Ms": "60"})
+            extensions = {"trace": note_sent}
+            leaving = asyncio.create_task(client.post("/detect", content=numbered_png(40), extensions=extensions))
+            await sent.wait()
+            await asyncio.sleep(BATCH_S)  # until it waits in the replica, behind most of three seconds' work
             leaving.cancel()
+            late = await client.post("/detect", content=numbered_png(41), headers={"X-Request-Timeout-Ms": "60"})
             assert late.status_code in {429, 504}
             assert late.headers["content-type"] == "application/problem+json"
-            assert [answer.status_code for answer in await asyncio.gather(*ahead)] == [200] * 8
+            assert [answer.status_code for answer in await asyncio.gather(*ahead)] == [200] * 30
             assert (await client.post("/detect", content=numbered_png(42))).status_code == 200
 
     asyncio.run(scenario())

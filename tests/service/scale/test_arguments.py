@@ -17,9 +17,23 @@ def test_settings_go_by_their_own_names_and_as_text() -> None:
 def test_what_is_not_given_is_left_to_each_replicas_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRCNN_WEIGHTS", "bundled")
     monkeypatch.setenv("FRCNN_API_KEYS", "secret")
-    arguments = ScaleArguments(queue_capacity=64, device="cpu")  # type: ignore[call-arg]
+    monkeypatch.setenv("FRCNN_DECODE_THREADS", "3")
+    arguments = ScaleArguments(log_level="error")  # type: ignore[call-arg]
     assert arguments.settings.weights == "bundled"
-    assert arguments.replica_settings(gpus=0) == {"queue_capacity": 64, "device": "cpu", "decode_threads": 1}
+    assert set(arguments.replica_settings(gpus=0)) == {"log_level", "device", "queue_capacity", "shutdown_timeout_s"}
+
+
+def test_replicas_are_told_what_serves_options_follow_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRCNN_QUEUE_CAPACITY", "9")
+    monkeypatch.setenv("FRCNN_SHUTDOWN_TIMEOUT_S", "30")
+    monkeypatch.setenv("FRCNN_DEVICE", "cuda:1")
+    arguments = ScaleArguments()
+    told, options = arguments.replica_settings(gpus=arguments.gpus(in_cluster=0)), arguments.deployment_options(gpus=1)
+    assert told == {"device": "cuda:0", "queue_capacity": 9, "shutdown_timeout_s": 30}
+    assert 0 < options["max_ongoing_requests"] - told["queue_capacity"] <= 256
+    assert options["graceful_shutdown_timeout_s"] > told["shutdown_timeout_s"]
+    with pytest.raises(ValidationError, match="queue_capacity, 9"):
+        ScaleArguments(target_ongoing_requests=9)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +47,7 @@ def test_what_is_not_given_is_left_to_each_replicas_environment(monkeypatch: pyt
         ({"port": 9000}, "http_options"),
         ({"host": "0.0.0.0"}, "http_options"),
         ({"drain_delay_s": 5}, "Serve stops sending"),
+        ({"request_timeout_ms": 300_000}, "FRCNN_REQUEST_TIMEOUT_MS"),  # at a proxy, too, which would end it earlier
         ({"detectors": "service.detector"}, "module:name"),
         ({"detectors": "no_such_module:load"}, "no_such_module"),
         ({"detectors": "service.detector:no_such_function"}, "no_such_function"),
@@ -79,8 +94,11 @@ def test_serve_is_given_a_router_only_where_it_takes_one() -> None:
     assert "request_router_config" not in arguments.deployment_options(gpus=0, behind_haproxy=True)
 
 
-@pytest.mark.parametrize(
-    ("given", "threads"), [({"num_cpus": 4}, 4), ({"num_cpus": 0.5}, 1), ({"decode_threads": 3}, 3)]
-)
-def test_decoding_has_the_cores_of_the_replica(given: dict[str, Any], threads: int) -> None:
-    assert ScaleArguments.model_validate(given).replica_settings(gpus=0)["decode_threads"] == threads
+@pytest.mark.parametrize(("num_cpus", "threads"), [(4, 4), (2.5, 2), (0.5, 1)])
+def test_decoding_has_the_cores_of_the_replica(num_cpus: float, threads: int) -> None:
+    assert ScaleArguments(num_cpus=num_cpus).decode_threads == threads
+
+
+def test_a_number_of_decoding_threads_is_passed_on() -> None:
+    arguments = ScaleArguments(decode_threads=3)  # type: ignore[call-arg]
+    assert arguments.replica_settings(gpus=0)["decode_threads"] == 3

@@ -34,9 +34,11 @@ def test_the_configuration_file_is_one_that_serve_and_the_builder_take() -> None
     from ray.serve.schema import ServeDeploySchema
 
     from service.scale.arguments import ScaleArguments
+    from service.settings import Settings
 
     config = ServeDeploySchema.model_validate(yaml.safe_load(FILE.read_text()))
     (application,) = config.applications
     arguments = ScaleArguments.model_validate(application.args)
     assert (application.import_path, arguments.max_replicas) == ("service.scale.deployment:detector", 8)
     assert config.http_options.host == "127.0.0.1"
+    assert config.http_options.request_timeout_s == 1 + Settings().request_timeout_ms / 1000

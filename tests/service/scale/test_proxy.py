@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
 
 import httpx
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.scale.proxy import middlewares
 
@@ -108,9 +109,54 @@ async def test_serves_own_probe_is_left_alone() -> None:
         assert (await client.get("/-/healthz")).text == "words"
 
 
-@pytest.mark.parametrize(("given", "told"), [("1500", b"2.5"), ("", None), ("soon", None), ("9" * 12, None)])
-async def test_serve_is_told_the_deadline(given: str, told: Any) -> None:
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("1500", b"2.5"), (None, b"61"), ("", b"61"), ("soon", b"61"), ("0", b"61"), ("9" * 9, b"61"), ("9" * 12, b"61")],
+)
+async def test_serve_is_always_told_a_deadline(given: str | None, told: bytes) -> None:
+    serve = Serve(200)
+    headers = {"X-Request-Timeout-Seconds": "0"} | ({} if given is None else {"X-Request-Timeout-Ms": given})
+    async with behind(serve) as client:
+        await client.post("/detect", headers=headers)
+    assert dict(serve.scope["headers"])[b"x-request-timeout-seconds"] == told  # as Serve reads it: the last
+
+
+async def test_the_usual_deadline_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRCNN_REQUEST_TIMEOUT_MS", "4000")
     serve = Serve(200)
     async with behind(serve) as client:
-        await client.post("/detect", headers={"X-Request-Timeout-Ms": given})
-    assert dict(serve.scope["headers"]).get(b"x-request-timeout-seconds") == told
+        await client.post("/detect")
+    assert dict(serve.scope["headers"])[b"x-request-timeout-seconds"] == b"5"
+
+
+@pytest.mark.parametrize(("status", "level"), [(500, logging.WARNING), (429, logging.INFO)])
+async def test_what_serve_said_is_in_the_log(status: int, level: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "service.scale.proxy")
+    async with behind(Serve(status, TEXT, body=b"a bug\nof Serve's")) as client:
+        response = await client.post("/detect", headers={"X-Request-ID": "mine"})
+    assert "a bug" not in response.text
+    (record,) = caplog.records
+    assert record.levelno == level
+    assert record.getMessage() == f"""Serve answered mine with {status}: "a bug\\nof Serve's\""""
+
+
+@pytest.mark.parametrize("serves", [False, True], ids=["the caller left", "Serve ended it after its answer"])
+async def test_nothing_is_made_up_for_a_caller_who_has_left(serves: bool) -> None:
+    sent: list[Message] = []
+
+    async def ends(scope: Scope, receive: Receive, send: Send) -> None:
+        if serves:
+            await Serve(408, TEXT)(scope, receive, send)
+        raise asyncio.CancelledError
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    (middleware,) = middlewares()
+    app = middleware.cls(ends, *middleware.args, **middleware.kwargs)
+    with pytest.raises(asyncio.CancelledError):
+        await app({"type": "http", "path": "/detect", "headers": []}, receive, keep)
+    assert [message["status"] for message in sent if "status" in message] == ([504] if serves else [])

@@ -48,6 +48,18 @@ async def test_it_is_begun_when_the_model_is_loaded(fake: Any) -> None:
         assert found.json()["boxes"][0][0] == 7
 
 
+@pytest.mark.parametrize(
+    ("given", "environment", "threads"), [({}, None, 2), ({}, "3", 3), ({"decode_threads": 4}, "3", 4)]
+)
+async def test_its_cores_decode_unless_it_is_told_otherwise(
+    given: dict[str, Any], environment: str | None, threads: int, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("FRCNN_DECODE_THREADS", environment)
+    replica = Replica(SETTINGS | given, lambda _: [fake()], decode_threads=2)
+    assert replica.__serve_build_asgi_app__().state.service.settings.decode_threads == threads
+
+
 async def test_a_model_that_cannot_be_loaded_fails_the_start(fake: Any) -> None:
     def load(_: Any) -> Any:
         raise DetectorError("no such GPU")
