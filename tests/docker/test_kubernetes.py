@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import yaml
 
 from service.app import create_app
+from service.cores import usable_cores
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -80,10 +83,11 @@ def written() -> list[dict[str, Any]]:
 
 
 MANIFESTS = {manifest["kind"]: manifest for manifest in written()}
+PROJECT = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]
 DEPLOYMENT = MANIFESTS["Deployment"]
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 CONTAINER = POD["containers"][0]
-ENVIRONMENT = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
+ENVIRONMENT = {entry["name"]: entry["value"] for entry in CONTAINER["env"] if "value" in entry}
 
 
 def check(manifest: dict[str, Any], version: str) -> None:
@@ -107,6 +111,11 @@ def test_the_schema_would_tell() -> None:
         check(monitor | {"spec": monitor["spec"] | {"endpoint": []}}, NEWEST)
 
 
+def test_the_image_is_of_this_version() -> None:
+    kustomization = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())
+    assert kustomization["images"][0]["newTag"] == PROJECT["version"]
+
+
 def test_every_file_is_used() -> None:
     names = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())["resources"]
     assert {path.name for path in (FOLDER / "gpu").iterdir()} == {*names, "kustomization.yaml"}
@@ -121,7 +130,7 @@ def test_what_is_applied_fits_the_schemas(overlay: str) -> None:
             check(manifest, version)
         assert manifest["metadata"].get("namespace", "detection") == "detection"
     container = next(m for m in manifests if m["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"].endswith(":0.1.0")
+    assert container["image"] == f"faster-rcnn-service:{PROJECT['version']}"
     assert ("nvidia.com/gpu" in container["resources"]["limits"]) is (overlay == "gpu")
     devices = [entry["value"] for entry in container["env"] if entry["name"] == "FRCNN_DEVICE"]
     assert devices == ["cuda" if overlay == "gpu" else "cpu"]
@@ -154,6 +163,17 @@ def test_probes_and_settings_and_metrics_exist() -> None:
     assert {name.removeprefix("FRCNN_").lower() for name in ENVIRONMENT} <= set(Settings.model_fields)
     metric = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert f"# TYPE {metric} gauge" in Metrics().exposition().decode()
+
+
+def test_a_pod_keeps_as_many_cores_busy_as_it_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else each would have threads for every core of its node, as there is no limit.
+    source = next(entry for entry in CONTAINER["env"] if entry["name"] == "OMP_NUM_THREADS")["valueFrom"]
+    assert source == {"resourceFieldRef": {"containerName": CONTAINER["name"], "resource": "requests.cpu"}}
+    requested = CONTAINER["resources"]["requests"]["cpu"]
+    assert requested.isdecimal(), "in whole cores; the kubelet would round others up"
+    monkeypatch.setenv("OMP_NUM_THREADS", requested)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    assert usable_cores(tmp_path) == int(requested)
 
 
 def test_the_labels_meet() -> None:
