@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -161,8 +162,21 @@ def test_probes_and_settings_and_metrics_exist() -> None:
     assert probes == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
     assert {*probes.values(), MANIFESTS["ServiceMonitor"]["spec"]["endpoints"][0]["path"]} <= routes
     assert {name.removeprefix("FRCNN_").lower() for name in ENVIRONMENT} <= set(Settings.model_fields)
-    metric = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    assert f"# TYPE {metric} gauge" in Metrics().exposition().decode()
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "cpu"])
+def test_the_autoscaler_is_told_what_it_asks_for(overlay: str) -> None:
+    document = (FOLDER.parents[1] / "docs" / "deployment.md").read_text()
+    rules = yaml.safe_load(re.findall(r"^    rules:\n(?: {6}.*\n)+", document, re.MULTILINE)[0])["rules"]
+    given = set()
+    for rule in rules:
+        series = re.match(r"\w+", rule["seriesQuery"])[0]
+        assert re.search(rf"^{series}[ {{]", Metrics().exposition().decode(), re.MULTILINE), "told from the start"
+        name = rule.get("name", {"matches": "$", "as": ""})
+        given.add(re.sub(name["matches"], name["as"].replace("${1}", r"\1"), series))
+    scaler = next(manifest for manifest in rendered(overlay) if manifest["kind"] == "HorizontalPodAutoscaler")
+    asked = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]}
+    assert asked == given == {"frcnn_images_queued", "frcnn_images_rejected_per_second"}
 
 
 def test_a_pod_keeps_as_many_cores_busy_as_it_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
