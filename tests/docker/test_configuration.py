@@ -169,6 +169,16 @@ def test_nginx_takes_its_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_prometheus_is_handed_one_key_alone() -> None:
+    keyed = yaml.safe_load((ROOT / "docker" / "compose.keys.yml").read_text())
+    files = {name: secret["file"] for name, secret in keyed["secrets"].items()}
+    assert keyed["services"]["prometheus"]["secrets"] == ["frcnn_metrics_key"]
+    assert files["frcnn_metrics_key"] == "${FRCNN_METRICS_KEY_FILE:-./frcnn_metrics_key.txt}"
+    kept_out = (ROOT / ".gitignore").read_text().split()
+    for file in files.values():
+        assert re.findall(r":-\.(/\w+\.txt)\}", file)[0] in kept_out
+
+
 def test_prometheus_differs_in_the_key_alone() -> None:
     plain, keyed = (
         yaml.safe_load((ROOT / "docker" / "observability" / name).read_text())
