@@ -1,6 +1,6 @@
 # The service for GPU and CPU from one file.
 #   docker build -t faster-rcnn-service .                                       NVIDIA GPUs, and CPUs as well
-#   docker build --build-arg TORCH_INDEX=ADDRESS -t faster-rcnn-service .       CPUs only, a tenth of the size
+#   docker build --build-arg TORCH_INDEX=ADDRESS -t faster-rcnn-service .       CPUs only, about a fifth of the size
 #   docker build --build-arg EXTRA=openvino -t faster-rcnn-service .            with --precision int8
 # TORCH_INDEX is the address of a package index with another build of torch. Empty, torch comes from pip's own index: its
 # CUDA build, which carries its libraries along, so that the host needs a driver and the NVIDIA container toolkit alone.

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MODEL_LABELS = ("model", "weights", "version")
 _DEVICE_LABELS = ("device", "name", "precision")
+_REFUSALS = ("queue-full", "too-late", "pixels-full", "bytes-full")
 
 
 class Metrics:
@@ -32,6 +33,9 @@ class Metrics:
         self.rejected = Counter(
             "frcnn_images_rejected", "Images refused at the door.", ["reason"], registry=self.registry
         )
+        for reason in _REFUSALS:
+            # Told before the first: an increase is seen only from a value before it, and "none" is not "unknown".
+            self.rejected.labels(reason)
         self.requests_in_flight = Gauge(
             "frcnn_requests_in_flight", "Requests being answered, of every route.", registry=self.registry
         )

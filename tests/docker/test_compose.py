@@ -15,6 +15,14 @@ pytestmark = pytest.mark.docker
 CALLERS = 4
 
 
+def ready(url: str) -> bool:
+    """Whether it says so; what does not answer is not."""
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def test_it_serves_and_stops_under_load_without_losing_an_answer(stack: Any, callers: Any, picture: bytes) -> None:
     with stack("one") as one:
         url = f"http://127.0.0.1:{one.port}"
@@ -26,7 +34,9 @@ def test_it_serves_and_stops_under_load_without_losing_an_answer(stack: Any, cal
             stopping = threading.Thread(target=one, args=("stop", "detector"))
             stopping.start()
             # What a load balancer does: it sends no more once /readyz says no.
-            while httpx.get(f"{url}/readyz").status_code == 200:
+            give_up = time.monotonic() + 60
+            while ready(url):
+                assert time.monotonic() < give_up, "it was asked to stop, and says that it is ready"
                 time.sleep(0.1)
             load.leave()
             stopping.join()

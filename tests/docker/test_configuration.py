@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.openapi import LONGEST_TIMEOUT_MS
+from service.settings import MIB, Settings
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ["docker/compose.cpu.yml", "docker/compose.keys.yml"]
@@ -81,7 +82,8 @@ def test_a_container_may_do_little_and_not_take_everything(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is (name != "grafana")
     assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
-    assert all(port.startswith(("127.0.0.1:", "${FRCNN_PUBLISH")) for port in service.get("ports", []))
+    for port in service.get("ports", []):
+        assert re.match(r"(\$\{FRCNN_PUBLISH\w*:-)?127\.0\.0\.1:", port), "whoever names no address opens no door"
 
 
 @pytest.mark.parametrize("name", ["detector", "replica"])
@@ -99,17 +101,72 @@ def test_settings_of_the_service_exist(name: str) -> None:
     assert given <= {f"FRCNN_{field}".upper() for field in Settings.model_fields}
 
 
+def nginx() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """What nginx.conf says for all requests, and what each location says for its own."""
+    config = re.sub(r"#.*", "", (ROOT / "docker" / "nginx.conf").read_text())
+    block = re.compile(r"location ([^{]+?) \{([^}]*)\}")
+    locations = {name: directives(body) for name, body in block.findall(config)}
+    return directives(block.sub("", config)), locations
+
+
+def directives(text: str) -> dict[str, str]:
+    """Values by name; a limit of connections by the name of its zone as well."""
+    return dict(re.findall(r"^\s*(limit_conn \w+|\w+) ([^;{]+);", text, re.MULTILINE))
+
+
+def number(value: str, unit: str) -> int:
+    return int(value.removesuffix(unit))
+
+
 def test_the_balancer_passes_on_only_what_is_safe() -> None:
-    config = (ROOT / "docker" / "nginx.conf").read_text()
-    directives = dict(re.findall(r"^\s+(proxy_\w+|client_max_body_size) ([^;]+);", config, re.MULTILINE))
-    settings = Settings()
-    assert set(directives["proxy_next_upstream"].split()) == {"error", "timeout", "http_503", "non_idempotent"}
+    general, _ = nginx()
+    assert set(general["proxy_next_upstream"].split()) == {"error", "timeout", "http_503", "non_idempotent"}
+    assert general["proxy_next_upstream_tries"] == "2"
     # A request that timed out is older than what may be passed on, and the service's own answer to it comes first.
-    waits_s, passes_s = (
-        int(directives[name].removesuffix("s")) for name in ("proxy_read_timeout", "proxy_next_upstream_timeout")
+    assert number(general["proxy_next_upstream_timeout"], "s") < Settings().request_timeout_ms / 1000
+    for name in ("proxy_read_timeout", "proxy_send_timeout"):
+        assert number(general[name], "s") > LONGEST_TIMEOUT_MS / 1000
+
+
+def test_the_balancer_keeps_no_more_of_bodies_than_the_service_takes() -> None:
+    (general, locations), settings = nginx(), Settings()
+    batch = locations.pop("= /detect/batch")
+    # Three bytes are four characters in base64; a form, or JSON, around the files takes a little more.
+    for size, bound in (
+        (settings.max_body_bytes * 4 / 3, general["client_max_body_size"]),
+        (settings.max_batch_body_bytes, batch["client_max_body_size"]),
+    ):
+        assert size + 64 * 1024 <= number(bound, "m") << 20 < size + 2 * MIB
+    assert not any("client_max_body_size" in location for location in locations.values())
+    assert {general[f"client_{part}_timeout"] for part in ("header", "body")} == {"10s"}
+
+
+def test_one_address_alone_does_not_fill_the_balancer() -> None:
+    general, locations = nginx()
+    batch = locations["= /detect/batch"]
+    # A location with a limit of its own forgets the general one.
+    assert batch["limit_conn requests"] == general["limit_conn requests"]
+    requests, batches = int(general["limit_conn requests"]), int(batch["limit_conn batches"])
+    sizes = number(general["client_max_body_size"], "m"), number(batch["client_max_body_size"], "m")
+    balancer = SERVICES["balancer"]
+    memory, disk = (
+        number(text, "g") * 1024
+        for text in (
+            balancer["deploy"]["resources"]["limits"]["memory"],
+            re.findall(r"^/tmp:size=(\w+)", balancer["tmpfs"][0])[0],
+        )
     )
-    assert passes_s < settings.request_timeout_ms / 1000 < waits_s
-    assert int(directives["client_max_body_size"].removesuffix("m")) << 20 > settings.max_batch_body_bytes
+    assert (requests - batches) * sizes[0] + batches * sizes[1] < disk < memory
+
+
+def test_prometheus_is_handed_one_key_alone() -> None:
+    keyed = yaml.safe_load((ROOT / "docker" / "compose.keys.yml").read_text())
+    files = {name: secret["file"] for name, secret in keyed["secrets"].items()}
+    assert keyed["services"]["prometheus"]["secrets"] == ["frcnn_metrics_key"]
+    assert files["frcnn_metrics_key"] == "${FRCNN_METRICS_KEY_FILE:-./frcnn_metrics_key.txt}"
+    kept_out = (ROOT / ".gitignore").read_text().split()
+    for file in files.values():
+        assert re.findall(r":-\.(/\w+\.txt)\}", file)[0] in kept_out
 
 
 def test_prometheus_differs_in_the_key_alone() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 import yaml
 
 from service.app import create_app
+from service.cores import usable_cores
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -80,10 +84,11 @@ def written() -> list[dict[str, Any]]:
 
 
 MANIFESTS = {manifest["kind"]: manifest for manifest in written()}
+PROJECT = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]
 DEPLOYMENT = MANIFESTS["Deployment"]
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 CONTAINER = POD["containers"][0]
-ENVIRONMENT = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
+ENVIRONMENT = {entry["name"]: entry["value"] for entry in CONTAINER["env"] if "value" in entry}
 
 
 def check(manifest: dict[str, Any], version: str) -> None:
@@ -107,6 +112,11 @@ def test_the_schema_would_tell() -> None:
         check(monitor | {"spec": monitor["spec"] | {"endpoint": []}}, NEWEST)
 
 
+def test_the_image_is_of_this_version() -> None:
+    kustomization = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())
+    assert kustomization["images"][0]["newTag"] == PROJECT["version"]
+
+
 def test_every_file_is_used() -> None:
     names = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text())["resources"]
     assert {path.name for path in (FOLDER / "gpu").iterdir()} == {*names, "kustomization.yaml"}
@@ -121,7 +131,7 @@ def test_what_is_applied_fits_the_schemas(overlay: str) -> None:
             check(manifest, version)
         assert manifest["metadata"].get("namespace", "detection") == "detection"
     container = next(m for m in manifests if m["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"].endswith(":0.1.0")
+    assert container["image"] == f"faster-rcnn-service:{PROJECT['version']}"
     assert ("nvidia.com/gpu" in container["resources"]["limits"]) is (overlay == "gpu")
     devices = [entry["value"] for entry in container["env"] if entry["name"] == "FRCNN_DEVICE"]
     assert devices == ["cuda" if overlay == "gpu" else "cpu"]
@@ -152,8 +162,32 @@ def test_probes_and_settings_and_metrics_exist() -> None:
     assert probes == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}
     assert {*probes.values(), MANIFESTS["ServiceMonitor"]["spec"]["endpoints"][0]["path"]} <= routes
     assert {name.removeprefix("FRCNN_").lower() for name in ENVIRONMENT} <= set(Settings.model_fields)
-    metric = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    assert f"# TYPE {metric} gauge" in Metrics().exposition().decode()
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "cpu"])
+def test_the_autoscaler_is_told_what_it_asks_for(overlay: str) -> None:
+    document = (FOLDER.parents[1] / "docs" / "deployment.md").read_text()
+    rules = yaml.safe_load(re.findall(r"^    rules:\n(?: {6}.*\n)+", document, re.MULTILINE)[0])["rules"]
+    given = set()
+    for rule in rules:
+        series = re.match(r"\w+", rule["seriesQuery"])[0]
+        assert re.search(rf"^{series}[ {{]", Metrics().exposition().decode(), re.MULTILINE), "told from the start"
+        name = rule.get("name", {"matches": "$", "as": ""})
+        given.add(re.sub(name["matches"], name["as"].replace("${1}", r"\1"), series))
+    scaler = next(manifest for manifest in rendered(overlay) if manifest["kind"] == "HorizontalPodAutoscaler")
+    asked = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]}
+    assert asked == given == {"frcnn_images_queued", "frcnn_images_rejected_per_second"}
+
+
+def test_a_pod_keeps_as_many_cores_busy_as_it_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else each would have threads for every core of its node, as there is no limit.
+    source = next(entry for entry in CONTAINER["env"] if entry["name"] == "OMP_NUM_THREADS")["valueFrom"]
+    assert source == {"resourceFieldRef": {"containerName": CONTAINER["name"], "resource": "requests.cpu"}}
+    requested = CONTAINER["resources"]["requests"]["cpu"]
+    assert requested.isdecimal(), "in whole cores; the kubelet would round others up"
+    monkeypatch.setenv("OMP_NUM_THREADS", requested)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    assert usable_cores(tmp_path) == int(requested)
 
 
 def test_the_labels_meet() -> None:

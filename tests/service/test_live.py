@@ -147,7 +147,11 @@ def test_bodies_that_still_come_cannot_fill_the_memory(fake: Any, live: Any, mak
             for path in ("/detect", "/v2/models/fasterrcnn_resnet50_fpn/infer", "/detect/batch"):
                 body = {"files": {"file": make_png(1)}} if path == "/detect/batch" else {"content": make_png(1)}
                 until(lambda path=path, body=body: httpx.post(url + path, **body).status_code == 429)
-            assert 'frcnn_images_rejected_total{reason="bytes-full"}' in httpx.get(f"{url}/metrics").text
+            told = re.search(
+                r'frcnn_images_rejected_total\{reason="bytes-full"\} (\S+)', httpx.get(f"{url}/metrics").text
+            )
+            assert told is not None
+            assert float(told[1]) >= 3
         until(lambda: requests(url) == 0)
         assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
 

@@ -22,6 +22,11 @@ def samples(text: str) -> dict[str, dict[str, float]]:
     return found
 
 
+def test_what_has_not_happened_is_told_as_none() -> None:
+    told = samples(Metrics().exposition().decode())["frcnn_images_rejected_total"]
+    assert told == {f"reason={name}": 0 for name in ("queue-full", "too-late", "pixels-full", "bytes-full")}
+
+
 @pytest.mark.anyio
 async def test_what_an_operator_asks_is_told(fake: Any, serving: Any, make_png: Any) -> None:
     async with serving(fake(fails_on=frozenset({9})), queue_capacity=77) as client:
