@@ -8,6 +8,7 @@ ServiceError
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken
 +- BadParameterError        422  a query parameter is out of range
++- HeadTooLargeError        431  the address and the headers are too long; the connection is closed
 +- QueueFullError           429  more work than fits; Retry-After tells when to come back
 +- TooLateError             429  its deadline would pass in the queue; Retry-After likewise
 +- InferenceError           500  the device failed on this image; never the image's fault
@@ -69,6 +70,10 @@ class UnsupportedTypeError(ServiceError):
 
 class BadParameterError(ServiceError):
     status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "bad-parameter"
+
+
+class HeadTooLargeError(ServiceError):
+    status, code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"
 
 
 class QueueFullError(ServiceError):

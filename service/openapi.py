@@ -29,6 +29,7 @@ _MEANINGS = {
     415: "Not a type of image, or of body, that is taken",
     422: "A parameter is out of range",
     429: "The queue is full, or too long for the deadline; `Retry-After` tells when to come back",
+    431: "The address and the headers are too long",
     500: "The device failed on this image",
     503: "Loading, draining or failing",
     504: "The deadline passed",
@@ -75,7 +76,7 @@ def _priority(default: Priority) -> dict[str, Any]:
     }
 
 
-_EVERY_PROBLEM = problems(400, 408, 413, 415, 422, 429, 500, 503, 504)
+_EVERY_PROBLEM = problems(400, 408, 413, 415, 422, 429, 431, 500, 503, 504)
 
 DETECT_REQUEST = {
     "parameters": [_TIMEOUT, _priority(Priority.NORMAL)],

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import PROBLEM_TYPE, BadRequestError, problem
+from service.errors import PROBLEM_TYPE, BadRequestError, HeadTooLargeError, ServiceError, problem
 from service.middleware import DEFAULT_HEADERS
 
 logger = logging.getLogger(__name__)
@@ -65,34 +65,38 @@ class BoundedProtocol(HttpToolsProtocol):
 
         Neither the log of requests nor the metrics know of it: it is no request yet, or none any more.
         """
-        if self.cycle is not None and not self.cycle.response_complete:  # not into another answer
-            self.transport.close()
-            return
-        request_id = uuid4().hex
-        detail = "this is not HTTP/1.1: the request, its address (65,535 bytes at most) or the framing of its body"
-        document = problem(
-            status=BadRequestError.status, code=BadRequestError.code, detail=detail, request_id=request_id
+        self._end_with(
+            BadRequestError(
+                "this is not HTTP/1.1: the request, its address (65,535 bytes at most), or its body's framing"
+            )
         )
-        body = json.dumps(document).encode()
-        headers = {
-            "Content-Type": PROBLEM_TYPE,
-            "Content-Length": len(body),
-            "X-Request-ID": request_id,
-            "Connection": "close",
-            **DEFAULT_HEADERS,
-        }
-        lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        self.transport.write("\r\n".join(lines).encode() + body)
-        self.transport.close()
 
     def _refuse(self) -> None:
         if self.transport.is_closing():
             return
         logger.warning("a connection is closed: its headers have more than %d bytes", self.most_header_bytes)
-        if self.cycle is None or self.cycle.response_complete:
-            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            self.transport.write(head)
+        self._end_with(HeadTooLargeError(f"the request's head has more than {self.most_header_bytes:,} bytes"))
+
+    def _end_with(self, error: ServiceError) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # not into another answer
+            self.transport.write(_last_answer(error))
         self.transport.close()
+
+
+def _last_answer(error: ServiceError) -> bytes:
+    request_id = uuid4().hex
+    document = problem(status=error.status, code=error.code, detail=error.detail, request_id=request_id)
+    body = json.dumps(document).encode()
+    headers = {
+        "Content-Type": PROBLEM_TYPE,
+        "Content-Length": len(body),
+        "X-Request-ID": request_id,
+        "Connection": "close",
+        **DEFAULT_HEADERS,
+    }
+    status = f"HTTP/1.1 {error.status.value} {error.status.phrase}"
+    lines = [status, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
 class UpgradeDecliningProtocol(BoundedProtocol):

@@ -76,7 +76,9 @@ def test_a_head_without_end_is_cut_off(beginning: bytes, piece: bytes, keys: str
 def test_a_head_that_is_too_large_is_told_so(live: Any, fake: Any) -> None:
     with live(fake()) as url, connected(url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Header: " + b"a" * 70_000)
-        assert until_closed(connection).startswith(b"HTTP/1.1 431 ")
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert json.loads(body)["type"] == "urn:faster-rcnn-service:head-too-large"
 
 
 def test_a_large_head_and_a_large_body_pass(live: Any, fake: Any, make_png: Any) -> None:
