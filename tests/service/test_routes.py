@@ -304,7 +304,7 @@ async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving
         assert (await client.get("/docs")).status_code == 200
     operation = document["paths"]["/detect"]["post"]
     assert set(operation["requestBody"]["content"]) >= {"image/*", "multipart/form-data", "application/json"}
-    assert set(operation["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(operation["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "431", "500", "503", "504"}
     names = {parameter["name"] for parameter in operation["parameters"]}
     assert names >= {
         "score_threshold",
