@@ -14,7 +14,7 @@ import httpx
 
 from service.client.errors import ClientError
 from service.client.exchange import DetectOptions, DrawnFormat, Exchange, Exchanges
-from service.client.images import ImageSource, to_bytes
+from service.client.images import ImageSource, check_several, to_bytes
 from service.client.results import DetectionResult
 from service.client.retries import RetryPolicy
 
@@ -67,6 +67,7 @@ class DetectionClient:
         A failure is given in its image's place, as the `ClientError` that `detect` would have raised, and the others
         go on. `timeout_s` counts for each image. Nothing is sent before the first result is asked for.
         """
+        check_several(images)
         waiting: deque[Future[Outcome]] = deque()
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="detect-many")
         try:
@@ -153,6 +154,7 @@ class AsyncDetectionClient:
         self, images: Iterable[ImageSource], *, concurrency: int = 8, **options: Unpack[DetectOptions]
     ) -> AsyncIterator[Outcome]:
         """See `DetectionClient.detect_many`."""
+        check_several(images)
         waiting: deque[asyncio.Task[Outcome]] = deque()
         places = asyncio.Semaphore(concurrency)
         try:

@@ -114,7 +114,7 @@ class Exchanges:
         self._headers = {"User-Agent": "faster-rcnn-service-client"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout_s = timeout_s
+        self._timeout_s = _seconds(timeout_s)
         self._retry = retry
         self._clock = clock
         self._random = random or Random()  # noqa: S311 - jitter is no secret
@@ -154,7 +154,7 @@ class Exchanges:
 
     def _answered(self, call: _Call, timeout_s: float | None) -> Exchange[httpx.Response]:
         """The response to a call that succeeds, in time, after as many attempts as the policy allows."""
-        deadline = self._clock() + (self._timeout_s if timeout_s is None else timeout_s)
+        deadline = self._clock() + _seconds(self._timeout_s if timeout_s is None else timeout_s)
         lost = 0
         for failures in count(1):
             outcome = yield self._request(call, deadline)
@@ -199,6 +199,12 @@ def _query(options: DetectOptions) -> dict[str, str]:
         labels = options["labels"]
         query["labels"] = labels if isinstance(labels, str) else ",".join(map(str, labels))
     return query
+
+
+def _seconds(timeout_s: float) -> float:
+    if not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ValueError(f"timeout_s is a number of seconds over 0, not {timeout_s!r}")
+    return timeout_s
 
 
 def _json(response: httpx.Response) -> Any:

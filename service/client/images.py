@@ -73,3 +73,13 @@ def _png(image: Image.Image) -> bytes:
     except Exception as error:  # Pillow decodes a lazily opened file now, and raises whatever its bytes lead it to
         raise ImageError(f"the image cannot be read: {error}") from error
     return buffer.getvalue()
+
+
+def check_several(images: object) -> None:
+    """Tell one path, whose characters would be taken for paths, from several.
+
+    Raises:
+        TypeError
+    """
+    if isinstance(images, str | bytes | os.PathLike):
+        raise TypeError("detect_many takes several images: put a single one into a list")

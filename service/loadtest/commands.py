@@ -88,6 +88,8 @@ def loadtest(
     if url is None or images is None:
         _fail("URL and --images are needed: frcnn loadtest http://127.0.0.1:8000 --images DIR --rate 10", code=_USAGE)
     _check_kind(rate, concurrency, slo)
+    if report is not None and not report.resolve().parent.is_dir():  # before the test, and not after it
+        _fail(f"{report}: there is no such folder", code=_USAGE)
     try:
         goal = None if slo is None else Goal.parse(slo)
         plan = Plan(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -217,3 +218,17 @@ def test_what_may_have_broken_the_service_is_sent_again_less_often(calling: Any,
     with pytest.raises((ConnectionLostError, ProblemError)):
         calling(script, retry=RetryPolicy(first_pause_s=0)).detect(b"image")
     assert len(script.requests) == sent
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "5"])
+def test_a_time_that_is_none_is_told_at_once(calling: Any, timeout_s: Any) -> None:
+    with pytest.raises(ValueError, match="seconds over 0"):
+        calling(Script()).detect(b"image", timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="seconds over 0"):
+        Exchanges("http://x", api_key=None, timeout_s=timeout_s, retry=RetryPolicy())
+
+
+@pytest.mark.parametrize("one", ["a.jpg", b"bytes", Path("a.jpg")])
+def test_one_image_is_told_from_many(calling: Any, one: Any) -> None:
+    with pytest.raises(TypeError, match="into a list"):
+        list(calling(Script()).detect_many(one))

@@ -166,3 +166,12 @@ def test_when_every_request_fails_it_is_a_failure(url: str, tmp_path: Path) -> N
     result = invoke(url, "--images", tmp_path, "--rate", 40, "--duration", 0.5, "--warmup", 0)
     assert result.exit_code == 1
     assert "x 400 broken-image" in result.stdout
+
+
+def test_a_report_that_could_not_be_written_is_told_before_the_test(tmp_path: Path) -> None:
+    report = tmp_path / "no" / "r.html"
+    done = CliRunner().invoke(
+        cli.app, ["loadtest", "http://127.0.0.1:9", "--images", str(tmp_path), "--rate", "1", "--report", str(report)]
+    )
+    assert done.exit_code == 2
+    assert "there is no such folder" in done.output
