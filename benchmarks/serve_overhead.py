@@ -23,12 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 from torch import Tensor
 
 from model.categories import Categories
 from service.bench.measure import jpeg
+from service.bench.processes import until_ready
 from service.detector import Detections, Detector, ModelInfo
 from service.loadtest.fleet import carry_out
 from service.loadtest.plan import Plan, Target
@@ -117,19 +117,6 @@ def deployed(port: int, batch: int) -> Iterator[str]:
         yield url
     finally:
         serve.delete("default")
-
-
-def until_ready(url: str) -> None:
-    give_up = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        if time.monotonic() > give_up:
-            raise RuntimeError(f"{url} does not answer")
-        time.sleep(0.1)
 
 
 def measure(url: str, image: bytes, callers: int, seconds: float) -> dict[str, Any]:

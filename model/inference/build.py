@@ -64,7 +64,14 @@ def serving_model(
         return _int8(model, calibration, cache or cache_folder())
     if precision != AUTO:
         return _torch_form(model, precision)
-    return _fastest_form({name: _torch_form(model, name) for name in candidates(device)}, device)
+    forms = {name: _torch_form(model, name) for name in candidates(device)}
+    chosen = _fastest_form(forms, device)
+    forms.clear()  # the others go, and their memory
+    gc.collect()
+    chosen.forget()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return chosen
 
 
 def _fastest_form(forms: dict[str, ServingModel], device: torch.device) -> ServingModel:
@@ -74,28 +81,18 @@ def _fastest_form(forms: dict[str, ServingModel], device: torch.device) -> Servi
         return exact
     chosen = forms[fastest({name: _trial(form, device) for name, form in forms.items()})]
     if chosen is exact:
-        return _alone(exact, forms)
+        return exact
     pictures = calibration_pictures(count=1)
     (wanted,), (got,) = exact.detect(pictures), chosen.detect(pictures)
     share = agreement(wanted, got)
     if share is not None and share >= _LEAST_AGREEMENT:
-        return _alone(chosen, forms)
+        return chosen
     logger.info(
         "fp32 is used, although %s is faster: it %s",
         chosen.precision,
         "finds nothing to compare by" if share is None else f"finds only {share:.0%} of the same on a test picture",
     )
-    return _alone(exact, forms)
-
-
-def _alone(chosen: ServingModel, forms: dict[str, ServingModel]) -> ServingModel:
-    """Let go of the others, and of their memory."""
-    forms.clear()
-    gc.collect()
-    chosen.forget()
-    if chosen.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return chosen
+    return exact
 
 
 def _trial(form: ServingModel, device: torch.device) -> Callable[[], object]:

@@ -82,7 +82,6 @@ class GraphedModel(ServingModel):
         candidates: int = CANDIDATES,
     ) -> None:
         super().__init__(model, precision=precision, dtype=dtype)
-        self._dtype_of_images = dtype
         self._heads_of_fixed_shape = FixedShapeHeads(
             self, nms_mask=nms_mask, roi_align=pyramid_roi_align, candidates=candidates
         )
@@ -153,9 +152,7 @@ class GraphedModel(ServingModel):
         shape = (len(table), 3, *padded_hw)
 
         def work() -> Tensor:
-            images = torch.empty(
-                shape, dtype=self._dtype_of_images, device=self.device, memory_format=torch.channels_last
-            )
+            images = torch.empty(shape, dtype=self._dtype, device=self.device, memory_format=torch.channels_last)
             resize_into(images, table, mean=self.transform.image_mean, std=self.transform.image_std)
             return self._heads_of_fixed_shape(self.network(images), anchors, sizes)
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -65,7 +65,7 @@ def running(
     child = subprocess.Popen([sys.executable, "-m", "service.bench.processes", *arguments], env=environment)  # noqa: S603
     url = f"http://127.0.0.1:{port}"
     try:
-        _until_ready(url, child)
+        until_ready(url, lambda: child.poll() is None)
         yield url
     finally:
         child.terminate()
@@ -76,7 +76,12 @@ def running(
             child.wait()
 
 
-def _until_ready(url: str, child: subprocess.Popen[bytes]) -> None:
+def until_ready(url: str, is_alive: Callable[[], bool] = lambda: True) -> None:
+    """Wait until a server that was begun answers.
+
+    Raises:
+        ServerLostError: it does not, in time or at all.
+    """
     give_up = time.monotonic() + _LONGEST_START_S
     while True:
         try:
@@ -84,7 +89,7 @@ def _until_ready(url: str, child: subprocess.Popen[bytes]) -> None:
                 return
         except httpx.TransportError:
             pass
-        if child.poll() is not None or time.monotonic() > give_up:
+        if not is_alive() or time.monotonic() > give_up:
             raise ServerLostError("a server that was to be measured did not start; its message is above")
         time.sleep(0.1)
 

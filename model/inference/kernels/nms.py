@@ -62,6 +62,19 @@ def reference_nms_mask(boxes: Tensor, valid: Tensor, threshold: float, *, labels
 
 
 @triton.jit
+def _corners(boxes, at, count):
+    """x1, y1, x2, y2 of the boxes at these places of a group; behind its end, 0."""
+    row = boxes + at * 4
+    is_box = at < count
+    return (
+        tl.load(row, mask=is_box, other=0.0),
+        tl.load(row + 1, mask=is_box, other=0.0),
+        tl.load(row + 2, mask=is_box, other=0.0),
+        tl.load(row + 3, mask=is_box, other=0.0),
+    )
+
+
+@triton.jit
 def _overlap(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
     """Intersection over union of every a with every b; without area, 0."""
     width = tl.minimum(ax2[:, None], bx2[None, :]) - tl.maximum(ax1[:, None], bx1[None, :])
@@ -89,10 +102,7 @@ def _nms_kernel(
     blocks = (last + BLOCK - 1) // BLOCK  # behind the last valid box there is nothing to do
     for block in range(blocks):
         a = block * BLOCK + within
-        ax1 = tl.load(boxes + a * 4, mask=a < count, other=0.0)
-        ay1 = tl.load(boxes + a * 4 + 1, mask=a < count, other=0.0)
-        ax2 = tl.load(boxes + a * 4 + 2, mask=a < count, other=0.0)
-        ay2 = tl.load(boxes + a * 4 + 3, mask=a < count, other=0.0)
+        ax1, ay1, ax2, ay2 = _corners(boxes, a, count)
         suppresses = _overlap(ax1, ay1, ax2, ay2, ax1, ay1, ax2, ay2) > threshold
         if HAS_LABELS:
             a_label = tl.load(labels + group * count + a, mask=a < count, other=-1)
@@ -109,10 +119,7 @@ def _nms_kernel(
         alive = tl.where(block_of == block, kept[None, :], alive)
         for later in range(block + 1, blocks):
             b = later * BLOCK + within
-            bx1 = tl.load(boxes + b * 4, mask=b < count, other=0.0)
-            by1 = tl.load(boxes + b * 4 + 1, mask=b < count, other=0.0)
-            bx2 = tl.load(boxes + b * 4 + 2, mask=b < count, other=0.0)
-            by2 = tl.load(boxes + b * 4 + 3, mask=b < count, other=0.0)
+            bx1, by1, bx2, by2 = _corners(boxes, b, count)
             suppresses = _overlap(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2) > threshold
             if HAS_LABELS:
                 b_label = tl.load(labels + group * count + b, mask=b < count, other=-1)
