@@ -1,64 +1,28 @@
-"""Checkpoints: what a file of weights holds, and how it gets into a model, strictly.
+"""Checkpoints by where they come from: a file, the official COCO detector, the one in the package; and into a model.
 
-Three formats are read and written: `.safetensors`; `.pth` with `weights_only=True`, so that a file from anywhere
-cannot run code; and `.frcnn`, which is small but rounds the weights (see `packed`). All may carry a `CheckpointInfo`
-beside the tensors. Fetching the official files is in `download`.
+How files hold them is in `checkpoint_files`, and how the official ones are fetched in `download`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models._api import Weights
 
-from model.arguments import BUNDLED, COCO_V1, SUFFIXES, no_such_weights
+from model.arguments import BUNDLED, COCO_V1, no_such_weights
 from model.categories import Categories
+from model.checkpoint_files import CheckpointInfo, WeightsError, is_counter, read_file, save_checkpoint
 from model.download import WeightsUnavailableError, cached_path, fetch
-from model.faster_rcnn import FasterRCNN, modern_key
-from model.packed import DEFAULT_STEP, pack, unpack
+from model.faster_rcnn import modern_key
 
 BUNDLED_PATH = Path(__file__).parent / "bundled" / "blood_cells.frcnn"
-INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
-_STATE_DICT_KEYS = ("model", "state_dict")  # where training scripts put the tensors in a .pth
 _PREDICTOR_KEY = "roi_heads.box_predictor.cls_score.weight"
-# What a file may set: numbers, never modules.
-_MODEL_KWARGS = frozenset(
-    set(inspect.signature(FasterRCNN).parameters)
-    - {"backbone", "num_classes", "rpn_anchor_generator", "rpn_head"}
-    - {"box_roi_pool", "box_head", "box_predictor", "kwargs"}
-    | {"size_divisible", "fixed_size"}
-)
-
-
-class WeightsError(ValueError):
-    """A file of weights cannot be read, or does not fit the model. The message tells what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-    """What tensors alone do not tell about a detector.
-
-    Attributes:
-        class_names: names of all K classes, `__background__` first; None if unknown.
-        norm_eps: epsilon of the batch norms. The official COCO file needs 0.0, others 1e-5.
-        model_kwargs: further keywords of `FasterRCNN` that the weights were trained with, such as `min_size`.
-    """
-
-    class_names: tuple[str, ...] | None = None
-    norm_eps: float = 1e-5
-    model_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +112,7 @@ def read_coco(*, progress: bool = True) -> Checkpoint:
     path = fetch_coco(progress=progress)
     if not _is_official_coco(path):
         raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
-    return _coco_checkpoint(_read_pth(path)[0])
+    return _coco_checkpoint(read_file(path)[0])
 
 
 def bundled_is_present() -> bool:
@@ -179,14 +143,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(no_such_weights(path))
-    if path.suffix == ".safetensors":
-        tensors, info = _read_safetensors(path)
-    elif path.suffix in {".pth", ".pt"}:
-        tensors, info = _read_pth(path)
-    elif path.suffix == ".frcnn":
-        tensors, info = _read_packed(path)
-    else:
-        raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
+    tensors, info = read_file(path)
     if info is None and _is_official_coco(path):
         return _coco_checkpoint(tensors)
     return Checkpoint(name=path.name, state_dict=_modern(tensors), info=info or CheckpointInfo())
@@ -202,46 +159,6 @@ def _modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {modern_key(key): tensor for key, tensor in tensors.items()}
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str],
-    state_dict: Mapping[str, Tensor],
-    info: CheckpointInfo,
-    *,
-    packing_step: float = DEFAULT_STEP,
-) -> None:
-    """Write a file that `read_checkpoint` reads back, by its ending; a crash leaves the old file or the new one.
-
-    Args:
-        packing_step: how coarsely a `.frcnn` rounds the weights, see `pack`.
-    """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not _is_counter(key)}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        if path.suffix == ".safetensors":
-            # Not by `save_file`, whose files nobody else may read.
-            partial.write_bytes(safetensors.torch.save(tensors, metadata={INFO_KEY: json.dumps(asdict(info))}))
-        elif path.suffix == ".frcnn":
-            partial.write_bytes(_packed(path, tensors, info, packing_step))
-        else:
-            torch.save({"model": tensors, INFO_KEY: asdict(info)}, partial)
-        with partial.open("rb+") as file:  # or a power cut could leave the new name on an empty file
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _packed(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo, step: float) -> bytes:
-    try:
-        return pack(tensors, asdict(info), step=step)
-    except ValueError as error:
-        raise WeightsError(f"{path} cannot be written: {error}") from error
-
-
 def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
     """Copy every tensor into the model, or none.
 
@@ -253,8 +170,8 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     found = _modern(state_dict)
     problems = (
-        [f"missing: {k} {list(shape)}" for k, shape in expected.items() if k not in found and not _is_counter(k)]
-        + [f"unexpected: {k} {list(t.shape)}" for k, t in found.items() if k not in expected and not _is_counter(k)]
+        [f"missing: {k} {list(shape)}" for k, shape in expected.items() if k not in found and not is_counter(k)]
+        + [f"unexpected: {k} {list(t.shape)}" for k, t in found.items() if k not in expected and not is_counter(k)]
         + [
             f"misshapen: {k} is {list(t.shape)}, the model has {list(expected[k])}"
             for k, t in found.items()
@@ -266,76 +183,11 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
     model.load_state_dict({k: t for k, t in found.items() if k in expected}, strict=False)
 
 
-def _is_counter(key: str) -> bool:
-    return key.rsplit(".", 1)[-1] == "num_batches_tracked"
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path} is not a readable .safetensors file: {error}") from error
-    try:
-        return tensors, _info_from(json.loads(metadata[INFO_KEY])) if INFO_KEY in metadata else None
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path} has metadata that cannot be understood: {error}") from error
-
-
-def _read_pth(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises whatever the broken bytes lead it to
-        raise WeightsError(
-            f"{path} cannot be read: it is broken, or holds more than tensors, which is not loaded "
-            f"because such a file can run code. Save the model's state_dict() instead. ({_first_line(error)})"
-        ) from error
-    info = None
-    if isinstance(content, dict):
-        try:
-            info = _info_from(content[INFO_KEY]) if INFO_KEY in content else None
-        except (ValueError, TypeError) as error:
-            raise WeightsError(f"{path} has metadata that cannot be understood: {error}") from error
-        content = next((content[key] for key in _STATE_DICT_KEYS if isinstance(content.get(key), dict)), content)
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items())
-    ):
-        raise WeightsError(f"{path} holds no state dict: a dict from names to tensors, alone or under 'model'")
-    return dict(content), info
-
-
-def _read_packed(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
-    try:
-        tensors, info = unpack(path.read_bytes())
-        return tensors, _info_from(info)
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path} is not a readable .frcnn file: {error}") from error
-
-
-def _info_from(raw: Any) -> CheckpointInfo:
-    known = CheckpointInfo(**raw)
-    if unknown := set(known.model_kwargs) - _MODEL_KWARGS:
-        raise ValueError(f"its model arguments {sorted(unknown)} are not settings of a FasterRCNN")
-    names = known.class_names
-    return CheckpointInfo(
-        class_names=None if names is None else tuple(str(name) for name in names),
-        norm_eps=float(known.norm_eps),
-        model_kwargs=dict(known.model_kwargs),
-    )
-
-
 def _is_official_coco(path: Path) -> bool:
     """Published files carry the first digits of their SHA-256 in their name."""
     digits = Path(coco_weights().url).stem.rsplit("-", 1)[1]
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(digits)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 __all__ = [

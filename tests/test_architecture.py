@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
-        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories arguments download packed weights
-        build
+        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories arguments download packed
+        checkpoint_files weights build
         inference.errors inference.memory inference.fused_conv inference.network inference.roi_align inference.serving
         inference.precision inference.agreement inference.openvino inference.kernels.nms inference.kernels.roi_align
         inference.kernels.resize inference.fixed_shapes inference.graphs""",

@@ -1,4 +1,4 @@
-"""BentoML as its documentation shows it: `bentoml serve bentoml_app:Untouched` or `bentoml_app:Decode`."""
+"""BentoML as its documentation shows it: `bentoml serve bentoml_app:Untouched`, or `:Decode`, or `:Detect`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,3 +22,15 @@ class Decode:
     def detect(self, image: Image, /) -> dict[str, Any]:
         image.convert("RGB")
         return {"boxes": [], "labels": [], "scores": []}
+
+
+@bentoml.service(workers=1, traffic={"timeout": 600})
+class Detect:
+    def __init__(self) -> None:
+        from works import detection
+
+        self.found = detection()
+
+    @bentoml.api(route="/detect")
+    def detect(self, image: Image, /) -> dict[str, Any]:
+        return self.found([image.convert("RGB")])[0]

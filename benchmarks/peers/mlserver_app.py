@@ -1,23 +1,21 @@
-"""MLServer as its documentation shows it: `mlserver start mlserver_untouched` or `mlserver_decode`."""
+"""MLServer as its documentation shows it: `mlserver start mlserver_model`, with WORK=untouched|decode|detect."""
 
 import base64
-import io
 
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
-from PIL import Image
+from works import work
 
 
-class Untouched(MLModel):
+class Detector(MLModel):
+    async def load(self) -> bool:
+        self.work = work()
+        return True
+
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        self.look_at(base64.b64decode(payload.inputs[0].data.root[0]))
-        empty = ResponseOutput(name="boxes", shape=[0, 4], datatype="FP32", data=[])
-        return InferenceResponse(model_name=self.name, outputs=[empty])
-
-    def look_at(self, data: bytes) -> None:
-        pass
-
-
-class Decode(Untouched):
-    def look_at(self, data: bytes) -> None:
-        Image.open(io.BytesIO(data)).convert("RGB")
+        found = self.work([base64.b64decode(payload.inputs[0].data.root[0])])[0]
+        boxes = [number for box in found["boxes"] for number in box]
+        outputs = [ResponseOutput(name="boxes", shape=[len(found["boxes"]), 4], datatype="FP32", data=boxes)]
+        for name, datatype in (("labels", "INT64"), ("scores", "FP32")):
+            outputs.append(ResponseOutput(name=name, shape=[len(found[name])], datatype=datatype, data=found[name]))
+        return InferenceResponse(model_name=self.name, outputs=outputs)

@@ -1,6 +1,7 @@
-"""This service with a detector that finds nothing and takes no time: `python ours.py PORT untouched|decode`.
+"""This service with a detector that finds nothing and takes no time: `python ours.py PORT`, with WORK=untouched|decode.
 
-Batching, deadlines, metrics and headers are on, as always; the access log is off, as it is at the peers.
+Batching, deadlines, metrics and headers are on, as always; the access log is off, as it is at the peers. With
+a detector it is `frcnn serve`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from works import WORK
 
 from model.categories import Categories
 from service import pipeline
@@ -49,8 +51,7 @@ def leave_bytes_untouched() -> None:
 
 
 if __name__ == "__main__":
-    port, work = int(sys.argv[1]), sys.argv[2]
-    if work == "untouched":
+    if WORK == "untouched":
         leave_bytes_untouched()
     settings = Settings(access_log=False, max_batch_size=64)
-    sys.exit(serve(settings, socket.create_server(("127.0.0.1", port)), load=lambda _: [Nothing()]))
+    sys.exit(serve(settings, socket.create_server(("127.0.0.1", int(sys.argv[1]))), load=lambda _: [Nothing()]))

@@ -1,29 +1,30 @@
-"""FastAPI as its documentation shows it, without batching: `python plain_fastapi.py PORT untouched|decode`."""
+"""FastAPI as its documentation shows it, without batching: `python plain_fastapi.py PORT`, with WORK=untouched|decode.
+
+With a detector it is `service.bench.plain_app`.
+"""
 
 from __future__ import annotations
 
-import io
 import sys
 
 import uvicorn
 from fastapi import FastAPI, Request
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
+from works import Answer, work
 
 app = FastAPI()
+worked = work()
 
 
 @app.post("/untouched")
-async def untouched(request: Request) -> dict[str, object]:
-    await request.body()
-    return {"boxes": [], "labels": [], "scores": []}
+async def untouched(request: Request) -> Answer:
+    return worked([await request.body()])[0]
 
 
 @app.post("/decode")
-async def decode(request: Request) -> dict[str, object]:
+async def decode(request: Request) -> Answer:
     data = await request.body()
-    await run_in_threadpool(lambda: Image.open(io.BytesIO(data)).convert("RGB"))
-    return {"boxes": [], "labels": [], "scores": []}
+    return (await run_in_threadpool(lambda: worked([data])))[0]
 
 
 if __name__ == "__main__":

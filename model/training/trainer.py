@@ -26,9 +26,10 @@ from model.faster_rcnn import FasterRCNN
 from model.structures import Detection, Target
 from model.training.averaging import MovingAverage
 from model.training.batches import batches, shard_seed, shards
-from model.training.data import DataError, DetectionData
+from model.training.data import DetectionData
 from model.training.detector import result_info
 from model.training.evaluation import Metrics, detect_all, evaluate
+from model.training.identity import check_agreement, check_same_run, identity
 from model.training.processes import Processes
 from model.training.schedule import rate_factor
 from model.training.settings import TrainSettings
@@ -38,10 +39,6 @@ from model.weights import CheckpointInfo, save_checkpoint
 _CALMER = "Begin again with a lower --learning-rate, a longer --warmup, or --clip-norm 1"
 BEST_NAME = "best.safetensors"
 LOG_NAME = "log.jsonl"
-# What may change when a run is resumed. `accumulate` may too, as long as the parts of a batch are as many.
-_CHANGEABLE = frozenset({"iterations", "evaluate_every", "save_every", "accumulate"})
-# What the state of a run has the shape of, so that it never may.
-_SHAPING = frozenset({"live_norm", "trainable_layers"})
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 Loaded = list[tuple[Tensor, Target]]
@@ -118,17 +115,12 @@ class Trainer:
                 data, or the processes do not begin alike.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._same_as: dict[str, Any] = {
-            "settings": self.settings.as_dict(),
-            "parts": self.processes.count * self.settings.accumulate,
-            "data": self.data.fingerprint(),
-            "validation": None if self.validation is None else self.validation.fingerprint(),
-        }
+        self._identity = identity(self.settings, self.processes, self.data, self.validation)
         if resume:
             self._resume(allow_changes)
             if self.processes.is_first:
                 _cut_log(self.folder / LOG_NAME, self.iteration)
-        self._check_agreement()
+        check_agreement(self.processes, self.iteration, self._identity, self.folder)
         sizes = [self.data.size_hw(index) for index in range(len(self.data))]
         order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
         with ThreadPoolExecutor() as pool:
@@ -242,66 +234,19 @@ class Trainer:
             "best_ap": self.best_ap,
             "begin": self.begin,
             "info": asdict(self.info),
-            **self._same_as,
+            **self._identity,
         }
 
     def _resume(self, allow_changes: bool) -> None:
         state = read_snapshot(self.folder, self.processes.device)
         if state is None:
             return
-        self._check_same_run(state, _SHAPING if allow_changes else None)
+        names = self.info.class_names or ()
+        check_same_run(state, self._identity, names, self.folder, allow_changes=allow_changes)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"], state["average_updates"])
         self.iteration, self.best_ap = state["iteration"], state["best_ap"]
-
-    def _check_same_run(self, state: Mapping[str, Any], checked: frozenset[str] | None = None) -> None:
-        """Refuse to go on with a run under settings or on data that are not its own.
-
-        Args:
-            checked: the settings that have to be the same; by default all but those that do no harm.
-
-        Raises:
-            DataError: with what differs.
-        """
-        theirs, ours = list(state["info"]["class_names"]), list(self.info.class_names or ())
-        advice = "Repeat the run's own, or train without --resume, into another folder"
-        if theirs != ours:
-            raise DataError(
-                f"the run in {self.folder} has the classes {', '.join(theirs[1:])}; the data have "
-                f"{', '.join(ours[1:])}. {advice}"
-            )
-        before, now = (
-            dict(same["settings"]) | {"processes times accumulated parts": same["parts"]}
-            for same in (state, self._same_as)
-        )
-        changes = [
-            f"{name} {before.get(name)} -> {now.get(name)}"
-            for name in dict.fromkeys([*before, *now])
-            if (name in checked if checked is not None else name not in _CHANGEABLE)
-            and before.get(name) != now.get(name)
-        ]
-        if changes:
-            raise DataError(f"the run in {self.folder} was begun with other settings: {'; '.join(changes)}. {advice}")
-        for name, what in (("data", "training"), ("validation", "validation")):
-            if state[name] != self._same_as[name]:
-                raise DataError(f"the run in {self.folder} was begun with other {what} data. {advice}")
-
-    def _check_agreement(self) -> None:
-        """Processes that begin differently would wait for each other for ever, or average unlike weights.
-
-        Raises:
-            DataError: in all of them.
-        """
-        starts = self.processes.gather((self.iteration, self._same_as))
-        if any(iteration != starts[0][0] for iteration, _ in starts):
-            iterations = ", ".join(str(iteration) for iteration, _ in starts)
-            raise DataError(
-                f"the processes would go on from different iterations: {iterations}, by rank. Copy {self.folder} of "
-                "the first machine to the others, or share it between them"
-            )
-        if any(same != starts[0][1] for _, same in starts):
-            raise DataError("the processes have different data or settings. Give all of them the same")
 
     def _engine(self) -> nn.Module:
         """The model as it is called in training: with several processes, one that shares gradients."""

@@ -1,0 +1,174 @@
+"""Files of weights: tensors by name, and what they do not tell of their detector.
+
+Three formats are read and written: `.safetensors`; `.pth` with `weights_only=True`, so that a file from anywhere
+cannot run code; and `.frcnn`, which is small but rounds the weights (see `packed`). All may carry a `CheckpointInfo`
+beside the tensors.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from model.arguments import SUFFIXES
+from model.faster_rcnn import FasterRCNN
+from model.packed import DEFAULT_STEP, pack, unpack
+
+INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
+_STATE_DICT_KEYS = ("model", "state_dict")  # where training scripts put the tensors in a .pth
+# What a file may set: numbers, never modules.
+_MODEL_KWARGS = frozenset(
+    set(inspect.signature(FasterRCNN).parameters)
+    - {"backbone", "num_classes", "rpn_anchor_generator", "rpn_head"}
+    - {"box_roi_pool", "box_head", "box_predictor", "kwargs"}
+    | {"size_divisible", "fixed_size"}
+)
+
+
+class WeightsError(ValueError):
+    """A file of weights cannot be read, or does not fit the model. The message tells what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What tensors alone do not tell about a detector.
+
+    Attributes:
+        class_names: names of all K classes, `__background__` first; None if unknown.
+        norm_eps: epsilon of the batch norms. The official COCO file needs 0.0, others 1e-5.
+        model_kwargs: further keywords of `FasterRCNN` that the weights were trained with, such as `min_size`.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    norm_eps: float = 1e-5
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
+    """The tensors of a file as they are called there, and what else it tells.
+
+    Raises:
+        WeightsError: it is broken, or of another kind.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in {".pth", ".pt"}:
+        return _read_pth(path)
+    if path.suffix == ".frcnn":
+        return _read_packed(path)
+    raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, Tensor],
+    info: CheckpointInfo,
+    *,
+    packing_step: float = DEFAULT_STEP,
+) -> None:
+    """Write a file of the kind that its ending tells; a crash leaves the old file or the new one.
+
+    Args:
+        packing_step: how coarsely a `.frcnn` rounds the weights, see `pack`.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not is_counter(key)}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        if path.suffix == ".safetensors":
+            # Not by `save_file`, whose files nobody else may read.
+            partial.write_bytes(safetensors.torch.save(tensors, metadata={INFO_KEY: json.dumps(asdict(info))}))
+        elif path.suffix == ".frcnn":
+            partial.write_bytes(_packed(path, tensors, info, packing_step))
+        else:
+            torch.save({"model": tensors, INFO_KEY: asdict(info)}, partial)
+        with partial.open("rb+") as file:  # or a power cut could leave the new name on an empty file
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _packed(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo, step: float) -> bytes:
+    try:
+        return pack(tensors, asdict(info), step=step)
+    except ValueError as error:
+        raise WeightsError(f"{path} cannot be written: {error}") from error
+
+
+def is_counter(key: str) -> bool:
+    return key.rsplit(".", 1)[-1] == "num_batches_tracked"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a readable .safetensors file: {error}") from error
+    try:
+        return tensors, _info_from(json.loads(metadata[INFO_KEY])) if INFO_KEY in metadata else None
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} has metadata that cannot be understood: {error}") from error
+
+
+def _read_pth(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's unpickler raises whatever the broken bytes lead it to
+        raise WeightsError(
+            f"{path} cannot be read: it is broken, or holds more than tensors, which is not loaded "
+            f"because such a file can run code. Save the model's state_dict() instead. ({_first_line(error)})"
+        ) from error
+    info = None
+    if isinstance(content, dict):
+        try:
+            info = _info_from(content[INFO_KEY]) if INFO_KEY in content else None
+        except (ValueError, TypeError) as error:
+            raise WeightsError(f"{path} has metadata that cannot be understood: {error}") from error
+        content = next((content[key] for key in _STATE_DICT_KEYS if isinstance(content.get(key), dict)), content)
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items())
+    ):
+        raise WeightsError(f"{path} holds no state dict: a dict from names to tensors, alone or under 'model'")
+    return dict(content), info
+
+
+def _read_packed(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    try:
+        tensors, info = unpack(path.read_bytes())
+        return tensors, _info_from(info)
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} is not a readable .frcnn file: {error}") from error
+
+
+def _info_from(raw: Any) -> CheckpointInfo:
+    known = CheckpointInfo(**raw)
+    if unknown := set(known.model_kwargs) - _MODEL_KWARGS:
+        raise ValueError(f"its model arguments {sorted(unknown)} are not settings of a FasterRCNN")
+    names = known.class_names
+    return CheckpointInfo(
+        class_names=None if names is None else tuple(str(name) for name in names),
+        norm_eps=float(known.norm_eps),
+        model_kwargs=dict(known.model_kwargs),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
