@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +22,7 @@ from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
 from model.inference.errors import ServingFormError
 from model.inference.memory import is_out_of_memory as is_out_of_memory
+from model.inference.memory import trim_host_memory as trim_host_memory
 from model.inference.precision import best_batch_size, check_precision
 from model.weights import WeightsError, WeightsUnavailableError
 from service.cores import usable_cores
@@ -210,17 +209,6 @@ def release_memory(device: str) -> None:
     trim_host_memory()
     if device.startswith("cuda") and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def trim_host_memory() -> None:
-    """Return to the system what the C library keeps of freed memory, where it can be told to.
-
-    glibc keeps the holes that large pictures leave, so that a process looks as if it leaked.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def device_name(device: str) -> str:

@@ -66,7 +66,7 @@ def test_every_top_level_file_has_a_place_in_the_order(package):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_no_file_may_do(path):
     imported = imports(path)
-    if path.name not in {"bench.py", "plain_app.py"}:  # which measure it
+    if path.name not in {"oracle.py", "plain_app.py"}:  # which measure by it
         assert not any(within(name, "torchvision.models.detection") for name in imported)
     assert path.stem not in {"utils", "util", "helpers", "common"}
     if path.is_relative_to(ROOT / "model"):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +25,14 @@ from model.build import from_checkpoint
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.errors import ServingFormError
+from model.inference.oracle import TORCHVISION, oracle
+from model.inference.peak_memory import peak_memory
 from model.inference.precision import PRECISIONS, check_precision
 from model.inference.serving import ServingModel
 from model.structures import SizeHW
-from model.weights import Checkpoint
+from model.weights import Checkpoint, save_checkpoint
 
-BASELINE = "torchvision fp32"
+BASELINE = f"{TORCHVISION} fp32"
 _MATRIX = 2048  # sides of the product that tells the machine's peak
 # Of random weights: makes the classes sure of themselves, so that post-processing has its full work.
 _CLASS_SPREAD = 60
@@ -46,6 +50,7 @@ class FormResult:
     images_per_s: float
     ratio: float  # how many times the images per second of torchvision in float32, one at a time
     share_of_peak: float | None  # of the FLOP/s that this machine reached in that arithmetic
+    peak_bytes: int | None  # of memory for one picture, in a process of its own; see `peak_memory`
     stages: dict[str, float] = field(default_factory=dict)
 
 
@@ -73,6 +78,7 @@ def bench_model(
     size_hw: SizeHW = (480, 640),
     batch_sizes: Sequence[int] = (1,),
     rounds: int = 5,
+    memory: bool = True,
     advance: Callable[[], None] = lambda: None,
 ) -> BenchResult:
     """Time torchvision's detector and ours on one picture.
@@ -83,11 +89,13 @@ def bench_model(
         size_hw: of the picture, which is noise.
         batch_sizes: images at a time; 1 is always measured.
         rounds: how often each form runs.
+        memory: whether to measure that too, which takes a new process for each form.
         advance: called after each round, the first of them preparing.
 
     Raises:
         ServingFormError: see `serving_model`.
         ValueError: the forms do not find the same, so their speed means nothing.
+        RuntimeError: the memory of a form cannot be measured.
     """
     # torchvision's is given it on the device and ready; ours as the service has it, to bring there and to convert.
     picture = torch.randint(0, 256, (3, *size_hw), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -95,19 +103,22 @@ def bench_model(
     # With the oracle's number of proposals, whatever the weights suggest.
     model = from_checkpoint(checkpoint, rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=1000).eval()
     gflop, padded_hw = _gflop(model, image), model.transform.padded_hw(size_hw)
-    oracle = _oracle(checkpoint, model, device)
+    theirs = oracle(checkpoint, device)
     forms = {name: serving_model(model, device=device, precision=name) for name in precisions}
     image = image.to(device)
     with torch.inference_mode():
         if "fp32" in forms:
-            _check_same(oracle([image])[0], forms["fp32"].detect([picture])[0])
+            _check_same(theirs([image])[0], forms["fp32"].detect([picture])[0])
         peaks = [_peaks_gflops(precisions, device)]
-        times = _interleaved(_runs(oracle, forms, (image, picture), batch_sizes), rounds, device, advance)
+        times = _interleaved(_runs(theirs, forms, (image, picture), batch_sizes), rounds, device, advance)
         peaks.append(_peaks_gflops(precisions, device))
         peak = {name: max(reached[name] for reached in peaks) for name in peaks[0]}
         stages = {f"ours {name}": stage_seconds(form, picture, rounds) for name, form in forms.items()}
+    names = [BASELINE, *stages]
+    del forms, theirs, model
+    peak_bytes = _memory(checkpoint, names, device, size_hw) if memory else {}
     return BenchResult(
-        forms=_results(times, stages, gflop=gflop, peak_gflops=peak),
+        forms=_results(times, stages, peak_bytes, gflop=gflop, peak_gflops=peak),
         size_hw=size_hw,
         padded_hw=padded_hw,
         gflop=gflop,
@@ -118,14 +129,14 @@ def bench_model(
 
 
 def _runs(
-    oracle: Any, forms: Mapping[str, ServingModel], images: tuple[Tensor, Tensor], batch_sizes: Sequence[int]
+    theirs: Any, forms: Mapping[str, ServingModel], images: tuple[Tensor, Tensor], batch_sizes: Sequence[int]
 ) -> dict[tuple[str, int], Run]:
     """What to time, by name and batch size, on the image as theirs and as ours have it."""
     runs: dict[tuple[str, int], Run] = {}
     for size in dict.fromkeys((1, *batch_sizes)):
         batch, pictures = ([image] * size for image in images)
-        runs[BASELINE, size] = partial(oracle, batch)
-        runs["torchvision bf16 autocast", size] = partial(_autocast, oracle, batch)
+        runs[BASELINE, size] = partial(theirs, batch)
+        runs[f"{TORCHVISION} bf16 autocast", size] = partial(_autocast, theirs, batch)
         for name, form in forms.items():
             runs[f"ours {name}", size] = partial(form.detect, pictures)
     return runs
@@ -134,6 +145,7 @@ def _runs(
 def _results(
     times: Mapping[tuple[str, int], list[float]],
     stages: Mapping[str, dict[str, float]],
+    peak_bytes: Mapping[str, int],
     *,
     gflop: float,
     peak_gflops: Mapping[str, float],
@@ -151,10 +163,18 @@ def _results(
                 images_per_s=size / median,
                 ratio=statistics.median(size * base / own for base, own in zip(alone, seconds, strict=True)),
                 share_of_peak=gflop * size / median / peak if peak else None,
+                peak_bytes=peak_bytes.get(name) if size == 1 else None,
                 stages=stages.get(name, {}) if size == 1 else {},
             )
         )
     return results
+
+
+def _memory(checkpoint: Checkpoint, names: Sequence[str], device: torch.device, size_hw: SizeHW) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "measured.safetensors"
+        save_checkpoint(path, checkpoint.state_dict, checkpoint.info)
+        return peak_memory(path, names, device, size_hw)
 
 
 def available_precisions(device: torch.device) -> list[str]:
@@ -220,20 +240,9 @@ def _interleaved(
     return times
 
 
-def _oracle(checkpoint: Checkpoint, ours: FasterRCNN, device: torch.device) -> Any:
-    """torchvision's own detector, which nothing else in the product uses, for pictures of the sizes of ours."""
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
-
-    sizes = {"min_size": ours.transform.min_size[-1], "max_size": ours.transform.max_size}
-    classes = checkpoint.state_dict["roi_heads.box_predictor.cls_score.bias"].shape[0]
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes, **sizes)
-    model.load_state_dict(checkpoint.state_dict, strict=False)  # live batch norm has counters besides
-    return model.eval().to(device)
-
-
-def _autocast(oracle: Any, batch: list[Tensor]) -> object:
+def _autocast(theirs: Any, batch: list[Tensor]) -> object:
     with torch.autocast(batch[0].device.type, torch.bfloat16):
-        return oracle(batch)
+        return theirs(batch)
 
 
 def _check_same(wanted: Any, got: Any) -> None:

@@ -77,10 +77,11 @@ def _print(result: BenchResult) -> None:
     height, width = result.size_hw
     about = f"{height}x{width} as {'x'.join(map(str, result.padded_hw))}, {result.gflop:.0f} GFLOP an image"
     table = Table(title=f"{about}, medians of {result.rounds} rounds")
-    for name in ("", "batch", "s", "img/s", "x torchvision", "of peak"):
+    for name in ("", "batch", "s", "img/s", "x torchvision", "of peak", "MiB"):
         table.add_column(name, justify="left" if not name else "right")
     for form in result.forms:
         share = "" if form.share_of_peak is None else f"{form.share_of_peak:.0%}"
+        memory = "" if form.peak_bytes is None else f"{form.peak_bytes / 2**20:,.0f}"
         table.add_row(
             form.name,
             str(form.batch_size),
@@ -88,6 +89,7 @@ def _print(result: BenchResult) -> None:
             f"{form.images_per_s:.2f}",
             f"{form.ratio:.2f}",
             share,
+            memory,
         )
     console = Console()
     console.print(table)

@@ -1,6 +1,9 @@
-"""How a device, or the host, says that its memory is full."""
+"""Memory of a device and of the host: how they say that it is full, and how the host gets it back."""
 
 from __future__ import annotations
+
+import ctypes
+import sys
 
 import torch
 
@@ -13,3 +16,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         words in str(error) for words in _WORDS if isinstance(error, RuntimeError)
     )
+
+
+def trim_host_memory() -> None:
+    """Return to the system what the C library keeps of freed memory, where it can be told to.
+
+    glibc keeps the holes that large pictures leave, so that a process looks as if it leaked.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from typer.testing import CliRunner
 
 from model.build import random_checkpoint
 from model.inference.bench import BASELINE, available_precisions, bench_model, lively
-from model.weights import Checkpoint, CheckpointInfo
+from model.inference.peak_memory import peak_memory
+from model.weights import Checkpoint, CheckpointInfo, save_checkpoint
 from service.cli import app
 
 CPU = torch.device("cpu")
@@ -29,6 +31,7 @@ def test_every_form_is_measured_against_torchvision():
         size_hw=(48, 64),
         batch_sizes=[2],
         rounds=2,
+        memory=False,
         advance=lambda: rounds.append(1),
     )
     assert len(rounds) == 3  # the first prepares
@@ -53,7 +56,26 @@ def test_forms_that_find_other_things_are_not_compared(monkeypatch):
     wrong = {"boxes": torch.zeros(1, 4), "labels": torch.ones(1, dtype=torch.int64), "scores": torch.ones(1)}
     monkeypatch.setattr("model.inference.serving.ServingModel.detect", lambda *_args, **_kwargs: [wrong])
     with pytest.raises(ValueError, match="do not find the same"):
-        bench_model(lively(small_checkpoint()), device=CPU, precisions=["fp32"], size_hw=(48, 64), rounds=1)
+        bench_model(
+            lively(small_checkpoint()), device=CPU, precisions=["fp32"], size_hw=(48, 64), rounds=1, memory=False
+        )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell a process's peak")
+def test_memory_is_that_of_one_form_alone(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    checkpoint = small_checkpoint()
+    save_checkpoint(path, checkpoint.state_dict, checkpoint.info)
+    small, large = (peak_memory(path, ["ours fp32"], CPU, size)["ours fp32"] for size in ((48, 64), (2400, 3200)))
+    weights = sum(tensor.nbytes for tensor in checkpoint.state_dict.values())
+    assert weights < small
+    # Both are scaled to 72 x 96, but the larger has 88 MB in float32 before that.
+    assert small + 80e6 < large < small + 400e6
+
+
+def test_a_form_whose_memory_cannot_be_measured_is_told(tmp_path):
+    with pytest.raises(RuntimeError, match=r"of ours fp32 could not be measured: no such file"):
+        peak_memory(tmp_path / "missing.safetensors", ["ours fp32"], CPU, (48, 64))
 
 
 def test_what_the_device_has():
