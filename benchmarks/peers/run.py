@@ -83,7 +83,9 @@ PEERS = {
     ),
     "ours": Peer(None, "{python} ours.py {port}", OURS + "fp32"),
     "ours bf16": Peer(None, "", OURS + "bf16"),
-    "mosec": Peer("mosec", "{python} mosec_app.py --address 127.0.0.1 --port {port}", path="/inference"),
+    "mosec": Peer(
+        "mosec", "{python} mosec_app.py --address 127.0.0.1 --port {port} --timeout 600000", path="/inference"
+    ),
     "litserve": Peer("litserve", "{python} litserve_app.py {port}", path="/predict", json='{"image": "BASE64"}'),
     "bentoml": Peer("bentoml", "{bin}/bentoml serve bentoml_app:{Work} --host 127.0.0.1 --port {port}"),
     "mlserver": Peer(

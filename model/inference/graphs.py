@@ -136,6 +136,9 @@ class GraphedModel(ServingModel):
             return None
         try:
             graph = self._graphs[key] = self._made(padded_hw, table, sizes)
+        except NotCapturedError as error:  # it may be made another time
+            logger.warning("no CUDA graph now: %s", error)
+            return None
         except Exception as error:
             if is_out_of_memory(error):
                 raise

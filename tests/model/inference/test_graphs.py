@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from model.inference.graphs import CUDACapture, GraphedModel
+from model.inference.graphs import CUDACapture, GraphedModel, NotCapturedError
 from model.inference.serving import ServingModel
 
 # Few proposals: the interpreter takes a second for two.
@@ -20,11 +20,11 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class CallByCall:
     """Repeats work by doing it again, into the same tensor."""
 
-    fails = False
+    error = None
 
     def __call__(self, work):
-        if self.fails:
-            raise RuntimeError("cannot capture")
+        if self.error:
+            raise self.error
         rows = work()
         return (lambda: rows.copy_(work())), rows
 
@@ -133,7 +133,7 @@ def test_a_batch_is_answered_in_parts_of_powers_of_two(forms, make_picture):
 def test_without_a_graph_the_eager_way_is_taken(forms, make_picture, caplog):
     both = forms()
     capture = both.graphed._capture = CallByCall()
-    capture.fails = True
+    capture.error = RuntimeError("cannot capture")
     picture = [as_uint8(make_picture(60, 80))]
     wanted = both.eager.detect(picture)
     for _ in range(2):
@@ -142,13 +142,24 @@ def test_without_a_graph_the_eager_way_is_taken(forms, make_picture, caplog):
     assert not both.graphed._graphs
 
 
+def test_a_graph_that_could_not_be_made_for_a_while_is_tried_again(forms, make_picture, caplog):
+    both = forms()
+    capture = both.graphed._capture = CallByCall()
+    capture.error = NotCapturedError("another capture has not ended")
+    picture = [as_uint8(make_picture(60, 80))]
+    wanted = both.eager.detect(picture)
+    assert_same(both.graphed.detect(picture), wanted)
+    assert [record.message for record in caplog.records] == ["no CUDA graph now: another capture has not ended"]
+    capture.error = None
+    assert_same(both.graphed.detect(picture), wanted)
+    assert len(both.graphed._graphs) == 1
+
+
 def test_a_lack_of_memory_is_told(forms, make_picture):
     both = forms()
 
-    def full(work):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    both.graphed._capture = full
+    capture = both.graphed._capture = CallByCall()
+    capture.error = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
         both.graphed.detect([as_uint8(make_picture(60, 80))])
 
