@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import io
 import itertools
 import json
@@ -137,12 +138,16 @@ def serving(peer: Peer, work: str, python: Path, request: Request) -> Iterator[s
         until_it_answers(url, request, child, log)
         yield url
     finally:
-        os.killpg(child.pid, signal.SIGTERM)
-        try:
+        end(child)
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """With all that it has begun."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):  # nobody is left
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
 
 
 def until_it_answers(url: str, request: Request, child: subprocess.Popen[bytes], log: Path) -> None:
