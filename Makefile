@@ -31,7 +31,7 @@ $(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
 	@touch $@
 
 serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (arguments: make serve ARGS="--port 9000")
-	@FRCNN_WEIGHTS=$${FRCNN_WEIGHTS:-auto} $(BIN)/frcnn serve $(ARGS)
+	@FRCNN_WEIGHTS=$${FRCNN_WEIGHTS:-auto} exec $(BIN)/frcnn serve $(ARGS)
 
 test: install ## Run the tests (arguments: make test ARGS="-k rpn")
 	$(BIN)/python -m pytest $(ARGS)
