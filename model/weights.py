@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models._api import Weights
 
-from model.arguments import BUNDLED, COCO_V1, SUFFIXES, no_such_weights
+from model.arguments import BUNDLED, COCO_V1, SUFFIXES, unreadable_weights
 from model.categories import Categories
 from model.download import WeightsUnavailableError, cached_path, fetch
 from model.faster_rcnn import FasterRCNN, modern_key
@@ -143,9 +143,10 @@ def read_coco(*, progress: bool = True) -> Checkpoint:
 
     Raises:
         WeightsUnavailableError: it cannot be fetched.
-        WeightsError: what lies in the cache under its name is something else.
+        WeightsError: what lies in the cache under its name is something else, or may not be read.
     """
     path = fetch_coco(progress=progress)
+    _refuse_unreadable(path)
     if not _is_official_coco(path):
         raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
     return _coco_checkpoint(_read_pth(path)[0])
@@ -174,11 +175,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     its hash, wherever it lies and whatever it is called.
 
     Raises:
-        WeightsError: the file is missing, broken, or of another kind.
+        WeightsError: the file is missing, may not be read, is broken, or of another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(no_such_weights(path))
+    _refuse_unreadable(path)
     if path.suffix == ".safetensors":
         tensors, info = _read_safetensors(path)
     elif path.suffix in {".pth", ".pt"}:
@@ -190,6 +190,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if info is None and _is_official_coco(path):
         return _coco_checkpoint(tensors)
     return Checkpoint(name=path.name, state_dict=_modern(tensors), info=info or CheckpointInfo())
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Readers of the formats tell it each in another way, and some as a missing file, or a broken one."""
+    if message := unreadable_weights(path):
+        raise WeightsError(message)
 
 
 def _coco_checkpoint(tensors: Mapping[str, Tensor]) -> Checkpoint:
