@@ -19,6 +19,20 @@ def no_such_weights(weights: str | os.PathLike[str]) -> str:
     )
 
 
+def unreadable_weights(path: str | os.PathLike[str]) -> str | None:
+    """What to tell somebody whose file of weights cannot be read; None if it can."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return f"{path} is a folder, not a file of weights: Docker makes one where the file to mount is missing"
+        if not path.is_file():
+            return no_such_weights(path)
+        allowed = os.access(path, os.R_OK)
+    except PermissionError:  # of a folder above it
+        allowed = False
+    return None if allowed else f"the weights {path} cannot be read: user {os.geteuid()} has no right to (chmod a+r)"
+
+
 def no_such_data(data: str) -> str:
     """What to tell somebody whose data are neither a path nor `synthetic`."""
     return (
@@ -30,8 +44,8 @@ def no_such_data(data: str) -> str:
 def complaint(*, weights: str | None = None, data: str | None = None) -> str | None:
     """What to tell at once about the arguments that name nothing; None if all may be right."""
     names = {COCO_V1, "DEFAULT", BUNDLED, AUTO, RANDOM, NONE}
-    if weights is not None and weights not in names and not Path(weights).is_file():
-        return no_such_weights(weights)
+    if weights is not None and weights not in names and (message := unreadable_weights(weights)):
+        return message
     if data is not None and data != SYNTHETIC and not Path(data).exists():
         return no_such_data(data)
     return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 30.0
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class WeightsUnavailableError(OSError):
@@ -136,10 +139,13 @@ def _sha256(path: Path) -> str:
 
 
 def _ways_forward(url: str, path: Path, error: BaseException) -> str:
+    again = "check the network, or HTTPS_PROXY, and try again: a broken download goes on where it stopped"
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+        again = f"let user {os.geteuid()} write to {path.parent}, or set TORCH_HOME to a folder where that is so"
     return (
         f"{path.name} cannot be fetched from {url}: {error or type(error).__name__}\n"
         "Ways forward:\n"
-        "  - check the network, or HTTPS_PROXY, and try again: a broken download goes on where it stopped\n"
+        f"  - {again}\n"
         f"  - fetch the file elsewhere and put it at {path}\n"
         "  - use the detector of blood cells that ships in the package: --weights bundled\n"
         "  - use weights of your own: --weights PATH (.pth, .safetensors or .frcnn)"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models._api import Weights
 
-from model.arguments import BUNDLED, COCO_V1, no_such_weights
+from model.arguments import BUNDLED, COCO_V1, unreadable_weights
 from model.categories import Categories
 from model.checkpoint_files import CheckpointInfo, WeightsError, is_counter, read_file, save_checkpoint
 from model.download import WeightsUnavailableError, cached_path, fetch
@@ -107,9 +107,10 @@ def read_coco(*, progress: bool = True) -> Checkpoint:
 
     Raises:
         WeightsUnavailableError: it cannot be fetched.
-        WeightsError: what lies in the cache under its name is something else.
+        WeightsError: what lies in the cache under its name is something else, or may not be read.
     """
     path = fetch_coco(progress=progress)
+    _refuse_unreadable(path)
     if not _is_official_coco(path):
         raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
     return _coco_checkpoint(read_file(path)[0])
@@ -138,15 +139,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     its hash, wherever it lies and whatever it is called.
 
     Raises:
-        WeightsError: the file is missing, broken, or of another kind.
+        WeightsError: the file is missing, may not be read, is broken, or of another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(no_such_weights(path))
+    _refuse_unreadable(path)
     tensors, info = read_file(path)
     if info is None and _is_official_coco(path):
         return _coco_checkpoint(tensors)
     return Checkpoint(name=path.name, state_dict=_modern(tensors), info=info or CheckpointInfo())
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Readers of the formats tell it each in another way, and some as a missing file, or a broken one."""
+    if message := unreadable_weights(path):
+        raise WeightsError(message)
 
 
 def _coco_checkpoint(tensors: Mapping[str, Tensor]) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 import re
 from collections.abc import Callable, Collection
 
@@ -47,6 +48,8 @@ def load_keys(settings: Settings) -> frozenset[str]:
             text = settings.api_keys_file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            if isinstance(error, PermissionError):
+                reason = f"{reason}; user {os.geteuid()} must be able to"
             raise KeysError(f"the API keys in {settings.api_keys_file} cannot be read: {reason}") from None
         keys |= _checked(text.splitlines(), str(settings.api_keys_file))
     return frozenset(keys)

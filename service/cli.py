@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -88,6 +89,7 @@ def serve(**flags: Any) -> None:
     Every option can also be set in the environment as FRCNN_<NAME>; the option wins.
     """
     settings = _settings({name: value for name, value in flags.items() if value is not None})
+    _refuse_read_only_tmp()
     logs.configure(settings)
     for name in misspelt_variables():
         logger.warning("%s is set, and is no setting: is it misspelt?", name)
@@ -240,6 +242,14 @@ def _refuse_missing_weights(settings: Settings) -> None:
     """Before torch is imported, which takes seconds."""
     if message := complaint(weights=settings.weights):
         _fail(message)
+
+
+def _refuse_read_only_tmp() -> None:
+    """Importing torch would end in a traceback."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        _fail("there is no folder for temporary files: let /tmp be written; docker run needs --tmpfs /tmp")
 
 
 def _image_files(paths: list[Path]) -> list[ImageFile]:

@@ -258,7 +258,8 @@ def parse_devices(text: str) -> list[str]:
     known = {"cpu", *(f"cuda:{index}" for index in range(gpus))}
     for name in names:
         if name not in known:
-            raise DetectorError(f"there is no device {name!r} here; there is {', '.join(sorted(known))}")
+            given = "" if gpus else ". A container sees the GPUs that it is given: docker run --gpus all"
+            raise DetectorError(f"there is no device {name!r} here; there is {', '.join(sorted(known))}{given}")
     if len(set(names)) < len(names):
         raise DetectorError(f"a device is named twice in {text!r}")
     return names

@@ -49,9 +49,7 @@ def exporting_provider(settings: Settings, *, version: str) -> TracerProvider | 
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise TracingError(
-            "traces need an extra: make install in a clone, or pip install 'faster-rcnn-service[otel]'"
-        ) from error
+        raise TracingError("traces need an extra: make install in a clone; the container image has it") from error
 
     who = Resource({"service.name": SERVICE_NAME, "service.version": version})
     provider = TracerProvider(resource=who.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)

@@ -33,8 +33,8 @@ def check_precision(name: str, device: torch.device) -> None:
         raise PrecisionError(f"int8 is for CPUs; choose fp32, tf32, bf16 or fp16 on {device}")
     if name == "int8" and (missing := [package for package in ("openvino", "nncf") if find_spec(package) is None]):
         raise OpenVINOMissingError(
-            f"int8 needs {' and '.join(missing)}: make install in a clone, or pip install "
-            "'faster-rcnn-service[openvino]'; or choose fp32 or bf16"
+            f"int8 needs {' and '.join(missing)}: make install in a clone, or build the image with "
+            "--build-arg EXTRA=openvino; or choose fp32 or bf16"
         )
 
 

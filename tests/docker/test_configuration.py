@@ -101,6 +101,29 @@ def test_settings_of_the_service_exist(name: str) -> None:
     assert given <= {f"FRCNN_{field}".upper() for field in Settings.model_fields}
 
 
+@pytest.mark.parametrize("name", ["detector", "replica"])
+def test_every_setting_of_the_service_can_be_set(name: str) -> None:
+    # But for where it listens, which the image and the ports say, and the collector's address, under its other name.
+    wanted = {f"FRCNN_{field}".upper() for field in Settings.model_fields} - {"FRCNN_HOST", "FRCNN_PORT"}
+    passed_on = set(SERVICES[name]["environment"])
+    assert {variable for variable in passed_on if variable.startswith("FRCNN_")} == wanted - {"FRCNN_OTLP_ENDPOINT"}
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in passed_on
+
+
+def test_what_is_set_is_passed_on_and_nothing_else(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("FRCNN_QUEUE_CAPACITY=7\nFRCNN_API_KEYS_FILE=keys.txt\n")
+    for overlay, keys in ((), "keys.txt"), (("--file", OVERLAYS[1]), "/run/secrets/frcnn_api_keys"):
+        told = compose("--env-file", str(dotenv), "--file", "docker-compose.yml", *overlay, "config").stdout
+        environment = yaml.safe_load(told)["services"]["detector"]["environment"]
+        assert (environment["FRCNN_QUEUE_CAPACITY"], environment["FRCNN_API_KEYS_FILE"]) == ("7", keys)
+        assert environment["FRCNN_MAX_BATCH_SIZE"] is None
+
+
+def test_putting_it_under_load_leaves_it_as_it_is() -> None:
+    assert "depends_on" not in SERVICES["loadtest"]
+
+
 def nginx() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """What nginx.conf says for all requests, and what each location says for its own."""
     config = re.sub(r"#.*", "", (ROOT / "docker" / "nginx.conf").read_text())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
+import os
 import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,3 +197,14 @@ def test_a_folder_that_cannot_be_made_is_told(server, tmp_path):
     (tmp_path / "hub").write_text("a file, where the cache should be")
     with pytest.raises(WeightsUnavailableError, match="Ways forward"):
         fetch(server.url, progress=False)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_cache_that_cannot_be_written_is_not_the_networks_fault(server, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(WeightsUnavailableError, match=r"let user \d+ write to .*, or set TORCH_HOME") as told:
+        fetch(server.url, progress=False)
+    assert "check the network" not in str(told.value)

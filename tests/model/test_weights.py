@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -168,6 +169,23 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path, use_zip):
     with pytest.raises(WeightsError, match="can run code"):
         read_checkpoint(tmp_path / "evil.pth")
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".frcnn"])
+def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch, ending):
+    path = tmp_path / f"w{ending}"
+    path.touch()
+    monkeypatch.setattr("os.access", lambda asked, _: Path(asked) != path)  # root may read all
+    with pytest.raises(WeightsError, match=rf"w\{ending} cannot be read: user \d+ has no right to"):
+        read_checkpoint(path)
+    monkeypatch.setattr(model.weights, "fetch_coco", lambda **_: path)
+    with pytest.raises(WeightsError, match="has no right to"):
+        read_coco()
+
+
+def test_a_folder_in_a_files_place_is_said_to_be_one(tmp_path):
+    with pytest.raises(WeightsError, match="is a folder, not a file of weights"):
+        read_checkpoint(tmp_path)
 
 
 def test_saving_under_another_ending_is_refused(tmp_path):

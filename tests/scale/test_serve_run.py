@@ -1,4 +1,4 @@
-"""`serve run` with the configuration file that the package has, and a detector that needs no weights."""
+"""`serve run` with the package's configuration file, or with arguments, and a detector that needs no weights."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_file_of_the_package_serves(tmp_path: Path, numbered_png: Any) -> None:
+@pytest.mark.parametrize("by", ["file", "arguments"])
+def test_serve_run_serves(tmp_path: Path, numbered_png: Any, by: str) -> None:
     yaml = pytest.importorskip("yaml")
     pytest.importorskip("ray")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    config = yaml.safe_load((ROOT / "service" / "scale" / "serve.yaml").read_text())
-    config["http_options"]["port"] = port
-    config["applications"][0]["args"] |= {"detectors": "scale_detectors:load", "num_cpus": 0.5}
-    file, log = tmp_path / "serve.yaml", tmp_path / "log"
-    file.write_text(yaml.safe_dump(config))
+    changed = {"detectors": "scale_detectors:load", "num_cpus": 0.5}
+    if by == "file":
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        config = yaml.safe_load((ROOT / "service" / "scale" / "serve.yaml").read_text())
+        config["http_options"]["port"] = port
+        config["applications"][0]["args"] |= changed
+        told = [str(tmp_path / "serve.yaml")]
+        Path(told[0]).write_text(yaml.safe_dump(config))
+    else:
+        port = 8000  # there is no argument for it
+        told = ["service.scale.deployment:detector", *(f"{name}={value}" for name, value in changed.items())]
+    log = tmp_path / "log"
     environment = {
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "scale"))),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,7 +43,7 @@ def test_the_file_of_the_package_serves(tmp_path: Path, numbered_png: Any) -> No
         "SCALE_RAN": str(tmp_path),
         "FRCNN_API_KEYS": "a-key-that-replicas-read-by-themselves",
     }
-    command = [str(Path(sys.executable).with_name("serve")), "run", str(file)]
+    command = [str(Path(sys.executable).with_name("serve")), "run", *told]
     with log.open("wb") as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment)
     try:

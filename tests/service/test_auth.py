@@ -187,6 +187,15 @@ def test_a_file_that_gives_no_keys_stops_the_service(content: bytes | None, tmp_
     assert "two words" not in str(refused.value)
 
 
+def test_a_file_of_keys_that_may_not_be_read_names_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(KeysError, match=r"/k cannot be read: Permission denied; user \d+ must be able to"):
+        load_keys(Settings(api_keys_file=Path("/k")))
+
+
 def test_keys_that_are_none_stop_the_service_and_unset_ones_do_not() -> None:
     with pytest.raises(KeysError):
         load_keys(Settings(api_keys=" , "))

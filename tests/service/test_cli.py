@@ -197,6 +197,16 @@ def test_serve_without_its_weights_ends_with_a_reason() -> None:
         assert "no such file of weights: /nowhere/w.pth" in output.splitlines()[-1]
 
 
+def test_serve_where_no_temporary_file_can_be_written_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    result = invoke("serve", "--weights", "random")
+    assert result.exit_code == 1
+    assert "docker run needs --tmpfs /tmp" in result.stderr
+
+
 def test_serve_on_a_port_that_is_taken_ends_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

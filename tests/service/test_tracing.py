@@ -211,7 +211,7 @@ except ValueError as error:
         (_OFF, ["[]"]),
         (
             _WITHOUT_THE_EXTRA,
-            ["traces need an extra: make install in a clone, or pip install 'faster-rcnn-service[otel]'", "[]"],
+            ["traces need an extra: make install in a clone; the container image has it", "[]"],
         ),
     ],
     ids=["off", "without the extra"],
