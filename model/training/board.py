@@ -23,7 +23,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise DataError(
-                '--tensorboard needs it installed: make install in a clone, or pip install "faster-rcnn-service[train]"'
+                '--tensorboard needs it installed: make install in a clone, or pip install "PATH_OF_CLONE[train]"'
             ) from error
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 

@@ -91,7 +91,7 @@ def check_evaluator() -> None:
     """
     if find_spec("faster_coco_eval") is None:
         raise DataError(
-            'evaluation needs faster-coco-eval: make install in a clone, or pip install "faster-rcnn-service[train]"'
+            'evaluation needs faster-coco-eval: make install in a clone, or pip install "PATH_OF_CLONE[train]"'
         )
 
 

@@ -53,7 +53,7 @@ def plot_curves(path: Path, metrics: Metrics) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise DataError(
-            'plots need matplotlib: make install in a clone, or pip install "faster-rcnn-service[train]"'
+            'plots need matplotlib: make install in a clone, or pip install "PATH_OF_CLONE[train]"'
         ) from error
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
