@@ -82,8 +82,9 @@ WORKDIR /var/lib/frcnn
 RUN ["python", "-c", "import torch, torchvision; torch.ops.torchvision.nms"]
 VOLUME /var/lib/frcnn/cache
 EXPOSE 8000
-# Loading takes seconds, the first fetching of weights minutes; until then the service answers 503.
+# Loading takes seconds, the first fetching of weights minutes; until then the service answers 503. Never by a proxy, which
+# Docker may name to every container.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m --retries=3 \
-    CMD ["python", "-IS", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"FRCNN_PORT\"]}/readyz', timeout=4)"]
+    CMD ["python", "-IS", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"FRCNN_PORT\"]}/readyz', timeout=4)"]
 ENTRYPOINT ["tini", "--", "frcnn"]
 CMD ["serve"]

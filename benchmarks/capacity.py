@@ -60,7 +60,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of the images after the warm-up; latencies in seconds."""
+    """Latencies are those of the images after the warm-up; batches, and how busy the devices were, of all."""
 
     latencies_s: list[float]
     batch_sizes: list[int]

@@ -4,7 +4,7 @@
     python benchmarks/serve_overhead.py --batch-ms 0 --batches 64             # a detector that does nothing
     RAY_SERVE_ENABLE_HA_PROXY=1 python benchmarks/serve_overhead.py           # by Serve's HAProxy, not its own proxy
 
-One JPEG of 100 KB (640x480), closed loop, four times as many callers as fit into a batch, and at least 16. Both run on
+One JPEG of 100 KB (640x480), closed loop, four times as many callers as fit into a batch, from 16 to 64. Both run on
 this machine, and the one that is not measured is idle. Processor time is that of the service's process, the replica's
 and that of Serve's proxy. Linux only; needs the extra `ray`.
 """

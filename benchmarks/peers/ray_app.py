@@ -14,7 +14,9 @@ BATCH = 2 if WORK == "detect" else 16
 
 
 @serve.deployment(
-    num_replicas=2 if WORK == "decode" else 1, ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64
+    num_replicas=2 if WORK == "decode" else 1,
+    ray_actor_options={"num_cpus": 2 if WORK == "detect" else 0.5},  # it is also how many threads torch has
+    max_ongoing_requests=64,
 )
 class Detector:
     def __init__(self) -> None:

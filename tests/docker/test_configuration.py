@@ -180,6 +180,7 @@ def test_one_address_alone_does_not_fill_the_balancer() -> None:
         )
     )
     assert (requests - batches) * sizes[0] + batches * sizes[1] < disk < memory
+    assert general["proxy_max_temp_file_size"] == "0"  # answers take none of it
 
 
 def test_prometheus_is_handed_one_key_alone() -> None:

@@ -156,6 +156,11 @@ def test_a_pod_is_waited_for_until_it_has_drained() -> None:
     assert drain_s > readiness["periodSeconds"] * readiness["failureThreshold"]
 
 
+def test_a_rollout_is_given_up_only_after_a_pod_is() -> None:
+    startup = CONTAINER["startupProbe"]
+    assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > startup["periodSeconds"] * startup["failureThreshold"] + 300
+
+
 def test_probes_and_settings_and_metrics_exist() -> None:
     routes = set(create_app(Settings()).openapi()["paths"])
     probes = {name: CONTAINER[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
