@@ -1,4 +1,7 @@
-"""MLServer as its documentation shows it: `mlserver start mlserver_model`, with WORK=untouched|decode|detect."""
+"""MLServer as its documentation shows it: `mlserver start mlserver_model`, with WORK=untouched|decode|detect.
+
+In one process: its workers (`parallel_workers`, 1.7.1) do not start with the uvloop that comes with it.
+"""
 
 import base64
 

@@ -127,7 +127,6 @@ def serving(peer: Peer, work: str, python: Path, request: Request) -> Iterator[s
             | {
                 "WORK": work,
                 "MLSERVER_HTTP_PORT": str(port),
-                "MLSERVER_PARALLEL_WORKERS": "2" if work == "decode" else "0",
                 "PYTHONPATH": os.pathsep.join((str(HERE.parents[1]), str(HERE))),
             },
             stdout=output,
