@@ -109,12 +109,12 @@ def test_coordinated_omission_is_corrected(measure: Any, transport: str, rate: f
 
 @by_both
 def test_arrivals_wait_for_no_answer_and_use_connections_again(measure: Any, transport: str) -> None:
-    plan = {"rate": 200.0, "duration_s": 1.0, "seed": 1, "transport": transport}
-    samples, service = measure(lambda n, now: 0.3, **plan)
+    plan = {"rate": 100.0, "duration_s": 3.0, "seed": 1, "transport": transport}
+    samples, service = measure(lambda n, now: 0.2, **plan)  # 20 at a time, and more where the machine is busy
     expected = arrivals(**plan)
     assert np.sort(samples.intended) == pytest.approx(expected, abs=1e-6)
     assert (samples.sent >= samples.intended).all()
-    assert 30 < service.connections < 0.75 * len(expected)
+    assert 10 < service.connections < 0.75 * len(expected)
 
 
 @by_both
