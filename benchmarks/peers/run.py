@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import io
 import itertools
 import json
@@ -27,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
@@ -144,9 +143,9 @@ def serving(peer: Peer, work: str, python: Path, request: Request) -> Iterator[s
 def end(child: subprocess.Popen[bytes]) -> None:
     """With all that it has begun."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):  # nobody is left
+        with suppress(ProcessLookupError):  # nobody is left
             os.killpg(child.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             child.wait(10)
 
 
@@ -303,7 +302,7 @@ def plot(figures: Mapping[tuple[str, str], list[Figures]], works: list[str], fil
         ]
         colours = ["#c2410c" if name.startswith("ours") else "#94a3b8" for name in ranked]
         bars = axes.barh(ranked, middle, xerr=reach, color=colours, ecolor="#334155", capsize=2)
-        axes.bar_label(bars, labels=[f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in middle], padding=4)
+        axes.bar_label(bars, labels=[legible(rate) for rate in middle], padding=4)
         axes.set(title=work, xlabel="requests a second")
         axes.margins(x=0.2)
         axes.spines[["top", "right"]].set_visible(False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from model.training.data import DataError
+from model.training.data import INSTALL_EXTRA, DataError
 from model.training.evaluation import Metrics
 
 
@@ -22,9 +22,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
-            raise DataError(
-                '--tensorboard needs it installed: make install in a clone, or pip install "PATH_OF_CLONE[train]"'
-            ) from error
+            raise DataError(f"--tensorboard needs it installed: {INSTALL_EXTRA}") from error
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def __enter__(self) -> Self:

@@ -25,6 +25,7 @@ from model.categories import BACKGROUND_NAME, UNUSED_NAME, Categories
 from model.structures import SizeHW, Target
 from model.training.report import Report
 
+INSTALL_EXTRA = 'make install in a clone, or pip install "PATH_OF_CLONE[train]"'
 MIN_BOX_SIDE = 1.0  # px; a thinner box has no area to learn from
 _CACHE_BYTES = 1 << 30  # decoded images are kept up to this sum: a small set is then decoded once
 _MAX_PIXELS = 100_000_000  # an image beyond this is taken for a decompression bomb

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.boxes import box_area
 from model.categories import Categories
 from model.structures import Detection
-from model.training.data import DataError, DetectionData
+from model.training.data import INSTALL_EXTRA, DataError, DetectionData
 
 # COCO's bounds on area, in pixels of the original image.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
@@ -90,9 +90,7 @@ def check_evaluator() -> None:
         DataError: faster-coco-eval is not installed.
     """
     if find_spec("faster_coco_eval") is None:
-        raise DataError(
-            'evaluation needs faster-coco-eval: make install in a clone, or pip install "PATH_OF_CLONE[train]"'
-        )
+        raise DataError(f"evaluation needs faster-coco-eval: {INSTALL_EXTRA}")
 
 
 def evaluate(data: DetectionData, detections: Sequence[Detection], categories: Categories | None = None) -> Metrics:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.categories import Categories
 from model.structures import Detection
-from model.training.data import DataError, DetectionData
+from model.training.data import INSTALL_EXTRA, DataError, DetectionData
 from model.training.evaluation import Metrics
 
 _TRUTH_COLOUR = (0, 110, 230)
@@ -52,9 +52,7 @@ def plot_curves(path: Path, metrics: Metrics) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise DataError(
-            'plots need matplotlib: make install in a clone, or pip install "PATH_OF_CLONE[train]"'
-        ) from error
+        raise DataError(f"plots need matplotlib: {INSTALL_EXTRA}") from error
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     recalls = [step / 100 for step in range(101)]
