@@ -66,7 +66,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
         return _read_pth(path)
     if path.suffix == ".frcnn":
         return _read_packed(path)
-    raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
+    raise _unknown_ending(path)
 
 
 def save_checkpoint(
@@ -83,7 +83,7 @@ def save_checkpoint(
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
+        raise _unknown_ending(path)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not is_counter(key)}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -111,6 +111,10 @@ def _packed(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo, ste
 
 def is_counter(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "num_batches_tracked"
+
+
+def _unknown_ending(path: Path) -> WeightsError:
+    return WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:

@@ -32,7 +32,7 @@ from service.pipeline import ClientGoneError
 from service.problems import error_response, problem_response
 from service.routes import detect_route, router
 from service.schemas import DetectQuery
-from service.settings import Settings
+from service.settings import TIMEOUT_HEADER, Settings
 from service.tracing import exporting_provider, request_telemetry, send_what_is_left
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _CORS: dict[str, Any] = {
         "Authorization",
         KEY_HEADER,
         REQUEST_ID_HEADER,
-        openapi.TIMEOUT_HEADER,
+        TIMEOUT_HEADER,
         openapi.PRIORITY_HEADER,
         LENGTH_HEADER,
         "traceparent",

@@ -11,12 +11,11 @@ from service.batch_queue import Priority
 from service.errors import PROBLEM_TYPE
 from service.problems import is_of_protocol
 from service.schemas import Health, Probe, Problem
+from service.settings import LONGEST_TIMEOUT_MS, TIMEOUT_HEADER
 from service.uploads import FILE_FIELD
 
-TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Priority"
 PRIORITIES = {priority.name.lower(): priority for priority in Priority}
-LONGEST_TIMEOUT_MS = 3_600_000
 
 _BINARY = {"type": "string", "format": "binary"}
 _PROTOCOL_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}

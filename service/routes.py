@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from service.errors import BadParameterError, ServiceError, UnavailableError, pr
 from service.lifecycle import Service
 from service.pipeline import Found, find, find_all, in_time, while_connected
 from service.schemas import DetectQuery, FastJSONResponse, Parameters, Selection
+from service.settings import LONGEST_TIMEOUT_MS, TIMEOUT_HEADER, timeout_ms
 from service.uploads import UploadLimits, read_files, read_image
 
 router = APIRouter(redirect_slashes=False)
@@ -210,13 +210,12 @@ class Urgency:
 def request_urgency(request: Request, service: Service, usual: Priority) -> Urgency:
     """By the request's headers, or else by the settings and the route."""
     milliseconds = service.settings.request_timeout_ms
-    text = request.headers.get(openapi.TIMEOUT_HEADER)
+    text = request.headers.get(TIMEOUT_HEADER)
     if text is not None:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= openapi.LONGEST_TIMEOUT_MS:
-            raise BadParameterError(
-                f"{openapi.TIMEOUT_HEADER} must be a whole number from 1 to {openapi.LONGEST_TIMEOUT_MS}"
-            )
-        milliseconds = int(text)
+        given = timeout_ms(text)
+        if given is None:
+            raise BadParameterError(f"{TIMEOUT_HEADER} must be a whole number from 1 to {LONGEST_TIMEOUT_MS}")
+        milliseconds = given
     name = ", ".join(request.headers.getlist(openapi.PRIORITY_HEADER)).strip().lower()
     if openapi.PRIORITY_HEADER in request.headers and name not in openapi.PRIORITIES:
         raise BadParameterError(f"{openapi.PRIORITY_HEADER} must be one of {', '.join(openapi.PRIORITIES)}")

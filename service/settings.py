@@ -16,6 +16,8 @@ Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
 LogFormat = Literal["text", "json"]
 _PREFIX = "FRCNN_"
 _ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+LONGEST_TIMEOUT_MS = 3_600_000
 
 
 class Settings(BaseSettings):
@@ -54,7 +56,7 @@ class Settings(BaseSettings):
         10.0, ge=0, le=3600, description="Seconds of waiting that each step of X-Priority is worth."
     )
     request_timeout_ms: int = Field(
-        60_000, ge=1, le=3_600_000, description="Time for a request that does not set X-Request-Timeout-Ms."
+        60_000, ge=1, le=LONGEST_TIMEOUT_MS, description=f"Time for a request that does not set {TIMEOUT_HEADER}."
     )
     body_timeout_s: float = Field(30.0, gt=0, description="How long a request's body may take to arrive.")
     max_body_bytes: int = Field(32 * MIB, ge=1, description="Largest body of /detect, and largest file of a batch.")
@@ -114,6 +116,12 @@ class Settings(BaseSettings):
     @classmethod
     def _number_from_text(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def timeout_ms(text: str) -> int | None:
+    """What a caller's X-Request-Timeout-Ms says, in milliseconds; None where that is nothing which is taken."""
+    milliseconds = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
+    return milliseconds if 1 <= milliseconds <= LONGEST_TIMEOUT_MS else None
 
 
 def misspelt_variables(environment: Iterable[str] = os.environ) -> list[str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import io
 import itertools
 import json
 import os
@@ -30,8 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from service.bench.measure import jpeg
 
 HERE = Path(__file__).parent
 CONNECTIONS = {"untouched": 16, "decode": 16, "detect": 4}
@@ -64,12 +62,12 @@ class Request:
     media_type: str
 
     @classmethod
-    def of(cls, peer: Peer, jpeg: bytes, folder: Path) -> Request:
+    def of(cls, peer: Peer, image: bytes, folder: Path) -> Request:
         body = folder / "body"
         if not peer.json:
-            body.write_bytes(jpeg)
+            body.write_bytes(image)
             return cls(body, "image/jpeg")
-        body.write_text(peer.json.replace("BASE64", base64.b64encode(jpeg).decode()))
+        body.write_text(peer.json.replace("BASE64", base64.b64encode(image).decode()))
         return cls(body, "application/json")
 
 
@@ -201,21 +199,6 @@ def measured(url: str, request: Request, connections: int, seconds: int) -> Figu
     return figures
 
 
-def jpeg_of_100_kb() -> bytes:
-    """640x480, waves and as much noise as brings it to 100 KB."""
-    y, x = np.mgrid[:480, :640]
-    waves = 128 + 100 * np.stack([np.sin(x / 37 + y / 91), np.cos(y / 53), np.sin((x + y) / 71)], axis=-1)
-    noise = np.random.default_rng(0).normal(size=waves.shape)
-    buffer = io.BytesIO()
-    for strength in range(2, 60):
-        buffer = io.BytesIO()
-        pixels = (waves + strength * noise).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-        if buffer.tell() >= 100_000:
-            break
-    return buffer.getvalue()
-
-
 def measure(
     names: list[str], works: list[str], folder: Path, *, rounds: int, seconds: int
 ) -> tuple[dict[tuple[str, str], list[Figures]], dict[str, str]]:
@@ -223,13 +206,13 @@ def measure(
     figures: dict[tuple[str, str], list[Figures]] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        jpeg = jpeg_of_100_kb()
+        image = jpeg((480, 640))
         for _, work, name in itertools.product(range(rounds), works, names):
             peer = PEERS[name]
             if name in failed or not (peer.command or work == "detect"):
                 continue
             try:
-                request = Request.of(peer, jpeg, Path(scratch))
+                request = Request.of(peer, image, Path(scratch))
                 with serving(peer, work, interpreter(peer, work, folder), request) as url:
                     if work != "detect":
                         measured(url, request, CONNECTIONS[work], 1)  # warm; a detector is so by its first answer

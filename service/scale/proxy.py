@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineError, QueueFullError, ServiceError, UnavailableError
 from service.problems import error_response
-from service.settings import Settings
+from service.settings import TIMEOUT_HEADER, Settings, timeout_ms
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ _ID = "x-request-id"
 _SERVES_PATHS = "/-/"  # its probe and its routes
 _SERVES_STATUSES = {408, 429, 500, 503}  # in plain text they are Serve's own; a 404 is about paths that are not ours
 _RETRY_S = 1
-_LONGEST_TIMEOUT_MS = 3_600_000  # that a replica takes
 # A replica keeps the deadline by itself. The proxy's is for a request that is with none, so it comes a little later.
 _GRACE_S = 1.0
 _LOGGED_BYTES = 1000
@@ -71,10 +69,7 @@ class InOurWords:
 
     def _tell_deadline(self, scope: Scope) -> None:
         """In the header that Serve reads. It takes the last one, so that no caller can do without a deadline."""
-        milliseconds = self._request_timeout_ms
-        given = Headers(scope=scope).get("x-request-timeout-ms", "")
-        if re.fullmatch(r"[0-9]{1,9}", given) and 1 <= int(given) <= _LONGEST_TIMEOUT_MS:
-            milliseconds = int(given)
+        milliseconds = timeout_ms(Headers(scope=scope).get(TIMEOUT_HEADER, "")) or self._request_timeout_ms
         seconds = f"{milliseconds / 1000 + _GRACE_S:g}".encode()
         scope["headers"] = [*scope["headers"], (b"x-request-timeout-seconds", seconds)]
 
