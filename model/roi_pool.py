@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from model.roi_align import multi_scale_roi_align
 from model.structures import SizeHW
 
 
@@ -70,6 +71,19 @@ class MultiScaleRoIAlign(nn.Module):
             raise ValueError(f"{len(self.scales)} scales are set for {len(features)} levels")
         rois = _with_image_index(boxes)  # [sum of R, 5]
         levels = self.levels_of(rois[:, 1:], self.scales)
+        if self.training and rois.device.type == "cpu" and self.sampling_ratio > 0:
+            # Within rounding of torchvision's, whose gradients are computed by one core, and take longer than all else.
+            pooled = multi_scale_roi_align(
+                [feature.to(rois.dtype).permute(0, 2, 3, 1) for feature in features],
+                rois[:, 1:],
+                rois[:, 0].to(torch.int64),
+                levels,
+                scales=self.scales,
+                output_hw=self.output_size,
+                sampling_ratio=self.sampling_ratio,
+            )
+            pooled = pooled.transpose(1, 2).view(-1, pooled.shape[2], *self.output_size)
+            return pooled.to(features[0].dtype)
         pooled = rois.new_zeros((rois.shape[0], features[0].shape[1], *self.output_size))
         for level, (feature, scale) in enumerate(zip(features, self.scales, strict=True)):
             (members,) = torch.where(levels == level)

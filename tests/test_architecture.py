@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _LISTS = {
     "model": """structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
-        resnet fpn backbone transform rpn roi_pool roi_heads faster_rcnn categories arguments download packed
+        resnet fpn backbone transform rpn roi_align roi_pool roi_heads faster_rcnn categories arguments download packed
         checkpoint_files weights build
-        inference.errors inference.memory inference.fused_conv inference.network inference.roi_align inference.serving
+        inference.errors inference.memory inference.fused_conv inference.network inference.serving
         inference.precision inference.agreement inference.openvino inference.kernels.nms inference.kernels.roi_align
         inference.kernels.resize inference.fixed_shapes inference.graphs""",
     "service": """settings cores errors problems auth logs tracing segments images drawing batch_queue batch_cap metrics

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from model.boxes import sides_at_least
 from model.inference.network import NetworkOutput
-from model.inference.roi_align import multi_scale_roi_align
 from model.inference.serving import ServingModel
+from model.roi_align import multi_scale_roi_align
 from model.roi_heads import MIN_DETECTION_SIDE
 from model.rpn import MIN_PROPOSAL_SIDE
 from model.structures import Detection, ImageBatch, SizeHW

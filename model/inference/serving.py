@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.faster_rcnn import FasterRCNN
 from model.inference.network import Network, NetworkOutput, TorchNetwork, UnsupportedModelError
-from model.inference.roi_align import multi_scale_roi_align
+from model.roi_align import multi_scale_roi_align
 from model.roi_heads import FastRCNNPredictor, RoIHeads, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import Predictions

@@ -58,17 +58,24 @@ def boxes_of_all_sizes():
     return torch.cat((corners, corners + torch.logspace(0, 2.3, 40)[:, None]), dim=1)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("names", "size", "ratio"), [(["0", "1", "2", "3"], 7, 2), (["1", "2"], (3, 5), 1), (["2"], 4, 0)]
 )
-def test_pooled_features_equal_torchvisions(names, size, ratio):
+def test_pooled_features_and_gradients_equal_torchvisions(names, size, ratio, training):
     boxes = [boxes_of_all_sizes(), boxes_of_all_sizes()[:5]]
     shapes = [(250, 320), (256, 300)]
-    ours, theirs = MultiScaleRoIAlign(names, size, ratio), TheirRoIAlign(names, size, ratio)
-    pooled = ours(pyramid(), boxes, shapes)
+    ours, theirs = MultiScaleRoIAlign(names, size, ratio).train(training), TheirRoIAlign(names, size, ratio)
+    maps, their_maps = ({name: level.requires_grad_() for name, level in pyramid().items()} for _ in range(2))
+    pooled, wanted = ours(maps, boxes, shapes), theirs(their_maps, boxes, shapes)
     assert pooled.shape == (45, 3, *ours.output_size)
-    torch.testing.assert_close(pooled, theirs(pyramid(), boxes, shapes), rtol=0, atol=1e-6)
+    torch.testing.assert_close(pooled, wanted, rtol=0, atol=1e-6)
     assert list(ours.scales) == theirs.scales
+    upstream = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2))
+    pooled.backward(upstream)
+    wanted.backward(upstream)
+    for name in names:
+        torch.testing.assert_close(maps[name].grad, their_maps[name].grad, rtol=1e-5, atol=1e-5)
 
 
 def test_samples_are_averaged_and_not_maximised():

@@ -22,7 +22,7 @@ def pyramid_roi_align(
     output_hw: tuple[int, int],
     sampling_ratio: int,
 ) -> Tensor:
-    """See `model.inference.roi_align.multi_scale_roi_align`, the reference: its arguments and its result.
+    """See `model.roi_align.multi_scale_roi_align`, the reference: its arguments and its result.
 
     Raises:
         ValueError: not four levels.

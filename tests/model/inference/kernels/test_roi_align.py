@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.inference.kernels.roi_align import pyramid_roi_align
-from model.inference.roi_align import multi_scale_roi_align
+from model.roi_align import multi_scale_roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 SHAPES = ((2, 24, 32), (2, 12, 16), (2, 6, 8), (2, 3, 4))  # [N, H, W] of pictures of 96 x 128

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
-from model.inference.roi_align import multi_scale_roi_align
+from model.roi_align import multi_scale_roi_align
 
 SCALES = (1 / 4, 1 / 8)
 SHAPES = ((2, 16, 24, 5), (2, 8, 12, 5))  # [N, H, W, C]
