@@ -24,7 +24,7 @@ $(SERVING): REQUIREMENTS := docker/requirements.txt
 $(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11 to 3.13 is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "Installing into $(VENV), once: about 5 GB, which takes some minutes"
+	@echo "Installing into $(VENV), once, which takes some minutes, 5 to 7 GB, and 3 GB more until it is done"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes -r $(REQUIREMENTS)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
