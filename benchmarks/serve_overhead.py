@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from model.categories import Categories
-from service.bench.measure import jpeg
+from service.bench.pictures import jpeg
 from service.bench.processes import until_ready
 from service.detector import Detections, Detector, ModelInfo
 from service.loadtest.fleet import carry_out

@@ -3,7 +3,8 @@
 R proposals, G cells of the grid per side pair (7x7: 49), S samples per cell and direction, C channels. With channels
 last, a bilinear sample is a weighted sum of four rows of C numbers, and a cell is the mean of S * S samples: a weighted
 sum of 4 * S * S rows. `embedding_bag` does just that, vectorised over the channels and over the cores, for every
-proposal of every level in one call. torchvision's kernel for the CPU walks channel by channel instead.
+proposal of every level in one call. torchvision's kernel for the CPU walks channel by channel instead. Gradients flow
+to the levels, so training on CPUs uses it too.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from model.structures import SizeHW
 class MultiScaleRoIAlign(nn.Module):
     """Average bilinear samples of the feature maps on a grid over each proposal (Mask R-CNN paper, section 3).
 
-    Nothing is max-pooled, and nothing is rounded to the grid of the feature map.
+    Nothing is max-pooled, and nothing is rounded to the grid of the feature map. Pooled is by torchvision's operator,
+    but in training mode on a CPU, where that one is slow, by `multi_scale_roi_align`: equal within rounding.
 
     Args:
         featmap_names: the levels to pool from; "pool" is usually left to the RPN.
@@ -69,10 +70,10 @@ class MultiScaleRoIAlign(nn.Module):
             self.scales = _infer_scales(features, image_shapes)
         if len(self.scales) != len(features):
             raise ValueError(f"{len(self.scales)} scales are set for {len(features)} levels")
-        rois = _with_image_index(boxes)  # [sum of R, 5]
+        rois = _with_image_index(boxes).detach()  # [sum of R, 5]; where they lie has no gradient, as in torchvision
         levels = self.levels_of(rois[:, 1:], self.scales)
         if self.training and rois.device.type == "cpu" and self.sampling_ratio > 0:
-            # Within rounding of torchvision's, whose gradients are computed by one core, and take longer than all else.
+            # The operator's gradients are computed by one core, and take longer than all else.
             pooled = multi_scale_roi_align(
                 [feature.to(rois.dtype).permute(0, 2, 3, 1) for feature in features],
                 rois[:, 1:],

@@ -209,13 +209,10 @@ class Urgency:
 
 def request_urgency(request: Request, service: Service, usual: Priority) -> Urgency:
     """By the request's headers, or else by the settings and the route."""
-    milliseconds = service.settings.request_timeout_ms
     text = request.headers.get(TIMEOUT_HEADER)
-    if text is not None:
-        given = timeout_ms(text)
-        if given is None:
-            raise BadParameterError(f"{TIMEOUT_HEADER} must be a whole number from 1 to {LONGEST_TIMEOUT_MS}")
-        milliseconds = given
+    milliseconds = service.settings.request_timeout_ms if text is None else timeout_ms(text)
+    if milliseconds is None:
+        raise BadParameterError(f"{TIMEOUT_HEADER} must be a whole number from 1 to {LONGEST_TIMEOUT_MS}")
     name = ", ".join(request.headers.getlist(openapi.PRIORITY_HEADER)).strip().lower()
     if openapi.PRIORITY_HEADER in request.headers and name not in openapi.PRIORITIES:
         raise BadParameterError(f"{openapi.PRIORITY_HEADER} must be one of {', '.join(openapi.PRIORITIES)}")

@@ -23,7 +23,7 @@ _LISTS = {
         loadtest.plan loadtest.samples loadtest.transport loadtest.connection loadtest.httpx_transport
         loadtest.generator loadtest.fleet loadtest.summary loadtest.search loadtest.comparison
         loadtest.display loadtest.plots loadtest.report loadtest.commands
-        bench.plain_app bench.processes bench.measure bench.commands
+        bench.plain_app bench.pictures bench.processes bench.measure bench.commands
         scale.arguments scale.replica scale.proxy scale.router scale.deployment
         cli __main__""",
 }

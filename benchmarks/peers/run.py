@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from service.bench.measure import jpeg
+from service.bench.pictures import jpeg
 
 HERE = Path(__file__).parent
 CONNECTIONS = {"untouched": 16, "decode": 16, "detect": 4}

@@ -6,7 +6,6 @@ medians of the rounds' own ratios.
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from service.bench.pictures import jpeg
 from service.bench.processes import running
 from service.detector import Detector, load_detectors
 from service.images import decode
@@ -150,17 +149,6 @@ def load(url: str, images: Sequence[bytes], callers: int, seconds: float) -> Doc
     if run["failed"]:
         raise BenchError(f"{run['failed']} of {run['requests']} requests to {url} failed: {run['failures']}")
     return run
-
-
-def jpeg(size_hw: tuple[int, int]) -> bytes:
-    """A picture that compresses about as a photograph does: 100 KB at 480 x 640."""
-    height, width = size_hw
-    y, x = np.mgrid[:height, :width]
-    waves = 128 + 100 * np.stack([np.sin(x / 37 + y / 91), np.cos(y / 53), np.sin((x + y) / 71)], axis=-1)
-    pixels = waves + 16 * np.random.default_rng(0).normal(size=waves.shape)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def _median_p99_ms(runs: Sequence[Document]) -> float:

@@ -34,7 +34,7 @@ Exchange: TypeAlias = "Generator[httpx.Request | float, httpx.Response | httpx.H
 DrawnFormat = Literal["png", "jpeg"]
 
 _CONNECT_S = 5.0  # a lost packet is worth another attempt before the deadline
-_LONGEST_TIMEOUT_MS = 3_600_000  # that the service takes
+LONGEST_TIMEOUT_MS = 3_600_000  # that the service takes
 # The service itself never answers so without a problem document: it was lost, or is not up.
 _LOST_BEHIND_A_PROXY = (500, 502)
 _STEPS = ("connect", "read", "write", "pool")
@@ -177,7 +177,7 @@ class Exchanges:
         headers = {
             **self._headers,
             "Accept": call.accept,
-            "X-Request-Timeout-Ms": str(min(max(left_ms, 1), _LONGEST_TIMEOUT_MS)),
+            "X-Request-Timeout-Ms": str(min(max(left_ms, 1), LONGEST_TIMEOUT_MS)),
         }
         if call.content is not None:
             headers["Content-Type"] = "application/octet-stream"

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.openapi import LONGEST_TIMEOUT_MS
-from service.settings import MIB, Settings
+from service.settings import LONGEST_TIMEOUT_MS, MIB, Settings
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ["docker/compose.cpu.yml", "docker/compose.keys.yml"]

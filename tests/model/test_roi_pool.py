@@ -6,9 +6,11 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign as TheirRoIAlign
 
+from model.roi_align import multi_scale_roi_align
 from model.roi_pool import MultiScaleRoIAlign
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+both_modes = pytest.mark.parametrize("training", [True, False])
 
 
 def square(side):
@@ -58,7 +60,7 @@ def boxes_of_all_sizes():
     return torch.cat((corners, corners + torch.logspace(0, 2.3, 40)[:, None]), dim=1)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@both_modes
 @pytest.mark.parametrize(
     ("names", "size", "ratio"), [(["0", "1", "2", "3"], 7, 2), (["1", "2"], (3, 5), 1), (["2"], 4, 0)]
 )
@@ -78,22 +80,66 @@ def test_pooled_features_and_gradients_equal_torchvisions(names, size, ratio, tr
         torch.testing.assert_close(maps[name].grad, their_maps[name].grad, rtol=1e-5, atol=1e-5)
 
 
-def test_samples_are_averaged_and_not_maximised():
+def test_half_precision_features_with_float32_boxes():
+    """What autocast gives."""
+    boxes = [boxes_of_all_sizes(), boxes_of_all_sizes()[:5]]
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    maps = {name: level.bfloat16().requires_grad_() for name, level in pyramid().items()}
+    pooled = pool(maps, boxes, [(256, 320)] * 2)
+    assert pooled.dtype == torch.bfloat16
+    wanted = TheirRoIAlign(["0", "1", "2", "3"], 7, 2)(pyramid(), boxes, [(256, 320)] * 2)
+    torch.testing.assert_close(pooled.float(), wanted, rtol=0.01, atol=0.01)
+    pooled.sum().backward()
+    assert all(level.grad.dtype == torch.bfloat16 for level in maps.values())
+    assert maps["0"].grad.any()
+
+
+def test_training_on_a_cpu_is_by_the_weighted_sum(monkeypatch):
+    calls = []
+
+    def spy(*args, **kwargs):
+        calls.append(args)
+        return multi_scale_roi_align(*args, **kwargs)
+
+    monkeypatch.setattr("model.roi_pool.multi_scale_roi_align", spy)
+    pool = MultiScaleRoIAlign(["0"], 7, 2)
+    for training, count in ((False, 0), (True, 1)):
+        pool.train(training)(pyramid(), [boxes_of_all_sizes()] * 2, [(256, 320)] * 2)
+        assert len(calls) == count
+
+
+@both_modes
+def test_no_gradient_flows_to_the_boxes(training):
+    boxes, level = boxes_of_all_sizes().requires_grad_(), pyramid()["0"].requires_grad_()
+    pooled = MultiScaleRoIAlign(["0"], 7, 2).train(training)({"0": level}, [boxes, boxes], [(256, 320)] * 2)
+    pooled.sum().backward()
+    assert boxes.grad is None
+    assert level.grad.any()
+
+
+@both_modes
+def test_samples_are_averaged_and_not_maximised(training):
     # A map that grows by 1 per column: an average over a bin is the value at its middle, a maximum is not.
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)
-    pool = MultiScaleRoIAlign(["0"], 1, 2)
+    pool = MultiScaleRoIAlign(["0"], 1, 2).train(training)
     pool.pin_scales((4,))
     # Columns 2 to 6 of the map; pixel centres are not shifted by half, as in torchvision.
     assert pool({"0": ramp}, [torch.tensor([[8.0, 8.0, 24.0, 24.0]])], [(32, 32)]).item() == pytest.approx(4.0)
 
 
-def test_no_boxes_pool_to_nothing():
-    pooled = MultiScaleRoIAlign(["0", "1"], 7, 2)(pyramid(), [torch.zeros(0, 4), torch.zeros(0, 4)], [(256, 320)] * 2)
+@both_modes
+def test_no_boxes_pool_to_nothing(training):
+    maps = {name: level.requires_grad_() for name, level in pyramid().items()}
+    pool = MultiScaleRoIAlign(["0", "1"], 7, 2).train(training)
+    pooled = pool(maps, [torch.zeros(0, 4), torch.zeros(0, 4)], [(256, 320)] * 2)
     assert pooled.shape == (0, 3, 7, 7)
+    (pooled.sum() + maps["0"].sum()).backward()
+    assert (maps["0"].grad == 1).all()
 
 
-def test_pinned_scales_stay():
-    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+@both_modes
+def test_pinned_scales_stay(training):
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2).train(training)
     pool.pin_scales((4, 8, 16, 32))
     pool(pyramid(), [boxes_of_all_sizes(), boxes_of_all_sizes()], [(120, 160)] * 2)  # would suggest 1/2, 1/4, ...
     assert pool.scales == SCALES

@@ -25,16 +25,16 @@ def average_precision(bccd, tmp_path_factory):
     data, _ = read_voc(bccd, "val", categories=checkpoint.categories, keep_empty=True)
 
     def measure(precision: str) -> float:
-        form = serving_model(
-            from_checkpoint(checkpoint),
-            device=CPU,
-            precision=precision,
-            calibration=partial(calibration_pictures, bccd / "JPEGImages", 30),
-            cache=tmp_path_factory.mktemp("cache"),
-        )
         threads = torch.get_num_threads()
         torch.set_num_threads(2)  # pictures of a real size gain by it, other than the other tests'
         try:
+            form = serving_model(
+                from_checkpoint(checkpoint),
+                device=CPU,
+                precision=precision,
+                calibration=partial(calibration_pictures, bccd / "JPEGImages", 30),
+                cache=tmp_path_factory.mktemp("cache"),
+            )
             found = detect_all(form.detect, data)
         finally:
             torch.set_num_threads(threads)

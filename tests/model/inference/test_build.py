@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +25,23 @@ SMALL = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}
 
 def pictures():
     return calibration_pictures(count=3)
+
+
+def quantised_layers(path):
+    """Kinds of the convolutions whose weights are made from integers, and are not simply there."""
+    import openvino
+
+    network = openvino.Core().read_model(path)
+    convolutions = [node for node in network.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    assert len(convolutions) > 60
+    kinds = {}
+    for node in convolutions:
+        (kind,) = re.findall(
+            r"\.(stem|reduce|spatial|expand|project|laterals|smooths|hidden|predictor)\b", node.get_friendly_name()
+        )
+        kinds.setdefault(kind, set()).add(node.input_value(1).get_node().get_type_name() != "Constant")
+    assert all(len(answers) == 1 for answers in kinds.values()), kinds
+    return {kind for kind, answers in kinds.items() if answers == {True}}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
@@ -68,20 +87,31 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
     assert first.precision == "int8"
     assert caplog.text.count("quantised to int8, once") == 1
     (path,) = tmp_path.glob("*.xml")
+    assert quantised_layers(path) == {"reduce", "spatial", "expand", "project", "laterals", "smooths", "hidden"}
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{path.stem}.bin", path.name]
 
     for shape in ((1, 3, 96, 128), (2, 3, 64, 160)):  # one compiled model, any shape
-        batch = torch.randn(shape)
+        batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         got, right = first.run_network(batch), exact.run_network(batch)
         for some, wanted in zip((*got.levels, *got.predictions), (*right.levels, *right.predictions), strict=True):
             assert some.shape == wanted.shape
             assert nn.functional.cosine_similarity(some.flatten(), wanted.flatten(), dim=0) > 0.97
-    picture = pictures()[0].float() / 255
-    (found,), (wanted,) = first.detect([picture]), exact.detect([picture])
-    assert found["boxes"].dtype == torch.float32
-    sure = wanted["scores"] > 0.5
-    assert sure.sum() > 3
-    assert box_iou(wanted["boxes"][sure], found["boxes"]).max(dim=1).values.min() > 0.8
+    same = 0
+    confident = 0
+    for picture in pictures():
+        (found,), (wanted,) = first.detect([picture.float() / 255]), exact.detect([picture.float() / 255])
+        assert found["boxes"].dtype == torch.float32
+        for some, others in ((wanted, found), (found, wanted)):  # nothing is missed, and nothing is made up
+            sure = some["scores"] > 0.5
+            overlap = box_iou(some["boxes"][sure], others["boxes"])
+            overlap[some["labels"][sure][:, None] != others["labels"]] = 0
+            best = overlap.max(dim=1)
+            apart = (some["scores"][sure] - others["scores"][best.indices]).abs()
+            same += int(((best.values > 0.8) & (apart < 0.2)).sum())
+            confident += int(sure.sum())
+    # All but a few: where cells lie over each other, float32 itself is unsure of where one ends.
+    assert confident > 40
+    assert same >= 0.9 * confident
 
     before = path.stat().st_mtime_ns
     assert torch.equal(served().run_network(batch).predictions[0], first.run_network(batch).predictions[0])
@@ -100,8 +130,10 @@ def test_int8_of_untrained_weights_whose_biases_are_zero(make_pair, tmp_path):
     pytest.importorskip("nncf")
     _, model = make_pair(**SMALL)
     assert not model.rpn.head.cls_logits.bias.any()
+    assert not any(block[0].bias.any() for block in model.backbone.fpn.layer_blocks)
     served = serving_model(model, device=CPU, precision="int8", calibration=pictures, cache=tmp_path)
-    assert served.run_network(torch.randn(1, 3, 64, 96)).predictions[0].any()
+    output = served.run_network(torch.randn(1, 3, 64, 96))
+    assert all(level.std() > 0 for level in (*output.levels, *output.predictions))
 
 
 @pytest.mark.parametrize("part", ["levels", "predictions"])

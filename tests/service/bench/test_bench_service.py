@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from service.bench.measure import BenchError, bare_rate, jpeg, load
+from service.bench.measure import BenchError, bare_rate, load
+from service.bench.pictures import jpeg
 from service.bench.plain_app import plain_app
 from service.bench.processes import running
 from service.cli import app

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service import settings
 from service.client import (
     AnswerError,
     AuthenticationError,
@@ -22,7 +23,7 @@ from service.client import (
     ServerError,
     UnavailableError,
 )
-from service.client.exchange import Exchanges
+from service.client.exchange import LONGEST_TIMEOUT_MS, Exchanges
 from service.client.retries import retry_after_s
 
 FOUND = {
@@ -33,6 +34,10 @@ FOUND = {
     "image": {"width": 8, "height": 8},
     "model": {"name": "m", "weights": "w"},
 }
+
+
+def test_the_client_asks_for_no_longer_than_the_service_takes() -> None:
+    assert LONGEST_TIMEOUT_MS == settings.LONGEST_TIMEOUT_MS  # written twice, as the client needs no server's packages
 
 
 def refusal(status: int, **headers: str) -> httpx.Response:
