@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from model import fasterrcnn_resnet50_fpn
+from model.inference.agreement import agreement
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
 from model.inference.errors import CalibrationError, PrecisionError, QuantisationError
@@ -23,8 +24,8 @@ CPU = torch.device("cpu")
 SMALL = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}
 
 
-def pictures():
-    return calibration_pictures(count=3)
+def pictures(count=3):
+    return calibration_pictures(count=count)
 
 
 def quantised_layers(path):
@@ -80,7 +81,7 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
     model = fasterrcnn_resnet50_fpn(weights="bundled")
     exact = serving_model(model, device=CPU, precision="fp32")
 
-    def served(calibration=pictures):
+    def served(calibration=lambda: pictures(12)):  # of fewer, a box or two are drawn otherwise than float32's
         return serving_model(model, device=CPU, precision="int8", calibration=calibration, cache=tmp_path)
 
     first = served()
@@ -96,22 +97,14 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
         for some, wanted in zip((*got.levels, *got.predictions), (*right.levels, *right.predictions), strict=True):
             assert some.shape == wanted.shape
             assert nn.functional.cosine_similarity(some.flatten(), wanted.flatten(), dim=0) > 0.97
-    same = 0
-    confident = 0
     for picture in pictures():
         (found,), (wanted,) = first.detect([picture.float() / 255]), exact.detect([picture.float() / 255])
         assert found["boxes"].dtype == torch.float32
-        for some, others in ((wanted, found), (found, wanted)):  # nothing is missed, and nothing is made up
-            sure = some["scores"] > 0.5
-            overlap = box_iou(some["boxes"][sure], others["boxes"])
-            overlap[some["labels"][sure][:, None] != others["labels"]] = 0
-            best = overlap.max(dim=1)
-            apart = (some["scores"][sure] - others["scores"][best.indices]).abs()
-            same += int(((best.values > 0.8) & (apart < 0.2)).sum())
-            confident += int(sure.sum())
-    # All but a few: where cells lie over each other, float32 itself is unsure of where one ends.
-    assert confident > 40
-    assert same >= 0.9 * confident
+        sure = wanted["scores"] > 0.5
+        assert sure.sum() > 3
+        assert box_iou(wanted["boxes"][sure], found["boxes"]).max(dim=1).values.min() > 0.8
+        assert agreement(wanted, found) >= 0.9  # little is missed
+        assert agreement(found, wanted) >= 0.9  # and little is made up
 
     before = path.stat().st_mtime_ns
     assert torch.equal(served().run_network(batch).predictions[0], first.run_network(batch).predictions[0])
