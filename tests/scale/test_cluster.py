@@ -80,7 +80,12 @@ def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any
         grown_s = scaled.until(lambda: scaled.replicas() == 3, "three replicas under load")
         before = len(calls.answered)
         known = dict(scaled.ran())
-        scaled.until(lambda: all(scaled.ran()[pid] != known[pid] for pid in known), "work for every replica")
+
+        def all_work() -> bool:
+            ran = scaled.ran()
+            return len(ran) == 3 and all(ran[pid] != known.get(pid) for pid in ran)
+
+        scaled.until(all_work, "work for every replica")
         killed = scaled.workers.pop()
         scaled.cluster.remove_node(killed, allow_graceful=False)
         scaled.until(lambda: scaled.replicas() == 2, "the loss noticed")
