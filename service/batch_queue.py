@@ -117,8 +117,9 @@ class BatchQueue(Generic[Job]):
     def _first(self, line: dict[Priority, OrderedDict[int, Job]]) -> Job:
         return min(map(_head, line.values()), key=self._turn)
 
-    def _turn(self, job: Job) -> tuple[float, Priority]:
-        return job.arrived + self.head_start * job.priority, job.priority
+    def _turn(self, job: Job) -> tuple[float, Priority, float]:
+        # The arrival once more: beside a head start, a difference that is too small for the sum is lost.
+        return job.arrived + self.head_start * job.priority, job.priority, job.arrived
 
 
 def _head(file: OrderedDict[int, Job]) -> Job:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.batch_queue import BatchQueue, Priority
@@ -158,6 +158,16 @@ def test_a_batch_can_be_bounded_and_a_full_one_is_not_held_back() -> None:
     ),
     max_batch_size=st.integers(1, 5),
     batches_per_s=st.floats(0.05, 5),
+)
+@example(
+    jobs=[
+        (WIDE, 0.0, Priority.HIGH),
+        (WIDE, 0.0, Priority.LOW),
+        (TALL, 3e-259, Priority.NORMAL),
+        (WIDE, 3e-157, Priority.NORMAL),
+    ],
+    max_batch_size=1,
+    batches_per_s=1.0,
 )
 def test_nobody_is_overtaken_by_what_comes_two_head_starts_later(
     jobs: list[tuple[tuple[int, int], float, Priority]], max_batch_size: int, batches_per_s: float
