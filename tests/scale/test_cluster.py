@@ -79,7 +79,7 @@ def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any
     with load(scaled.url, numbered_png, callers=CALLERS, attempts=5) as calls:
         grown_s = scaled.until(lambda: scaled.replicas() == 3, "three replicas under load")
         before = len(calls.answered)
-        known = dict(scaled.ran())
+        known = scaled.ran()
 
         def all_work() -> bool:
             ran = scaled.ran()

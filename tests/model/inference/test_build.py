@@ -97,6 +97,7 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
         for some, wanted in zip((*got.levels, *got.predictions), (*right.levels, *right.predictions), strict=True):
             assert some.shape == wanted.shape
             assert nn.functional.cosine_similarity(some.flatten(), wanted.flatten(), dim=0) > 0.97
+    confident = 0
     for picture in pictures():
         (found,), (wanted,) = first.detect([picture.float() / 255]), exact.detect([picture.float() / 255])
         assert found["boxes"].dtype == torch.float32
@@ -105,6 +106,8 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
         assert box_iou(wanted["boxes"][sure], found["boxes"]).max(dim=1).values.min() > 0.8
         assert agreement(wanted, found) >= 0.9  # little is missed
         assert agreement(found, wanted) >= 0.9  # and little is made up
+        confident += int(sure.sum()) + int((found["scores"] > 0.5).sum())
+    assert confident > 40
 
     before = path.stat().st_mtime_ns
     assert torch.equal(served().run_network(batch).predictions[0], first.run_network(batch).predictions[0])
