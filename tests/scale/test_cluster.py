@@ -93,7 +93,8 @@ def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any
         scaled.until(lambda: len(calls.answered) > enough, "answers after the loss")
     assert calls.wrong == []
     ran = scaled.ran()
-    assert len(ran) == 3
+    # With a node, its proxy's count of requests is lost; the delay is so short that Serve may shrink, and grow again.
+    assert len(ran) >= 3
     # With one caller left, two replicas are too many; it heeds no refusal, so that none may be lost while one drains.
     with load(scaled.url, numbered_png, callers=1, attempts=1) as calls_at_the_end:
         shrunk_s = scaled.until(lambda: scaled.replicas() == 1, "one replica")

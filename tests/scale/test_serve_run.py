@@ -44,8 +44,11 @@ def test_serve_run_serves(tmp_path: Path, numbered_png: Any, by: str) -> None:
         "FRCNN_API_KEYS": "a-key-that-replicas-read-by-themselves",
     }
     command = [str(Path(sys.executable).with_name("serve")), "run", *told]
+    # What a shell runs in the background ignores SIGINT, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment)
+    signal.signal(signal.SIGINT, before)
     try:
         url, give_up = f"http://127.0.0.1:{port}", time.monotonic() + 120
         while not _ready(url):
@@ -63,6 +66,7 @@ def test_serve_run_serves(tmp_path: Path, numbered_png: Any, by: str) -> None:
             child.wait(60)
         finally:
             child.kill()
+            child.wait()
     assert environment["FRCNN_API_KEYS"] not in log.read_text()
 
 
