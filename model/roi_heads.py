@@ -69,6 +69,9 @@ class RoIHeads(nn.Module):
         score_thresh: only detections that score higher are kept.
         nms_thresh: overlap above which the lower of two detections of a class is dropped.
         detections_per_img: how many are kept at most.
+
+    Attributes:
+        box_loss: "smooth_l1", as torchvision's, or "giou"; see `roi_losses`.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class RoIHeads(nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
+        self.box_loss = "smooth_l1"
 
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sequence[SizeHW]
@@ -120,7 +124,7 @@ class RoIHeads(nn.Module):
             coder=self.box_coder,
         )
         class_logits, deltas = self.predict(features, samples.proposals, image_shapes)
-        return roi_losses(class_logits, deltas, samples)
+        return roi_losses(class_logits, deltas, samples, self.box_coder, self.box_loss)
 
     def predict(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sequence[SizeHW]

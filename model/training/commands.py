@@ -45,6 +45,11 @@ class Flips(StrEnum):
     dihedral = "dihedral"
 
 
+class BoxLoss(StrEnum):
+    smooth_l1 = "smooth_l1"
+    giou = "giou"
+
+
 class TrainPrecision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
@@ -104,6 +109,9 @@ def train(
         int | None, _number(min=0, max=5, help="Stages of the body that learn; by default 3, from scratch 5")
     ] = None,
     average_decay: Annotated[float, _number(min=0.0, max=1.0, help="Of the weights' moving average")] = 0.998,
+    norm_images: Annotated[
+        int, _number(min=0, help="Measure live batch norm of the average on so many; 0: average it too")
+    ] = 200,
     precision: Annotated[TrainPrecision, typer.Option(help="Of the network's arithmetic")] = TrainPrecision.bf16,
     min_size: Annotated[int | None, _number(min=32, help="Shorter side, px; by default the weights', or 800")] = None,
     max_size: Annotated[int | None, _number(min=32, help="Longer side, px; by default the weights', or 1333")] = None,
@@ -117,6 +125,9 @@ def train(
     roi_positive_fraction: Annotated[
         float, _number(min=0.0, max=1.0, help="Most of them that may lie on an object, as a share")
     ] = 0.25,
+    box_loss: Annotated[
+        BoxLoss, typer.Option(help="Of where objects are; giou is nearer to what AP measures")
+    ] = BoxLoss.smooth_l1,
     proposals: Annotated[int, _number(min=1, help="That the RPN hands on in training")] = 2000,
     detection_proposals: Annotated[int, _number(min=1, help="That it hands on when the result detects")] = 1000,
     evaluate_every: Annotated[int | None, _number(min=0, help="Iterations; by default a tenth of the run")] = None,
@@ -178,6 +189,7 @@ def train(
                 live_norm=is_live,
                 trainable_layers=(5 if begin is None else 3) if trainable_layers is None else trainable_layers,
                 average_decay=average_decay,
+                norm_images=norm_images,
                 precision=precision.value,
                 min_size=min_size or sizes.get("min_size", 800),
                 max_size=max_size or sizes.get("max_size", 1333),
@@ -187,6 +199,7 @@ def train(
                 rpn_samples=rpn_samples,
                 roi_samples=roi_samples,
                 roi_positive_fraction=roi_positive_fraction,
+                box_loss=box_loss.value,
                 proposals=proposals,
                 detection_proposals=detection_proposals,
                 evaluate_every=max(1, total // 10) if evaluate_every is None else evaluate_every,

@@ -27,7 +27,7 @@ def untrained_detector(categories: Categories, settings: TrainSettings) -> Faste
         # Each block begins as the identity, which lets a fresh body learn faster (Goyal et al. 2017, section 5.1).
         if isinstance(module, Bottleneck) and isinstance(module.bn3, nn.BatchNorm2d):
             nn.init.zeros_(module.bn3.weight)
-    return _prepared(model)
+    return _prepared(model, settings)
 
 
 def detector_from(checkpoint: Checkpoint, categories: Categories, settings: TrainSettings) -> FasterRCNN:
@@ -45,7 +45,7 @@ def detector_from(checkpoint: Checkpoint, categories: Categories, settings: Trai
     )
     if checkpoint.categories.names != categories.names:
         model.roi_heads.box_predictor = FastRCNNPredictor(REPRESENTATION_SIZE, len(categories))
-    return _prepared(model)
+    return _prepared(model, settings)
 
 
 def result_info(begin: CheckpointInfo | None, categories: Categories, settings: TrainSettings) -> CheckpointInfo:
@@ -72,7 +72,8 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
     }
 
 
-def _prepared(model: FasterRCNN) -> FasterRCNN:
+def _prepared(model: FasterRCNN, settings: TrainSettings) -> FasterRCNN:
+    model.roi_heads.box_loss = settings.box_loss
     pool = model.roi_heads.box_roi_pool
     assert isinstance(pool, MultiScaleRoIAlign)
     pool.pin_scales(_PYRAMID_STRIDES)

@@ -1,7 +1,8 @@
 """The four losses (Faster R-CNN paper, Eqn. (1); Fast R-CNN paper, Eqn. (1)).
 
 Both box losses are smooth L1 over deltas, never over coordinates, with the corner at 1/9, and are divided by the
-number of *all* sampled candidates, so that an image with few objects does not weigh each of them more.
+number of *all* sampled candidates, so that an image with few objects does not weigh each of them more. The second may
+be generalized IoU of the decoded boxes instead (Rezatofighi et al. 2019), which is nearer to what AP measures.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
+from model.box_coder import BoxCoder
 from model.boxes import at_least_float32
 from model.training.sampler import BalancedPositiveNegativeSampler
 from model.training.targets import AnchorTargets, RoISamples
 
 SMOOTH_L1_CORNER = 1 / 9
+BOX_LOSSES = ("smooth_l1", "giou")
+_GIOU_WEIGHT = 5.0  # makes it about as large as smooth L1
 
 
 def rpn_losses(
@@ -49,27 +54,32 @@ def rpn_losses(
     }
 
 
-def roi_losses(class_logits: Tensor, deltas: Tensor, samples: RoISamples) -> dict[str, Tensor]:
+def roi_losses(
+    class_logits: Tensor, deltas: Tensor, samples: RoISamples, coder: BoxCoder, box_loss: str = "smooth_l1"
+) -> dict[str, Tensor]:
     """Which class the sampled proposals show, and where exactly.
 
     Args:
         class_logits: `[S, K]` for the S samples of all images.
         deltas: `[S, K, 4]`, one set for each class; only that of the true class is trained.
         samples: the proposals and what should be said of them.
+        coder: decodes the deltas.
+        box_loss: one of `BOX_LOSSES`.
 
     Returns:
         `loss_classifier`: mean cross-entropy over the samples, background included;
-        `loss_box_reg`: smooth L1 over the positive ones, summed, over the number of samples.
+        `loss_box_reg`: the box loss of the positive ones, summed, over the number of samples.
     """
     class_logits, deltas = at_least_float32(class_logits), at_least_float32(deltas)
     positive = torch.where(samples.labels > 0)[0]
-    box_loss = F.smooth_l1_loss(
-        deltas[positive, samples.labels[positive]],
-        samples.deltas[positive],
-        beta=SMOOTH_L1_CORNER,
-        reduction="sum",
-    )
+    found, wanted = deltas[positive, samples.labels[positive]], samples.deltas[positive]
+    if box_loss == "giou":
+        proposals = torch.cat(samples.proposals)[positive]
+        boxes, truth = coder.decode(found, proposals), coder.decode(wanted, proposals)
+        loss = _GIOU_WEIGHT * generalized_box_iou_loss(boxes, truth, reduction="sum")
+    else:
+        loss = F.smooth_l1_loss(found, wanted, beta=SMOOTH_L1_CORNER, reduction="sum")
     return {
         "loss_classifier": F.cross_entropy(class_logits, samples.labels),
-        "loss_box_reg": box_loss / samples.labels.numel(),
+        "loss_box_reg": loss / samples.labels.numel(),
     }

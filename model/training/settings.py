@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model.training.augmentation import Augmentation
+from model.training.losses import BOX_LOSSES
 from model.training.schedule import SCHEDULES
 
 
@@ -24,11 +25,13 @@ class TrainSettings:
         live_norm: batch norm learns; else it is constant. Training from scratch needs it, small batches suffer by it.
         trainable_layers: stages of the body that learn, 0 to 5, counted from its output.
         average_decay: of the moving average that is evaluated and kept as the result; 0 for the weights as they are.
+        norm_images: that live batch norm of the average is measured on before it is evaluated; 0 to average it too.
         precision: "fp32" or "bf16" arithmetic. Boxes and losses are float32 in both.
         min_size, max_size: what images are resized to, in pixels; the result carries them.
         scale_jitter: both are scaled by a factor of 1 +- this, drawn for each batch.
         whole_from: share of the run after which images are no longer cropped.
         rpn_samples, roi_samples: anchors and proposals of an image that enter the losses.
+        box_loss: of the RoI heads, "smooth_l1" or "giou".
         proposals: that the RPN hands on in training.
         detection_proposals: that it hands on when the result detects; fewer are faster where objects are few.
         evaluate_every, save_every: in iterations; 0 for the end only.
@@ -46,6 +49,7 @@ class TrainSettings:
     live_norm: bool = False
     trainable_layers: int = 3
     average_decay: float = 0.998
+    norm_images: int = 200
     precision: str = "bf16"
     min_size: int = 800
     max_size: int = 1333
@@ -55,6 +59,7 @@ class TrainSettings:
     rpn_samples: int = 256
     roi_samples: int = 512
     roi_positive_fraction: float = 0.25
+    box_loss: str = "smooth_l1"
     proposals: int = 2000
     detection_proposals: int = 1000
     evaluate_every: int = 0
@@ -67,6 +72,8 @@ class TrainSettings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+        if self.box_loss not in BOX_LOSSES:
+            raise ValueError(f"box_loss must be one of {', '.join(BOX_LOSSES)}, not {self.box_loss!r}")
         if self.precision not in {"fp32", "bf16"}:
             raise ValueError(f"precision must be fp32 or bf16, not {self.precision!r}")
         if not 0 <= self.scale_jitter < 1:

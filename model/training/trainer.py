@@ -30,6 +30,7 @@ from model.training.data import DetectionData
 from model.training.detector import result_info
 from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.identity import check_agreement, check_same_run, identity
+from model.training.norm import measure_norm
 from model.training.processes import Processes
 from model.training.schedule import rate_factor
 from model.training.settings import TrainSettings
@@ -91,11 +92,12 @@ class Trainer:
         self.settings, self.processes, self.folder = settings, processes, folder
         self.data, self.validation, self.listeners = data, validation, listeners
         self.begin, self.info = begin, info or result_info(None, categories, settings)
+        # Copied before its batch norm may need all processes: only the first one judges.
+        self.judged = copy.deepcopy(model).to(processes.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         if processes.count > 1 and processes.device.type == "cuda":
             model = cast(FasterRCNN, nn.SyncBatchNorm.convert_sync_batchnorm(model))
         self.model: FasterRCNN = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = MovingAverage(self.model, settings.average_decay)
-        self.judged = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.SGD(
             _parameter_groups(self.model, settings), momentum=settings.momentum, fused=True
         )
@@ -170,10 +172,12 @@ class Trainer:
         return values
 
     def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        device = self.processes.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with self._autocast():
             losses: dict[str, Tensor] = self.engine(images, targets)
         return losses
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
     def _augmented(self, loaded: Loaded) -> tuple[list[Tensor], list[Target]]:
         """Draw what happens to this shard, and set the size that the model resizes it to."""
@@ -203,7 +207,7 @@ class Trainer:
     def _judge(self) -> None:
         """Evaluate the averaged weights and keep them if they are the best so far."""
         if self.processes.is_first:
-            self.judged.load_state_dict(self.average.state_dict)
+            self._average_to_judge()
             ap = None
             if self.validation is not None:
                 found = detect_all(self._detect, self.validation)
@@ -211,16 +215,30 @@ class Trainer:
                 ap = metrics.overall.ap or 0.0
             if ap is None or self.best_ap is None or ap >= self.best_ap:
                 self.best_ap = ap
-                save_checkpoint(self.folder / BEST_NAME, self.average.state_dict, self.info)
+                save_checkpoint(self.folder / BEST_NAME, self.judged.state_dict(), self.info)
             if self.validation is not None:
                 for listener in self.listeners:
                     listener.evaluated(self.iteration, metrics, ap == self.best_ap)
         self.processes.wait()
 
+    def _average_to_judge(self) -> None:
+        """The averaged weights, with batch norm of their own, into the model that detects."""
+        settings = self.settings
+        self.judged.load_state_dict(self.average.state_dict)
+        if settings.live_norm and settings.norm_images > 0:
+            with self._autocast():
+                measure_norm(
+                    self.judged,
+                    self.data,
+                    images=settings.norm_images,
+                    batch_size=settings.batch_size // (self.processes.count * settings.accumulate),
+                    seed=settings.seed,
+                )
+
     def _detect(self, images: list[Tensor]) -> list[Detection]:
         """What the averaged weights find, in the run's precision."""
         device = self.processes.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with self._autocast():
             found: list[Detection] = self.judged.detect([image.to(device).float() / 255 for image in images])
         return found
 

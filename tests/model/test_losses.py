@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from model.training.losses import roi_losses, rpn_losses
+from model.box_coder import BoxCoder
+from model.training.losses import BOX_LOSSES, roi_losses, rpn_losses
 from model.training.sampler import BalancedPositiveNegativeSampler
 from model.training.targets import AnchorTargets, RoISamples
 
+CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 DRAW_ALL = BalancedPositiveNegativeSampler(100, 1.0)
 
 
@@ -54,14 +56,36 @@ def test_roi_losses_by_hand():
         labels=torch.tensor([2, 0]),
         deltas=torch.tensor([[0.1, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]),
     )
-    losses = roi_losses(class_logits, deltas, samples)
+    losses = roi_losses(class_logits, deltas, samples, CODER)
     assert losses.keys() == {"loss_classifier", "loss_box_reg"}
     classifier = (cross_entropy([1, 0, 2], 2) + cross_entropy([0.5, 0.25, 0], 0)) / 2
     assert losses["loss_classifier"].item() == pytest.approx(classifier)
     assert losses["loss_box_reg"].item() == pytest.approx((smooth_l1(0.1) + smooth_l1(0.5)) / 2)
 
 
+def test_giou_loss_by_hand():
+    """Proposals 10 x 10; the truth of the first lies 5 px to the right, of the second 20 px, beyond a gap of 10."""
+    proposals = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 4.0, 4.0]])
+    truth = torch.tensor([[5.0, 0.0, 15.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 0.0, 4.0, 4.0]])
+    samples = RoISamples([proposals], torch.tensor([1, 1, 0]), CODER.encode(truth, proposals))
+    deltas = torch.zeros(3, 2, 4, requires_grad=True)
+    loss = roi_losses(torch.zeros(3, 2), deltas, samples, CODER, "giou")["loss_box_reg"]
+    # 1 - intersection / union + share of the enclosing box that is in neither; 5 is the weight, 3 are the samples.
+    assert loss.item() == pytest.approx(5 * ((1 - 50 / 150) + (1 + 100 / 300)) / 3)
+    loss.backward()
+    assert deltas.grad is not None
+    assert (deltas.grad[:2, 1, 0] < 0).all()  # both boxes are drawn to the right,
+    assert deltas.grad[2].count_nonzero() == deltas.grad[:, 0].count_nonzero() == 0  # and no others anywhere
+
+
+def test_giou_loss_is_zero_without_positives():
+    samples = RoISamples([torch.tensor([[0.0, 0.0, 10.0, 10.0]])], torch.tensor([0]), torch.zeros(1, 4))
+    assert roi_losses(torch.zeros(1, 2), torch.ones(1, 2, 4), samples, CODER, "giou")["loss_box_reg"] == 0
+
+
 def test_losses_of_half_precision_are_float32():
     samples = RoISamples([torch.zeros(1, 4)], torch.tensor([1]), torch.zeros(1, 4))
-    losses = roi_losses(torch.zeros(1, 2, dtype=torch.bfloat16), torch.zeros(1, 2, 4, dtype=torch.bfloat16), samples)
-    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    logits, deltas = torch.zeros(1, 2, dtype=torch.bfloat16), torch.zeros(1, 2, 4, dtype=torch.bfloat16)
+    for box_loss in BOX_LOSSES:
+        losses = roi_losses(logits, deltas, samples, CODER, box_loss)
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}

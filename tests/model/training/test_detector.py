@@ -4,11 +4,14 @@ from dataclasses import replace
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from model.build import random_checkpoint
 from model.categories import Categories
 from model.resnet import FrozenBatchNorm2d
+from model.structures import Target
 from model.training.detector import detector_from, result_info
+from model.training.losses import BOX_LOSSES
 from model.weights import CheckpointInfo
 
 CLASSES = Categories.of_objects(["gear"])
@@ -34,3 +37,19 @@ def test_live_norm_learns_from_weights_without_an_epsilon(tiny: ModuleType) -> N
 
     frozen = detector_from(checkpoint, CLASSES, tiny.tiny_settings(1))
     assert {norm.eps for norm in frozen.modules() if isinstance(norm, FrozenBatchNorm2d)} == {0.0}
+
+
+def test_the_box_loss_is_the_one_asked_for(tiny: ModuleType) -> None:
+    """With the same weights, pictures and samples, the other losses are the same."""
+    losses: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, Tensor] | None = None
+    target = Target(boxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]), labels=torch.tensor([1]))
+    for box_loss in BOX_LOSSES:
+        model = detector_from(random_checkpoint(), CLASSES, tiny.tiny_settings(1, box_loss=box_loss))
+        weights = weights or model.state_dict()  # the last layer is drawn anew for other classes
+        model.load_state_dict(weights)
+        torch.manual_seed(0)
+        losses[box_loss] = model.losses([torch.full((3, 64, 64), 0.5)], [target])
+    smooth_l1, giou = losses["smooth_l1"], losses["giou"]
+    assert 0 < giou["loss_box_reg"] != smooth_l1["loss_box_reg"]
+    assert all(smooth_l1[name].equal(giou[name]) for name in smooth_l1 if name != "loss_box_reg")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from model.training.augmentation import Augmentation
+from model.training.batches import batches
 from model.training.data import DataError
 from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.processes import Processes
@@ -137,6 +139,32 @@ def test_training_learns(tiny: ModuleType, tmp_path: Path) -> None:
     assert (_measure(run, unseen).overall.ap50 or 0) < 0.05
     run.run()
     assert (_measure(run, unseen).overall.ap50 or 0) > 0.4
+
+
+@pytest.mark.parametrize("norm_images", [0, 8])
+def test_batch_norm_of_the_average_is_measured_under_the_average(
+    tiny: ModuleType, tmp_path: Path, norm_images: int
+) -> None:
+    settings = tiny.tiny_settings(3, live_norm=True, norm_images=norm_images)
+    run = trainer(tiny, tmp_path, settings)
+    run.run()
+    average = run.average.state_dict
+    means, variances = [], []
+    for batch in itertools.islice(batches([SIZE_HW] * len(run.data), settings.batch_size, settings.seed), 2):
+        tensors = run.judged.transform([run.data[index][0].float() / 255 for index in batch]).tensors
+        variance, mean = torch.var_mean(
+            torch.nn.functional.conv2d(tensors, average["backbone.blocks.0.0.weight"], stride=2, padding=1), (0, 2, 3)
+        )
+        means.append(mean)
+        variances.append(variance)
+    measured = {"running_mean": torch.stack(means).mean(0), "running_var": torch.stack(variances).mean(0)}
+    averaged = {name: average[f"backbone.blocks.0.1.{name}"] for name in measured}
+    kept = read_checkpoint(tmp_path / BEST_NAME).state_dict
+    for name, wanted in (measured if norm_images else averaged).items():
+        torch.testing.assert_close(kept[f"backbone.blocks.0.1.{name}"], wanted)
+        assert not torch.allclose(measured[name], averaged[name], rtol=1e-3)
+    assert kept["backbone.blocks.0.0.weight"].equal(average["backbone.blocks.0.0.weight"])
+    assert not run.judged.backbone.training
 
 
 def test_the_best_weights_carry_names_and_sizes(tiny: ModuleType, tmp_path: Path) -> None:
