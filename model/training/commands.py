@@ -110,7 +110,8 @@ def train(
     ] = None,
     average_decay: Annotated[float, _number(min=0.0, max=1.0, help="Of the weights' moving average")] = 0.998,
     norm_images: Annotated[
-        int, _number(min=0, help="Measure live batch norm of the average on so many; 0: average it too")
+        int,
+        _number(min=0, help="Training images to measure live batch norm of the average on; 0: average it"),
     ] = 200,
     precision: Annotated[TrainPrecision, typer.Option(help="Of the network's arithmetic")] = TrainPrecision.bf16,
     min_size: Annotated[int | None, _number(min=32, help="Shorter side, px; by default the weights', or 800")] = None,
@@ -126,7 +127,7 @@ def train(
         float, _number(min=0.0, max=1.0, help="Most of them that may lie on an object, as a share")
     ] = 0.25,
     box_loss: Annotated[
-        BoxLoss, typer.Option(help="Of where objects are; giou is nearer to what AP measures")
+        BoxLoss, typer.Option(help="Of the final boxes; giou is nearer to what AP measures")
     ] = BoxLoss.smooth_l1,
     proposals: Annotated[int, _number(min=1, help="That the RPN hands on in training")] = 2000,
     detection_proposals: Annotated[int, _number(min=1, help="That it hands on when the result detects")] = 1000,

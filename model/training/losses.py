@@ -1,8 +1,8 @@
 """The four losses (Faster R-CNN paper, Eqn. (1); Fast R-CNN paper, Eqn. (1)).
 
-Both box losses are smooth L1 over deltas, never over coordinates, with the corner at 1/9, and are divided by the
-number of *all* sampled candidates, so that an image with few objects does not weigh each of them more. The second may
-be generalized IoU of the decoded boxes instead (Rezatofighi et al. 2019), which is nearer to what AP measures.
+Both box losses are smooth L1 over deltas with the corner at 1/9, divided by the number of *all* sampled candidates, so
+that an image with few objects does not weigh each of them more. That of the RoI heads may be one minus the generalized
+IoU of the decoded boxes instead (Rezatofighi et al. 2019), which is nearer to what AP measures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model.training.targets import AnchorTargets, RoISamples
 
 SMOOTH_L1_CORNER = 1 / 9
 BOX_LOSSES = ("smooth_l1", "giou")
-_GIOU_WEIGHT = 5.0  # makes it about as large as smooth L1
+_GIOU_WEIGHT = 5.0  # about as large as smooth L1 where boxes are nearly right
 
 
 def rpn_losses(
@@ -69,13 +69,19 @@ def roi_losses(
     Returns:
         `loss_classifier`: mean cross-entropy over the samples, background included;
         `loss_box_reg`: the box loss of the positive ones, summed, over the number of samples.
+
+    Raises:
+        ValueError: there is no such box loss.
     """
     class_logits, deltas = at_least_float32(class_logits), at_least_float32(deltas)
     positive = torch.where(samples.labels > 0)[0]
     found, wanted = deltas[positive, samples.labels[positive]], samples.deltas[positive]
+    if box_loss not in BOX_LOSSES:
+        raise ValueError(f"box_loss must be one of {', '.join(BOX_LOSSES)}, not {box_loss!r}")
     if box_loss == "giou":
         proposals = torch.cat(samples.proposals)[positive]
         boxes, truth = coder.decode(found, proposals), coder.decode(wanted, proposals)
+        # Its gradient towards other sides vanishes where `decode` bounds them, which smooth L1's does not.
         loss = _GIOU_WEIGHT * generalized_box_iou_loss(boxes, truth, reduction="sum")
     else:
         loss = F.smooth_l1_loss(found, wanted, beta=SMOOTH_L1_CORNER, reduction="sum")

@@ -23,19 +23,21 @@ from model.training.data import DetectionData
 
 @torch.no_grad()
 def measure_norm(model: FasterRCNN, data: DetectionData, *, images: int, batch_size: int, seed: int) -> None:
-    """Set the means and variances of the live batch norm in a model's backbone, in place, to those of `images` images.
+    """Set the means and variances of a model's live batch norm, in place, to those of images resized as in detection.
 
-    They are resized as in detection and changed in no other way. Where all batch norm is frozen nothing happens.
+    Where all batch norm is frozen nothing happens.
 
     Args:
+        images: how many of the data, to the next whole batch; at most about all of them.
         batch_size: images that a variance is taken over; that of training.
         seed: decides which images.
     """
     device = next(model.parameters()).device
+    sizes = [data.size_hw(index) for index in range(len(data))]
+    count = math.ceil(min(images, len(data)) / batch_size)
 
     def inputs() -> Iterator[Tensor]:
-        sizes = [data.size_hw(index) for index in range(len(data))]
-        for batch in itertools.islice(batches(sizes, batch_size, seed), math.ceil(images / batch_size)):
+        for batch in itertools.islice(batches(sizes, batch_size, seed), count):
             resized: ImageBatch = model.transform([data[index][0].to(device).float() / 255 for index in batch])
             yield resized.tensors
 

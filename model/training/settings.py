@@ -25,7 +25,8 @@ class TrainSettings:
         live_norm: batch norm learns; else it is constant. Training from scratch needs it, small batches suffer by it.
         trainable_layers: stages of the body that learn, 0 to 5, counted from its output.
         average_decay: of the moving average that is evaluated and kept as the result; 0 for the weights as they are.
-        norm_images: that live batch norm of the average is measured on before it is evaluated; 0 to average it too.
+        norm_images: of the training data, that live batch norm of the average is measured on before it is evaluated; 0
+            averages it like the weights.
         precision: "fp32" or "bf16" arithmetic. Boxes and losses are float32 in both.
         min_size, max_size: what images are resized to, in pixels; the result carries them.
         scale_jitter: both are scaled by a factor of 1 +- this, drawn for each batch.

@@ -225,13 +225,15 @@ class Trainer:
         """The averaged weights, with batch norm of their own, into the model that detects."""
         settings = self.settings
         self.judged.load_state_dict(self.average.state_dict)
-        if settings.live_norm and settings.norm_images > 0:
+        if settings.norm_images > 0:
+            # Batch norm sees the images of all processes together on GPUs only.
+            apart = 1 if self.processes.device.type == "cuda" else self.processes.count
             with self._autocast():
                 measure_norm(
                     self.judged,
                     self.data,
                     images=settings.norm_images,
-                    batch_size=settings.batch_size // (self.processes.count * settings.accumulate),
+                    batch_size=settings.batch_size // (apart * settings.accumulate),
                     seed=settings.seed,
                 )
 

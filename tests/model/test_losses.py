@@ -80,7 +80,16 @@ def test_giou_loss_by_hand():
 
 def test_giou_loss_is_zero_without_positives():
     samples = RoISamples([torch.tensor([[0.0, 0.0, 10.0, 10.0]])], torch.tensor([0]), torch.zeros(1, 4))
-    assert roi_losses(torch.zeros(1, 2), torch.ones(1, 2, 4), samples, CODER, "giou")["loss_box_reg"] == 0
+    deltas = torch.ones(1, 2, 4, requires_grad=True)
+    loss = roi_losses(torch.zeros(1, 2), deltas, samples, CODER, "giou")["loss_box_reg"]
+    loss.backward()
+    assert loss == deltas.grad.count_nonzero() == 0
+
+
+def test_another_box_loss_is_refused():
+    samples = RoISamples([torch.zeros(1, 4)], torch.tensor([1]), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="one of smooth_l1, giou, not 'GIoU'"):
+        roi_losses(torch.zeros(1, 2), torch.zeros(1, 2, 4), samples, CODER, "GIoU")
 
 
 def test_losses_of_half_precision_are_float32():
