@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NormLayer = Callable[[int], nn.Module]
@@ -37,10 +38,13 @@ class FrozenBatchNorm2d(nn.Module):
         nn.Module.register_load_state_dict_pre_hook(self, _drop_batch_counter)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype:
+            # Under autocast, as live batch norm: float32 inside, and the input's kind outside; one operation.
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        # Else by torchvision's operations, so that a detector equals its own to the last bit.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        # As live batch norm: float32 inside, and the input's kind outside, which autocast would else widen for good.
-        return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return x * scale[:, None, None] + shift[:, None, None]
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"

@@ -110,3 +110,15 @@ def test_frozen_norm_keeps_the_kind_of_its_input_under_autocast():
         y = nn.Conv2d(3, 6, 3)(x)
         assert FrozenBatchNorm2d(6)(y).dtype == nn.BatchNorm2d(6)(y).dtype == torch.bfloat16
     assert FrozenBatchNorm2d(3)(x).dtype == torch.float32
+
+
+def test_frozen_norm_rounds_once_in_bf16_and_its_gradient_is_its_scale():
+    torch.manual_seed(0)
+    norm = FrozenBatchNorm2d(6)
+    norm.load_state_dict({key: torch.rand(6) + 0.5 for key in norm.state_dict()})
+    x = torch.randn(2, 6, 5, 4, dtype=torch.bfloat16, requires_grad=True)
+    y = norm(x)
+    torch.testing.assert_close(y.double(), norm.double()(x.detach().double()), rtol=2**-8, atol=2**-14)
+    y.backward(torch.ones_like(y))
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(x.grad.double(), scale[:, None, None].expand_as(x), rtol=2**-8, atol=0)
