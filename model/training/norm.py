@@ -28,7 +28,7 @@ def measure_norm(model: FasterRCNN, data: DetectionData, *, images: int, batch_s
     Where all batch norm is frozen nothing happens.
 
     Args:
-        images: how many of the data, to the next whole batch; at most about all of them.
+        images: how many, or all where there are fewer; rounded up to whole batches.
         batch_size: images that a variance is taken over; that of training.
         seed: decides which images.
     """
