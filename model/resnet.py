@@ -16,6 +16,25 @@ from torch import Tensor, nn
 NormLayer = Callable[[int], nn.Module]
 
 
+class _NarrowNorm(torch.autograd.Function):
+    """Frozen batch norm of bf16 or fp16, as under autocast: float32 inside, and the input's kind outside.
+
+    In one pass over the input, which the gradient does not need again: it is the gradient of the output, scaled.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(weight, var)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, var = ctx.saved_tensors
+        zeros = torch.zeros_like(var)
+        return F.batch_norm(gradient, zeros, var, weight, zeros, eps=ctx.eps), None, None, None, None, None
+
+
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and affine parameters are constants: y = x * scale + shift per channel.
 
@@ -38,10 +57,10 @@ class FrozenBatchNorm2d(nn.Module):
         nn.Module.register_load_state_dict_pre_hook(self, _drop_batch_counter)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != self.weight.dtype:
-            # Under autocast, as live batch norm: float32 inside, and the input's kind outside; one operation.
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # Else by torchvision's operations, so that a detector equals its own to the last bit.
+        if x.dtype in {torch.bfloat16, torch.float16} and self.weight.dtype == torch.float32:
+            narrow: Tensor = _NarrowNorm.apply(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+            return narrow
+        # By torchvision's operations, so that a detector equals its own to the last bit.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale[:, None, None] + shift[:, None, None]

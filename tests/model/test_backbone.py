@@ -112,13 +112,26 @@ def test_frozen_norm_keeps_the_kind_of_its_input_under_autocast():
     assert FrozenBatchNorm2d(3)(x).dtype == torch.float32
 
 
-def test_frozen_norm_rounds_once_in_bf16_and_its_gradient_is_its_scale():
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_frozen_norm_of_narrow_pixels_rounds_once_there_and_back(dtype, eps):
     torch.manual_seed(0)
-    norm = FrozenBatchNorm2d(6)
+    norm = FrozenBatchNorm2d(6, eps)
     norm.load_state_dict({key: torch.rand(6) + 0.5 for key in norm.state_dict()})
-    x = torch.randn(2, 6, 5, 4, dtype=torch.bfloat16, requires_grad=True)
+    x = torch.randn(2, 6, 5, 4).to(dtype, memory_format=torch.channels_last).requires_grad_()
     y = norm(x)
-    torch.testing.assert_close(y.double(), norm.double()(x.detach().double()), rtol=2**-8, atol=2**-14)
-    y.backward(torch.ones_like(y))
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    torch.testing.assert_close(x.grad.double(), scale[:, None, None].expand_as(x), rtol=2**-8, atol=0)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn_like(y)
+    y.backward(gradient)
+    assert y.dtype == x.grad.dtype == dtype
+    exact = x.detach().double().requires_grad_()
+    expected = norm.double()(exact)
+    expected.backward(gradient.double())
+    half_a_place = torch.finfo(dtype).eps / 2
+    torch.testing.assert_close(y.double(), expected, rtol=1.01 * half_a_place, atol=1e-6)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1.01 * half_a_place, atol=1e-6)
+
+
+def test_frozen_norm_takes_wider_pixels_than_its_own():
+    assert FrozenBatchNorm2d(3)(torch.rand(1, 3, 2, 2, dtype=torch.float64)).dtype == torch.float64
+    assert FrozenBatchNorm2d(3).bfloat16()(torch.rand(1, 3, 2, 2)).dtype == torch.float32
