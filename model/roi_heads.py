@@ -72,6 +72,7 @@ class RoIHeads(nn.Module):
 
     Attributes:
         box_loss: "smooth_l1", as torchvision's, or "giou"; see `roi_losses`.
+        class_weights: K factors on the losses, or None as in torchvision; see `roi_losses`.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class RoIHeads(nn.Module):
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
         self.box_loss = "smooth_l1"
+        self.class_weights: Sequence[float] | None = None
 
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sequence[SizeHW]
@@ -124,7 +126,14 @@ class RoIHeads(nn.Module):
             coder=self.box_coder,
         )
         class_logits, deltas = self.predict(features, samples.proposals, image_shapes)
-        return roi_losses(class_logits, deltas, samples, self.box_coder, self.box_loss)
+        return roi_losses(
+            class_logits,
+            deltas,
+            samples,
+            self.box_coder,
+            box_loss=self.box_loss,
+            class_weights=self.class_weights,
+        )
 
     def predict(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sequence[SizeHW]

@@ -129,6 +129,9 @@ def train(
     box_loss: Annotated[
         BoxLoss, typer.Option(help="Of the final boxes; giou is nearer to what AP measures")
     ] = BoxLoss.smooth_l1,
+    class_balance: Annotated[
+        float, _number(min=0.0, max=1.0, help="Rare classes weigh more; with 1 each as much as any other")
+    ] = 0.0,
     proposals: Annotated[int, _number(min=1, help="That the RPN hands on in training")] = 2000,
     detection_proposals: Annotated[int, _number(min=1, help="That it hands on when the result detects")] = 1000,
     evaluate_every: Annotated[int | None, _number(min=0, help="Iterations; by default a tenth of the run")] = None,
@@ -201,6 +204,7 @@ def train(
                 roi_samples=roi_samples,
                 roi_positive_fraction=roi_positive_fraction,
                 box_loss=box_loss.value,
+                class_balance=class_balance,
                 proposals=proposals,
                 detection_proposals=detection_proposals,
                 evaluate_every=max(1, total // 10) if evaluate_every is None else evaluate_every,

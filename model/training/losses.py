@@ -55,7 +55,13 @@ def rpn_losses(
 
 
 def roi_losses(
-    class_logits: Tensor, deltas: Tensor, samples: RoISamples, coder: BoxCoder, box_loss: str = "smooth_l1"
+    class_logits: Tensor,
+    deltas: Tensor,
+    samples: RoISamples,
+    coder: BoxCoder,
+    *,
+    box_loss: str = "smooth_l1",
+    class_weights: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
     """Which class the sampled proposals show, and where exactly.
 
@@ -65,6 +71,7 @@ def roi_losses(
         samples: the proposals and what should be said of them.
         coder: decodes the deltas.
         box_loss: one of `BOX_LOSSES`.
+        class_weights: K factors on both losses of a sample, by the class it truly shows; by default 1.
 
     Returns:
         `loss_classifier`: mean cross-entropy over the samples, background included;
@@ -76,16 +83,33 @@ def roi_losses(
     class_logits, deltas = at_least_float32(class_logits), at_least_float32(deltas)
     positive = torch.where(samples.labels > 0)[0]
     found, wanted = deltas[positive, samples.labels[positive]], samples.deltas[positive]
-    if box_loss not in BOX_LOSSES:
-        raise ValueError(f"box_loss must be one of {', '.join(BOX_LOSSES)}, not {box_loss!r}")
-    if box_loss == "giou":
+    if box_loss == "smooth_l1":
+        of_boxes = F.smooth_l1_loss(found, wanted, beta=SMOOTH_L1_CORNER, reduction="none").sum(1)
+    elif box_loss == "giou":
         proposals = torch.cat(samples.proposals)[positive]
         boxes, truth = coder.decode(found, proposals), coder.decode(wanted, proposals)
         # Its gradient towards other sides vanishes where `decode` bounds them, which smooth L1's does not.
-        loss = _GIOU_WEIGHT * generalized_box_iou_loss(boxes, truth, reduction="sum")
+        of_boxes = _GIOU_WEIGHT * generalized_box_iou_loss(boxes, truth)
     else:
-        loss = F.smooth_l1_loss(found, wanted, beta=SMOOTH_L1_CORNER, reduction="sum")
-    return {
-        "loss_classifier": F.cross_entropy(class_logits, samples.labels),
-        "loss_box_reg": loss / samples.labels.numel(),
-    }
+        raise ValueError(f"box_loss must be one of {', '.join(BOX_LOSSES)}, not {box_loss!r}")
+    of_classes = F.cross_entropy(class_logits, samples.labels, reduction="none")
+    if class_weights is not None:
+        weights = class_logits.new_tensor(class_weights)[samples.labels]
+        of_classes, of_boxes = of_classes * weights, of_boxes * weights[positive]
+    return {"loss_classifier": of_classes.mean(), "loss_box_reg": of_boxes.sum() / samples.labels.numel()}
+
+
+def class_weights(labels: Tensor, num_classes: int, balance: float) -> tuple[float, ...]:
+    """Factors for `roi_losses` that let rare classes weigh more.
+
+    A class has its share of the boxes to the power of `-balance`, scaled so that the mean over the boxes is 1: with 0
+    all boxes weigh alike, with 1 the sums of all classes do.
+
+    Args:
+        labels: `[G]`, of all boxes of the data.
+        num_classes: with the background, which has 1, as has a class without boxes.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    weights = counts.clamp(min=1) ** -balance
+    weights *= counts.sum() / (counts * weights).sum()
+    return tuple(torch.where(counts > 0, weights, 1.0).tolist())

@@ -33,6 +33,8 @@ class TrainSettings:
         whole_from: share of the run after which images are no longer cropped.
         rpn_samples, roi_samples: anchors and proposals of an image that enter the losses.
         box_loss: of the RoI heads, "smooth_l1" or "giou".
+        class_balance: how much more the boxes of rare classes weigh in the losses of the RoI heads, from 0 to 1; see
+            `losses.class_weights`.
         proposals: that the RPN hands on in training.
         detection_proposals: that it hands on when the result detects; fewer are faster where objects are few.
         evaluate_every, save_every: in iterations; 0 for the end only.
@@ -61,6 +63,7 @@ class TrainSettings:
     roi_samples: int = 512
     roi_positive_fraction: float = 0.25
     box_loss: str = "smooth_l1"
+    class_balance: float = 0.0
     proposals: int = 2000
     detection_proposals: int = 1000
     evaluate_every: int = 0
@@ -75,6 +78,8 @@ class TrainSettings:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
         if self.box_loss not in BOX_LOSSES:
             raise ValueError(f"box_loss must be one of {', '.join(BOX_LOSSES)}, not {self.box_loss!r}")
+        if not 0 <= self.class_balance <= 1:
+            raise ValueError(f"class_balance must be from 0 to 1, not {self.class_balance}")
         if self.precision not in {"fp32", "bf16"}:
             raise ValueError(f"precision must be fp32 or bf16, not {self.precision!r}")
         if not 0 <= self.scale_jitter < 1:

@@ -30,6 +30,7 @@ from model.training.data import DetectionData
 from model.training.detector import result_info
 from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.identity import check_agreement, check_same_run, identity
+from model.training.losses import class_weights
 from model.training.norm import measure_norm
 from model.training.processes import Processes
 from model.training.schedule import rate_factor
@@ -92,6 +93,9 @@ class Trainer:
         self.settings, self.processes, self.folder = settings, processes, folder
         self.data, self.validation, self.listeners = data, validation, listeners
         self.begin, self.info = begin, info or result_info(None, categories, settings)
+        if settings.class_balance > 0:
+            labels = torch.cat([data.target(index)["labels"] for index in range(len(data))])
+            model.roi_heads.class_weights = class_weights(labels, len(categories), settings.class_balance)
         # Copied before its batch norm may need all processes: only the first one judges.
         self.judged = copy.deepcopy(model).to(processes.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         if processes.count > 1 and processes.device.type == "cuda":

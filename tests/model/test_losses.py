@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.box_coder import BoxCoder
-from model.training.losses import BOX_LOSSES, roi_losses, rpn_losses
+from model.training.losses import BOX_LOSSES, class_weights, roi_losses, rpn_losses
 from model.training.sampler import BalancedPositiveNegativeSampler
 from model.training.targets import AnchorTargets, RoISamples
 
@@ -69,7 +69,7 @@ def test_giou_loss_by_hand():
     truth = torch.tensor([[5.0, 0.0, 15.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 0.0, 4.0, 4.0]])
     samples = RoISamples([proposals], torch.tensor([1, 1, 0]), CODER.encode(truth, proposals))
     deltas = torch.zeros(3, 2, 4, requires_grad=True)
-    loss = roi_losses(torch.zeros(3, 2), deltas, samples, CODER, "giou")["loss_box_reg"]
+    loss = roi_losses(torch.zeros(3, 2), deltas, samples, CODER, box_loss="giou")["loss_box_reg"]
     # 1 - intersection / union + share of the enclosing box that is in neither; 5 is the weight, 3 are the samples.
     assert loss.item() == pytest.approx(5 * ((1 - 50 / 150) + (1 + 100 / 300)) / 3)
     loss.backward()
@@ -81,7 +81,7 @@ def test_giou_loss_by_hand():
 def test_giou_loss_is_zero_without_positives():
     samples = RoISamples([torch.tensor([[0.0, 0.0, 10.0, 10.0]])], torch.tensor([0]), torch.zeros(1, 4))
     deltas = torch.ones(1, 2, 4, requires_grad=True)
-    loss = roi_losses(torch.zeros(1, 2), deltas, samples, CODER, "giou")["loss_box_reg"]
+    loss = roi_losses(torch.zeros(1, 2), deltas, samples, CODER, box_loss="giou")["loss_box_reg"]
     loss.backward()
     assert loss == deltas.grad.count_nonzero() == 0
 
@@ -89,12 +89,47 @@ def test_giou_loss_is_zero_without_positives():
 def test_another_box_loss_is_refused():
     samples = RoISamples([torch.zeros(1, 4)], torch.tensor([1]), torch.zeros(1, 4))
     with pytest.raises(ValueError, match="one of smooth_l1, giou, not 'GIoU'"):
-        roi_losses(torch.zeros(1, 2), torch.zeros(1, 2, 4), samples, CODER, "GIoU")
+        roi_losses(torch.zeros(1, 2), torch.zeros(1, 2, 4), samples, CODER, box_loss="GIoU")
 
 
 def test_losses_of_half_precision_are_float32():
     samples = RoISamples([torch.zeros(1, 4)], torch.tensor([1]), torch.zeros(1, 4))
     logits, deltas = torch.zeros(1, 2, dtype=torch.bfloat16), torch.zeros(1, 2, 4, dtype=torch.bfloat16)
     for box_loss in BOX_LOSSES:
-        losses = roi_losses(logits, deltas, samples, CODER, box_loss)
+        losses = roi_losses(logits, deltas, samples, CODER, box_loss=box_loss)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
+def test_class_weights_scale_both_losses_of_a_sample(box_loss):
+    proposals = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
+    samples = RoISamples([proposals], torch.tensor([0, 1, 2]), torch.tensor([[9.0] * 4, [2.0] * 4, [0.5] * 4]))
+    logits, deltas = torch.tensor([[0.0, 1.0, 2.0]]).repeat(3, 1), torch.zeros(3, 3, 4)
+
+    def box_losses(*class_weights):
+        losses = roi_losses(logits, deltas, samples, CODER, box_loss=box_loss, class_weights=class_weights)
+        return losses["loss_box_reg"].item()
+
+    of_first, of_second = box_losses(1, 1, 0), box_losses(1, 0, 1)
+    assert of_first > of_second > 0
+    assert box_losses(7, 0.5, 4) == pytest.approx(0.5 * of_first + 4 * of_second)
+    if box_loss == "smooth_l1":
+        assert of_first == pytest.approx(4 * smooth_l1(2) / 3)  # over all samples, whatever they weigh
+
+    losses = roi_losses(logits, deltas, samples, CODER, box_loss=box_loss, class_weights=(7, 0.5, 4))
+    of_classes = [weight * cross_entropy([0, 1, 2], label) for label, weight in enumerate((7, 0.5, 4))]
+    assert losses["loss_classifier"].item() == pytest.approx(sum(of_classes) / 3)
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        (0.0, (1, 1, 1, 1, 1)),
+        (0.5, (1, *(one / (12 * 1 + 3 * 2 + 12**0.5) * 16 for one in (1, 2, 12**0.5)), 1)),
+        (1.0, (1, 16 / 36, 16 / 9, 16 / 3, 1)),  # 12 x 16/36 = 3 x 16/9 = 1 x 16/3: each class weighs a third of 16
+    ],
+)
+def test_rare_classes_weigh_more(balance, expected):
+    """12 boxes of class 1, 3 of class 2, 1 of class 3 and none of class 4."""
+    labels = torch.tensor([1] * 12 + [2, 3, 2, 2])
+    assert class_weights(labels, 5, balance) == pytest.approx(expected)

@@ -148,9 +148,10 @@ def test_live_norm_goes_on_from_weights_with_their_own_arguments(
     refused = run(*words, "--validation-split", "none", "--iterations", 3, "--resume")
     assert refused.exit_code == 1
     assert "learning_rate 0.0001 -> 0.0025" in refused.stderr
-    others = ("--learning-rate", 1e-4, "--norm-images", 0, "--box-loss", "giou")
+    others = ("--learning-rate", 1e-4, "--norm-images", 0, "--box-loss", "giou", "--class-balance", 0.5)
     refused = run(*words, "--validation-split", "none", "--resume", *others)
-    assert "settings: norm_images 200 -> 0; box_loss smooth_l1 -> giou. " in refused.stderr.replace("\n", " ")
+    changed = "settings: norm_images 200 -> 0; box_loss smooth_l1 -> giou; class_balance 0.0 -> 0.5. "
+    assert changed in refused.stderr.replace("\n", " ")
 
 
 def test_validation_may_be_other_data_and_is_the_same_for_every_seed(

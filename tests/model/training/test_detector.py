@@ -53,3 +53,19 @@ def test_the_box_loss_is_the_one_asked_for(tiny: ModuleType) -> None:
     smooth_l1, giou = losses["smooth_l1"], losses["giou"]
     assert 0 < giou["loss_box_reg"] != smooth_l1["loss_box_reg"]
     assert all(smooth_l1[name].equal(giou[name]) for name in smooth_l1 if name != "loss_box_reg")
+
+
+def test_the_class_weights_reach_the_losses(tiny: ModuleType) -> None:
+    """They are those of the RoI heads alone. Whatever is positive here shows class 1."""
+    model = detector_from(random_checkpoint(), CLASSES, tiny.tiny_settings(1))
+    target = Target(boxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]), labels=torch.tensor([1]))
+    losses: list[dict[str, Tensor]] = []
+    for weights in (None, (1.0, 3.0)):
+        model.roi_heads.class_weights = weights
+        torch.manual_seed(0)
+        losses.append(model.losses([torch.full((3, 64, 64), 0.5)], [target]))
+    plain, weighted = losses
+    assert all(plain[name].equal(weighted[name]) for name in ("loss_objectness", "loss_rpn_box_reg"))
+    torch.testing.assert_close(weighted["loss_box_reg"], 3 * plain["loss_box_reg"])
+    assert plain["loss_box_reg"] > 0
+    assert weighted["loss_classifier"] > plain["loss_classifier"]

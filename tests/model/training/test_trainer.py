@@ -174,6 +174,28 @@ def test_else_batch_norm_is_that_of_the_average(tiny: ModuleType, tmp_path: Path
         assert tensor.equal(run.average.state_dict[key]), key
 
 
+def test_the_data_decide_what_rare_classes_weigh(tiny: ModuleType, tmp_path: Path) -> None:
+    data = SyntheticData("train", count=10, size_hw=SIZE_HW)
+    labels = torch.cat([data.target(index)["labels"] for index in range(10)])
+    plain = trainer(tiny, tmp_path / "plain", tiny.tiny_settings(1))
+    assert plain.model.roi_heads.class_weights is None
+    balanced = trainer(tiny, tmp_path / "balanced", tiny.tiny_settings(1, class_balance=1.0))
+    background, *weights = balanced.model.roi_heads.class_weights
+    assert background == 1
+    sums = [float((labels == label).sum()) * weight for label, weight in enumerate(weights, 1)]
+    assert sums == pytest.approx([len(labels) / 3] * 3)
+    plain.run()
+    balanced.run()
+    losses, others = (logged(tmp_path / name)[0] for name in ("plain", "balanced"))
+    assert {name for name in LOSSES if losses[name] != others[name]} == {"loss_classifier", "loss_box_reg"}
+
+
+@pytest.mark.parametrize("balance", [-0.1, 1.1, float("nan")])
+def test_a_balance_beyond_alike_is_refused(balance: float) -> None:
+    with pytest.raises(ValueError, match="class_balance must be from 0 to 1, not"):
+        TrainSettings(iterations=1, class_balance=balance)
+
+
 def test_the_best_weights_carry_names_and_sizes(tiny: ModuleType, tmp_path: Path) -> None:
     settings = tiny.tiny_settings(2, evaluate_every=1)
     told: list[tuple[int, bool]] = []
