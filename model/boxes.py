@@ -19,14 +19,40 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Intersection over union of every pair; `[M, 4]` and `[N, 4]` to `[M, N]`."""
-    boxes1, boxes2 = at_least_float32(boxes1), at_least_float32(boxes2)
-    top_left = torch.maximum(boxes1[:, None, :2], boxes2[:, :2])  # [M, N, 2]
-    bottom_right = torch.minimum(boxes1[:, None, 2:], boxes2[:, 2:])  # [M, N, 2]
-    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)  # [M, N] each
+    """Intersection over union of every pair; `[..., M, 4]` and `[..., N, 4]` to `[..., M, N]`."""
+    boxes1, boxes2 = at_least_float32(boxes1)[..., :, None, :], at_least_float32(boxes2)[..., None, :, :]
+    top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])  # [..., M, N, 2]
+    bottom_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])  # [..., M, N, 2]
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)  # [..., M, N] each
     intersection = width * height
-    union = box_area(boxes1)[:, None] + box_area(boxes2) - intersection
+    union = box_area(boxes1) + box_area(boxes2) - intersection
     return intersection / union
+
+
+def vote_boxes(
+    kept: Tensor, kept_labels: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor, min_iou: float
+) -> Tensor:
+    """Box voting (Gidaris and Komodakis 2015): boxes that suppression kept, moved to where the dropped ones say too.
+
+    Each becomes the mean, weighted by score, of the candidates of its class that overlap it, itself among them. Takes
+    time and memory for `D * M` overlaps.
+
+    Args:
+        kept, kept_labels: `[..., D, 4]` and `[..., D]`.
+        boxes, labels, scores: of all candidates, `[..., M, 4]`, `[..., M]` and `[..., M]`; 0 or less is no vote.
+        min_iou: overlap from which a candidate has one.
+
+    Returns:
+        `[..., D, 4]`; a box that nobody votes for stays.
+    """
+    votes = scores > 0
+    boxes = boxes.where(votes[..., None], 0.0)  # what has no vote may be no number
+    agree = (box_iou(kept, boxes) >= min_iou) & (kept_labels[..., :, None] == labels[..., None, :])
+    # In float64, since neither TF32 nor autocast shortens this product.
+    weights = agree * scores.where(votes, 0.0).double()[..., None, :]
+    total = weights.sum(-1, keepdim=True)
+    means = weights @ boxes.double() / total.where(total > 0, 1.0)
+    return means.to(kept.dtype).where(total > 0, kept)
 
 
 def clip_boxes(boxes: Tensor, size_hw: SizeHW) -> Tensor:

@@ -29,6 +29,8 @@ _OLD_SPELLINGS = (
 class FasterRCNN(nn.Module):
     """A two-stage detector on any backbone. The arguments, their names and defaults are torchvision's.
 
+    But for `box_vote_thresh`, which it does not have, and which changes nothing by default.
+
     In eval mode `model(images)` gives one `Detection` per image; in training mode `model(images, targets)` gives the
     four losses. Images are a list of `[C, H, W]` floats in 0..1, each of its own size.
 
@@ -79,6 +81,8 @@ class FasterRCNN(nn.Module):
         box_batch_size_per_image: int = 512,
         box_positive_fraction: float = 0.25,
         bbox_reg_weights: tuple[float, float, float, float] | None = None,
+        *,
+        box_vote_thresh: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -127,6 +131,7 @@ class FasterRCNN(nn.Module):
             score_thresh=box_score_thresh,
             nms_thresh=box_nms_thresh,
             detections_per_img=box_detections_per_img,
+            vote_thresh=box_vote_thresh,
         )
         nn.Module.register_load_state_dict_pre_hook(self, _rename_old_keys)
 

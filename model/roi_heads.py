@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from model.box_coder import BoxCoder
-from model.boxes import at_least_float32, clip_boxes, sides_at_least
+from model.boxes import at_least_float32, clip_boxes, sides_at_least, vote_boxes
 from model.structures import Detection, SizeHW, Target
 from model.training.losses import roi_losses
 from model.training.matcher import Matcher
@@ -69,6 +69,8 @@ class RoIHeads(nn.Module):
         score_thresh: only detections that score higher are kept.
         nms_thresh: overlap above which the lower of two detections of a class is dropped.
         detections_per_img: how many are kept at most.
+        vote_thresh: overlap from which a candidate has a vote on where a box that is kept lies, see `vote_boxes`; None,
+            as in torchvision, for no vote. Scores and labels stay.
 
     Attributes:
         box_loss: "smooth_l1", as torchvision's, or "giou"; see `roi_losses`.
@@ -89,8 +91,11 @@ class RoIHeads(nn.Module):
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
+        vote_thresh: float | None = None,
     ) -> None:
         super().__init__()
+        if vote_thresh is not None and not 0 < vote_thresh <= 1:
+            raise ValueError(f"box_vote_thresh must be over 0 and at most 1, not {vote_thresh}")
         self.box_roi_pool = box_roi_pool
         self.box_head = box_head
         self.box_predictor = box_predictor
@@ -100,6 +105,7 @@ class RoIHeads(nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
+        self.vote_thresh = vote_thresh
         self.box_loss = "smooth_l1"
         self.class_weights: Sequence[float] | None = None
 
@@ -165,5 +171,10 @@ class RoIHeads(nn.Module):
             good = sides_at_least(boxes, MIN_DETECTION_SIDE)
             boxes, labels, kept_scores = boxes[good], labels[good], image_scores[region, labels][good]
             keep = batched_nms(boxes, kept_scores, labels, self.nms_thresh)[: self.detections_per_img]
-            detections.append(Detection(boxes=boxes[keep], labels=labels[keep], scores=kept_scores[keep]))
+            found = Detection(boxes=boxes[keep], labels=labels[keep], scores=kept_scores[keep])
+            if self.vote_thresh is not None:
+                found["boxes"] = vote_boxes(
+                    found["boxes"], found["labels"], boxes, labels, kept_scores, self.vote_thresh
+                )
+            detections.append(found)
         return detections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,12 @@ def pack(
     step: Annotated[
         float, typer.Option(metavar="N", min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")
     ] = 0.125,
+    box_vote_thresh: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", min=0.01, max=1.0, help="Set it: boxes move to the mean of those overlapping by this IoU"
+        ),
+    ] = None,
 ) -> None:
     """Shrink a file of weights to about a sixth, by rounding.
 
@@ -74,7 +81,10 @@ def pack(
 
     with told_errors():
         checkpoint = read_checkpoint(source)
+        info = checkpoint.info
+        if box_vote_thresh is not None:
+            info = replace(info, model_kwargs=info.model_kwargs | {"box_vote_thresh": box_vote_thresh})
         with Console(stderr=True).status("packing, which takes about a minute"):
-            save_checkpoint(target, checkpoint.state_dict, checkpoint.info, packing_step=step)
+            save_checkpoint(target, checkpoint.state_dict, info, packing_step=step)
         before, after = (path.stat().st_size / 1e6 for path in (source, target))
         sys.stdout.write(f"{target}: {after:.1f} MB, from {before:.1f} MB\n")

@@ -100,8 +100,10 @@ def bench_model(
     # torchvision's is given it on the device and ready; ours as the service has it, to bring there and to convert.
     picture = torch.randint(0, 256, (3, *size_hw), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = picture.float() / 255
-    # With the oracle's number of proposals, whatever the weights suggest.
-    model = from_checkpoint(checkpoint, rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=1000).eval()
+    # With the oracle's number of proposals and no votes, whatever the weights suggest.
+    model = from_checkpoint(
+        checkpoint, rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=1000, box_vote_thresh=None
+    ).eval()
     gflop, padded_hw = _gflop(model, image), model.transform.padded_hw(size_hw)
     theirs = oracle(checkpoint, device)
     forms = {name: serving_model(model, device=device, precision=name) for name in precisions}

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.boxes import sides_at_least
+from model.boxes import sides_at_least, vote_boxes
 from model.inference.network import NetworkOutput
 from model.inference.serving import ServingModel
 from model.roi_align import multi_scale_roi_align
@@ -44,7 +44,8 @@ class FixedShapeHeads:
         nms_mask: suppression of many groups of boxes.
         roi_align: like `multi_scale_roi_align`.
         candidates: M, at most. Greedy suppression in the order of the scores needs to see no more as soon as it has
-            kept D boxes, or has seen all; where neither is so, the answer says that it may be incomplete.
+            kept D boxes, or has seen all; where neither is so, the answer says that it may be incomplete. Where boxes
+            are voted on, all have a say.
     """
 
     def __init__(
@@ -144,10 +145,13 @@ class FixedShapeHeads:
         valid = (score >= 0) & sides_at_least(boxes, MIN_DETECTION_SIDE)
         keep = self._nms_mask(boxes, valid, heads.nms_thresh, labels=label.to(torch.int32))
         final, best = score.masked_fill(~keep, _NONE).topk(min(heads.detections_per_img, score.shape[1]), dim=1)
-        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4)) * _xyxy(sizes[:, None, 2:])
-        rows = torch.cat((boxes, label.gather(1, best)[..., None].float(), final[..., None]), dim=-1)
-        seen_all = likely.flatten(1).sum(1) <= score.shape[1]
-        is_complete = seen_all | (keep.sum(1) >= heads.detections_per_img)
+        found, labels = boxes.gather(1, best[..., None].expand(-1, -1, 4)), label.gather(1, best)
+        is_complete = likely.flatten(1).sum(1) <= score.shape[1]  # all candidates are seen
+        if heads.vote_thresh is None:
+            is_complete |= keep.sum(1) >= heads.detections_per_img
+        else:
+            found = vote_boxes(found, labels, boxes, label, score.masked_fill(~valid, 0), heads.vote_thresh)
+        rows = torch.cat((found * _xyxy(sizes[:, None, 2:]), labels[..., None].float(), final[..., None]), dim=-1)
         return torch.cat((rows, is_complete[:, None, None].float().expand(-1, 1, 6)), dim=1)
 
 

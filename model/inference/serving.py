@@ -61,6 +61,7 @@ class ServingModel:
             score_thresh=heads.score_thresh,
             nms_thresh=heads.nms_thresh,
             detections_per_img=heads.detections_per_img,
+            vote_thresh=heads.vote_thresh,
         )
         self.scales = pool.scales
         cells = pool.output_size[0] * pool.output_size[1]

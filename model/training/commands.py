@@ -134,6 +134,10 @@ def train(
     ] = 0.0,
     proposals: Annotated[int, _number(min=1, help="That the RPN hands on in training")] = 2000,
     detection_proposals: Annotated[int, _number(min=1, help="That it hands on when the result detects")] = 1000,
+    box_vote_thresh: Annotated[
+        float | None,
+        _number(min=0.01, max=1.0, help="Its boxes move to the mean of those overlapping by this IoU"),
+    ] = None,
     evaluate_every: Annotated[int | None, _number(min=0, help="Iterations; by default a tenth of the run")] = None,
     save_every: Annotated[int, _number(min=0, help="Iterations between states to resume from; 0: the end")] = 200,
     seed: Annotated[int, _number(min=0, help="Of all that is random")] = 0,
@@ -207,6 +211,7 @@ def train(
                 class_balance=class_balance,
                 proposals=proposals,
                 detection_proposals=detection_proposals,
+                box_vote_thresh=box_vote_thresh,
                 evaluate_every=max(1, total // 10) if evaluate_every is None else evaluate_every,
                 save_every=save_every,
                 seed=seed,

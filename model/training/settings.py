@@ -37,6 +37,7 @@ class TrainSettings:
             `losses.class_weights`.
         proposals: that the RPN hands on in training.
         detection_proposals: that it hands on when the result detects; fewer are faster where objects are few.
+        box_vote_thresh: of the result, see `RoIHeads`; None for that of the weights that the run begins with, if any.
         evaluate_every, save_every: in iterations; 0 for the end only.
     """
 
@@ -66,6 +67,7 @@ class TrainSettings:
     class_balance: float = 0.0
     proposals: int = 2000
     detection_proposals: int = 1000
+    box_vote_thresh: float | None = None
     evaluate_every: int = 0
     save_every: int = 200
     seed: int = 0
@@ -88,12 +90,13 @@ class TrainSettings:
     @property
     def model_kwargs(self) -> dict[str, Any]:
         """Keywords of `FasterRCNN` that the result has to be served with."""
-        return {
+        kwargs: dict[str, Any] = {
             "min_size": self.min_size,
             "max_size": self.max_size,
             "rpn_pre_nms_top_n_test": self.detection_proposals,
             "rpn_post_nms_top_n_test": self.detection_proposals,
         }
+        return kwargs if self.box_vote_thresh is None else kwargs | {"box_vote_thresh": self.box_vote_thresh}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, the augmentation's among them, for a snapshot."""

@@ -6,7 +6,7 @@ import torchvision.ops
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.boxes import at_least_float32, box_area, box_iou, clip_boxes, scale_boxes, sides_at_least
+from model.boxes import at_least_float32, box_area, box_iou, clip_boxes, scale_boxes, sides_at_least, vote_boxes
 
 
 def test_area_of_any_shape_of_boxes():
@@ -82,3 +82,40 @@ def test_scale_equals_torchvisions(from_hw, to_hw):
 
     boxes = torch.tensor([[0.0, 0.5, 17.3, 99.9], [3.25, 1.0, 640.0, 480.0]])
     assert torch.equal(scale_boxes(boxes, from_hw, to_hw), resize_boxes(boxes, from_hw, to_hw))
+
+
+def test_votes_by_hand():
+    """Of 10 x 10 px: 1 px aside overlaps by 90 / 110, 2 px by 80 / 120."""
+    boxes = torch.tensor([[float(x), 0.0, x + 10.0, 10.0] for x in (0, 1, 2, 50, 1)])
+    labels, scores = torch.tensor([1, 1, 1, 1, 2]), torch.tensor([0.6, 0.2, 0.2, 0.9, 0.9])
+    kept, kept_labels = boxes[[0, 3]], labels[[0, 3]]
+    aside = lambda min_iou: vote_boxes(kept, kept_labels, boxes, labels, scores, min_iou)[:, 0].tolist()  # noqa: E731
+    assert aside(0.9) == [0, 50]
+    assert aside(0.8) == pytest.approx([0.25, 50])  # 0.2 of 0.8 says 1
+    assert aside(0.6) == pytest.approx([0.6, 50])  # 0.2 of 1.0 says 1, and 0.2 says 2
+    moved = vote_boxes(kept, kept_labels, boxes, labels, scores, 0.6)
+    torch.testing.assert_close(moved, torch.tensor([[0.6, 0, 10.6, 10], [50, 0, 60, 10]]))
+
+
+def test_votes_of_many_images_at_once_and_of_none():
+    generator = torch.Generator().manual_seed(0)
+    corners, sides = (torch.rand(2, 3, 40, 2, generator=generator) * 20).unbind(0)
+    boxes, labels = torch.cat((corners, corners + sides + 1), dim=-1), torch.arange(40).expand(3, 40) % 2
+    scores = torch.rand(3, 40, generator=generator) - 0.2  # some have none
+    together = vote_boxes(boxes[:, :9], labels[:, :9], boxes, labels, scores, 0.3)
+    assert not together.equal(boxes[:, :9])
+    for image, voted in enumerate(together):
+        has = scores[image] > 0
+        alone = vote_boxes(
+            boxes[image, :9], labels[image, :9], boxes[image, has], labels[image, has], scores[image, has], 0.3
+        )
+        torch.testing.assert_close(voted, alone)
+    unheard = vote_boxes(boxes[:, :9], labels[:, :9], boxes, labels, torch.full((3, 40), -1.0), 0.3)
+    assert unheard.equal(boxes[:, :9])
+    assert vote_boxes(boxes[0, :0], labels[0, :0], boxes[0, :0], labels[0, :0], scores[0, :0], 0.3).shape == (0, 4)
+
+
+def test_what_has_no_vote_may_be_no_number():
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [torch.nan] * 4])
+    labels, scores = torch.tensor([1, 1]), torch.tensor([0.9, -1.0])
+    assert vote_boxes(boxes[:1], labels[:1], boxes, labels, scores, 0.5).equal(boxes[:1])

@@ -158,3 +158,4 @@ def test_the_bundled_weights_are_small_and_a_whole_detector() -> None:
     assert set(checkpoint.categories.objects().values()) == {"RBC", "WBC", "Platelets"}
     model = fasterrcnn_resnet50_fpn(weights="bundled")
     assert model.transform.min_size == (checkpoint.info.model_kwargs["min_size"],)
+    assert model.roi_heads.vote_thresh == 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -40,6 +41,23 @@ def test_doubles_of_a_class_are_dropped_and_those_of_another_kept():
     assert detect([LEFT, ALMOST_LEFT], same, nms_thresh=0.99) == [(1, 0.8, LEFT), (1, 0.7, ALMOST_LEFT)]
     other = [[0.2, 0.8, 0.0], [0.3, 0.0, 0.7]]
     assert detect([LEFT, ALMOST_LEFT], other) == [(1, 0.8, LEFT), (2, 0.7, ALMOST_LEFT)]
+
+
+def test_what_suppression_keeps_moves_to_what_overlaps_it_on_request():
+    rows = [[0.4, 0.6, 0.0], [0.8, 0.2, 0.0], [0.96, 0.04, 0.0]]
+    proposals = [LEFT, ALMOST_LEFT, ALMOST_LEFT]  # the last one is no candidate
+    assert detect(proposals, rows) == [(1, 0.6, LEFT)]
+    [(label, score, box)] = detect(proposals, rows, vote_thresh=0.8)
+    assert (label, score) == (1, 0.6)
+    assert box == pytest.approx([0.25, 0, 20.25, 20])
+    assert detect(proposals, rows, vote_thresh=0.95) == [(1, 0.6, LEFT)]
+    assert detect([[200.0, 0.0, 220.0, 20.0]], [[0.1, 0.9]], vote_thresh=0.8) == []
+
+
+@pytest.mark.parametrize("thresh", [0.0, 1.1, float("nan")])
+def test_a_vote_beyond_all_overlaps_is_refused(thresh):
+    with pytest.raises(ValueError, match="box_vote_thresh must be over 0 and at most 1"):
+        RoIHeads(nn.Identity(), nn.Identity(), nn.Identity(), vote_thresh=thresh)
 
 
 def test_no_more_than_asked_for():

@@ -254,7 +254,15 @@ def test_a_cached_file_that_is_not_the_official_one_is_not_taken_for_it(tmp_path
 
 
 @pytest.mark.parametrize(
-    "model_kwargs", [{"box_roi_pool": 3}, {"backbone": None}, {"min_size": 0}, {"image_std": [0.2, 0.0, 0.2]}, {"x": 1}]
+    "model_kwargs",
+    [
+        {"box_roi_pool": 3},
+        {"backbone": None},
+        {"min_size": 0},
+        {"box_vote_thresh": "x"},
+        {"image_std": [0.2, 0.0, 0.2]},
+        {"x": 1},
+    ],
 )
 def test_model_arguments_that_no_file_may_set_are_refused(tmp_path, model_kwargs):
     path = tmp_path / "crafted.pth"

@@ -21,6 +21,7 @@ CASES = {
     "no proposal at all": ([(120, 180)], SMALL | {"rpn_score_thresh": 1.1}),
     "few proposals": ([(120, 180)], SMALL | {"rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_test": 25}),
     "few detections": ([(120, 180)], SMALL | {"box_detections_per_img": 3}),
+    "box votes": ([(120, 180), (101, 77)], SMALL | {"box_vote_thresh": 0.6}),
     "bbox_reg_weights": ([(120, 180)], SMALL | {"bbox_reg_weights": (5.0, 8.0, 2.5, 4.0)}),
 }
 
@@ -78,3 +79,18 @@ def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_o
     found = detection_of(rows)
     assert found is not None
     torch.testing.assert_close(found["boxes"], eager["boxes"], rtol=0, atol=1e-3)
+
+
+def test_every_candidate_has_a_vote(form_of, make_picture):
+    """Those that are not looked at would have one, so what is kept is not enough."""
+    form, images = form_of(**SMALL | {"box_detections_per_img": 3, "box_vote_thresh": 0.6}), [make_picture(120, 180)]
+    (rows,) = fixed(form, images, candidates=30)
+    assert detection_of(rows) is None
+
+
+def test_votes_move_boxes_and_nothing_else(form_of, make_picture):
+    images = [make_picture(120, 180)]
+    (plain,), (voted,) = (form_of(**SMALL | {"box_vote_thresh": thresh}).detect(images) for thresh in (None, 0.6))
+    assert plain["labels"].equal(voted["labels"])
+    assert plain["scores"].equal(voted["scores"])
+    assert (plain["boxes"] - voted["boxes"]).abs().amax(1).gt(0.1).sum() > 3

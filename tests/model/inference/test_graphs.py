@@ -112,6 +112,13 @@ def test_what_no_graph_can_do_goes_the_eager_way(forms, make_picture):
     assert not both.graphed._graphs
 
 
+def test_votes_are_cast_on_a_graph_too(forms, make_picture):
+    both = forms(SMALL | {"box_vote_thresh": 0.5})
+    picture = [as_uint8(make_picture(60, 80, 1))]
+    assert_same(both.graphed.detect(picture), both.eager.detect(picture))
+    assert both.graphed._graphs
+
+
 def test_a_crowd_gets_its_whole_answer(forms, make_picture):
     both = forms(candidates=1)
     crowd = [as_uint8(make_picture(60, 80, 1))]

@@ -63,6 +63,17 @@ def test_float32_detects_what_torchvision_does(case, serving_pair, make_picture)
     assert any(len(found["labels"]) for found in ours.detect(images))
 
 
+@torch.no_grad()
+def test_votes_move_boxes_as_in_the_model_itself(make_pair, make_picture):
+    _, model = make_pair(**SMALL | {"box_vote_thresh": 0.6})
+    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    image = make_picture(120, 180)
+    (wanted,), (got,) = model([image]), ServingModel(model).detect([image])
+    clear = wanted["scores"] > wanted["scores"].min() + 2e-3
+    assert clear.sum() > 10
+    assert matched(wanted, got, box_atol=0.05, score_atol=5e-4)[clear].all()
+
+
 def matched(wanted, got, *, box_atol, score_atol):
     """Which wanted detections have one of the same class, place and score; bool `[D]`."""
     is_near = (wanted["boxes"][:, None] - got["boxes"]).abs().amax(-1) <= box_atol

@@ -14,7 +14,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model.build import random_checkpoint
+from model.build import from_checkpoint, random_checkpoint
 from model.commands.weights import pack
 from model.training import commands
 from model.training.run import RunRequest
@@ -79,6 +79,28 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(
     refused = run(*words, "--weights", "COCO_V1")
     assert refused.exit_code == 1
     assert "began with the weights none, not COCO_V1" in refused.stderr
+
+
+def test_votes_are_set_by_training_and_by_packing_and_stay(
+    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
+) -> None:
+    folder = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
+    words = ("train", "--data", folder, "--validation-split", "none", "--iterations", 1, *QUICK)
+    done = run(*words, "--output", tmp_path / "first", "--box-vote-thresh", 0.8)
+    assert done.exit_code == 0, done.output
+    first = tmp_path / "first" / "best.safetensors"
+    assert from_checkpoint(read_checkpoint(first)).roi_heads.vote_thresh == 0.8
+    done = run(*words, "--output", tmp_path / "second", "--weights", first)
+    assert done.exit_code == 0, done.output
+    assert read_checkpoint(tmp_path / "second" / "best.safetensors").info.model_kwargs["box_vote_thresh"] == 0.8
+
+    plain, packed = tmp_path / "plain.safetensors", tmp_path / "a.frcnn"
+    few = {"roi_heads.box_predictor.cls_score.weight": torch.ones(2, 4)}
+    save_checkpoint(plain, few, CheckpointInfo(model_kwargs={"min_size": 64}))
+    for options, expected in (((), {}), (("--box-vote-thresh", 0.7), {"box_vote_thresh": 0.7})):
+        done = run("pack", plain, packed, *options)
+        assert done.exit_code == 0, done.output
+        assert read_checkpoint(packed).info.model_kwargs == {"min_size": 64} | expected
 
 
 @pytest.mark.parametrize(
