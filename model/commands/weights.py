@@ -66,7 +66,11 @@ def pack(
     box_vote_thresh: Annotated[
         float | None,
         typer.Option(
-            metavar="N", min=0.01, max=1.0, help="Set it: boxes move to the mean of those overlapping by this IoU"
+            metavar="N",
+            min=0.0,
+            max=1.0,
+            help="A box found moves to the mean of the candidates that overlap it by this IoU; 0: none does; by "
+            "default as SOURCE has it",
         ),
     ] = None,
 ) -> None:
@@ -83,7 +87,7 @@ def pack(
         checkpoint = read_checkpoint(source)
         info = checkpoint.info
         if box_vote_thresh is not None:
-            info = replace(info, model_kwargs=info.model_kwargs | {"box_vote_thresh": box_vote_thresh})
+            info = replace(info, model_kwargs=info.model_kwargs | {"box_vote_thresh": box_vote_thresh or None})
         with Console(stderr=True).status("packing, which takes about a minute"):
             save_checkpoint(target, checkpoint.state_dict, info, packing_step=step)
         before, after = (path.stat().st_size / 1e6 for path in (source, target))

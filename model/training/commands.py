@@ -130,13 +130,18 @@ def train(
         BoxLoss, typer.Option(help="Of the final boxes; giou is nearer to what AP measures")
     ] = BoxLoss.smooth_l1,
     class_balance: Annotated[
-        float, _number(min=0.0, max=1.0, help="Rare classes weigh more; with 1 each as much as any other")
+        float, _number(min=0.0, max=1.0, help="Rare classes weigh more, as by 0.5; with 1 each as much as any other")
     ] = 0.0,
     proposals: Annotated[int, _number(min=1, help="That the RPN hands on in training")] = 2000,
     detection_proposals: Annotated[int, _number(min=1, help="That it hands on when the result detects")] = 1000,
     box_vote_thresh: Annotated[
         float | None,
-        _number(min=0.01, max=1.0, help="Its boxes move to the mean of those overlapping by this IoU"),
+        _number(
+            min=0.0,
+            max=1.0,
+            help="When it detects, a box moves to the mean of the candidates that overlap it by this IoU (say 0.8); 0: "
+            "none does; by default as the weights have it",
+        ),
     ] = None,
     evaluate_every: Annotated[int | None, _number(min=0, help="Iterations; by default a tenth of the run")] = None,
     save_every: Annotated[int, _number(min=0, help="Iterations between states to resume from; 0: the end")] = 200,

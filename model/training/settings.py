@@ -37,7 +37,7 @@ class TrainSettings:
             `losses.class_weights`.
         proposals: that the RPN hands on in training.
         detection_proposals: that it hands on when the result detects; fewer are faster where objects are few.
-        box_vote_thresh: of the result, see `RoIHeads`; None for that of the weights that the run begins with, if any.
+        box_vote_thresh: of the result, see `RoIHeads`; 0 for no votes, None for what its first weights have.
         evaluate_every, save_every: in iterations; 0 for the end only.
     """
 
@@ -96,7 +96,7 @@ class TrainSettings:
             "rpn_pre_nms_top_n_test": self.detection_proposals,
             "rpn_post_nms_top_n_test": self.detection_proposals,
         }
-        return kwargs if self.box_vote_thresh is None else kwargs | {"box_vote_thresh": self.box_vote_thresh}
+        return kwargs if self.box_vote_thresh is None else kwargs | {"box_vote_thresh": self.box_vote_thresh or None}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, the augmentation's among them, for a snapshot."""

@@ -93,14 +93,18 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(
     done = run(*words, "--output", tmp_path / "second", "--weights", first)
     assert done.exit_code == 0, done.output
     assert read_checkpoint(tmp_path / "second" / "best.safetensors").info.model_kwargs["box_vote_thresh"] == 0.8
+    done = run(*words, "--output", tmp_path / "third", "--weights", first, "--box-vote-thresh", 0)
+    assert done.exit_code == 0, done.output
+    assert from_checkpoint(read_checkpoint(tmp_path / "third" / "best.safetensors")).roi_heads.vote_thresh is None
 
     plain, packed = tmp_path / "plain.safetensors", tmp_path / "a.frcnn"
+    votes = {"min_size": 64, "box_vote_thresh": 0.7}
     few = {"roi_heads.box_predictor.cls_score.weight": torch.ones(2, 4)}
-    save_checkpoint(plain, few, CheckpointInfo(model_kwargs={"min_size": 64}))
-    for options, expected in (((), {}), (("--box-vote-thresh", 0.7), {"box_vote_thresh": 0.7})):
+    save_checkpoint(plain, few, CheckpointInfo(model_kwargs=votes))
+    for options, expected in (((), 0.7), (("--box-vote-thresh", 0.8), 0.8), (("--box-vote-thresh", 0), None)):
         done = run("pack", plain, packed, *options)
         assert done.exit_code == 0, done.output
-        assert read_checkpoint(packed).info.model_kwargs == {"min_size": 64} | expected
+        assert read_checkpoint(packed).info.model_kwargs == votes | {"box_vote_thresh": expected}
 
 
 @pytest.mark.parametrize(
