@@ -9,9 +9,8 @@ import re
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from service.errors import PROBLEM_TYPE, BadRequestError, HeadTooLargeError, ServiceError, problem
+from service.exchange import ExchangeProtocol
 from service.middleware import DEFAULT_HEADERS
 
 logger = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ _OFFER = re.compile(rb"\r\nUpgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
 _LONGEST_HEAD_BYTES = 16_384
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(ExchangeProtocol):
     """Close connections whose headers take more than `most_header_bytes`.
 
     uvicorn keeps every header for as long as they come, in the head of a request and in the trailers of its body, and
@@ -31,25 +30,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._header_bytes = 0  # of the message that is being read
+        self._head_bytes = 0  # of the headers of the last head that came to its end
         self._unparsed_bytes = 0  # since the parser last told of a head, a piece of a body, or an end
 
     def data_received(self, data: bytes) -> None:
         self._unparsed_bytes += len(data)
         super().data_received(data)
-        if max(self._header_bytes, self._unparsed_bytes) > self.most_header_bytes:
+        if self._unparsed_bytes > self.most_header_bytes or self._head_bytes > self.most_header_bytes:
             self._refuse()
-
-    def on_message_begin(self) -> None:
-        self._header_bytes = 0
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._unparsed_bytes = 0
+        self._head_bytes = sum([len(name) + len(value) for name, value in self.headers])
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -106,11 +98,26 @@ class UpgradeDecliningProtocol(BoundedProtocol):
     body that follows. So the offer's header gets another name of the same length before the parser sees it.
     """
 
+    _in_body = False
+
     def data_received(self, data: bytes) -> None:
-        head = data[:_LONGEST_HEAD_BYTES]
-        if _OFFER.search(head):
-            data = _OFFER.sub(b"\r\nOffered:", head) + data[_LONGEST_HEAD_BYTES:]
+        if not self._in_body and _OFFER.search(data, 0, end := _end_of_head(data)):
+            data = _OFFER.sub(b"\r\nOffered:", data[:end]) + data[end:]
         super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+
+def _end_of_head(data: bytes) -> int:
+    """Where to stop looking in what may begin with a head."""
+    end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD_BYTES)
+    return _LONGEST_HEAD_BYTES if end < 0 else end + 2
 
 
 class ImpatientProtocol(UpgradeDecliningProtocol):
@@ -128,9 +135,9 @@ class ImpatientProtocol(UpgradeDecliningProtocol):
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
-        if self.cycle is not None and self.cycle.response_complete:
-            self._wait_for_head()
         super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:  # it was not all of a head
+            self._wait_for_head()
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
