@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager, contextmanager
+from typing import Self
 
 from service.batch_queue import Priority
 from service.errors import QueueFullError, TooLateError
@@ -49,36 +49,27 @@ class Admission:
         self._byte_capacity = byte_capacity
         self._devices = devices
         self._metrics = metrics
-        self._images = dict.fromkeys(Priority, 0)
+        metrics.in_flight.set_function(lambda: self.in_flight)
+        self.in_flight = 0  # images accepted and not yet answered
+        self._images = dict.fromkeys(Priority, 0)  # the same, by priority
         self._pixels = 0
-        self._left = asyncio.Event()  # set when the next picture has left
+        self._left = asyncio.Event()  # wakes those who wait, whenever a picture leaves
         self._bytes = 0
         self._pixels_lock = threading.Lock()
         self._images_per_s: float | None = None  # of one device, smoothed
-
-    @property
-    def in_flight(self) -> int:
-        """Images accepted and not yet answered."""
-        return sum(self._images.values())
 
     def capacity(self, priority: Priority) -> int:
         """Most images in flight for one of this priority to be let in: low ones leave a quarter to the others."""
         return self._capacity - (self._capacity // 4 if priority is Priority.LOW else 0)
 
-    @contextmanager
     def places(
         self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf
-    ) -> Iterator[None]:
+    ) -> Places:
         """Room for `count` images, from before they are decoded until they are answered: all or none.
 
-        The arguments, and what is raised, are those of `check`.
+        The arguments, and what entering it raises, are those of `check`.
         """
-        self.check(count, priority=priority, seconds_left=seconds_left)
-        self._enter(count, priority)
-        try:
-            yield
-        finally:
-            self._enter(-count, priority)
+        return Places(self, count, priority, seconds_left)
 
     def check(self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf) -> None:
         """See that there would be `places` now.
@@ -106,69 +97,19 @@ class Admission:
                 retry_after_s=_seconds(expected - _SAFE_SHARE * seconds_left),
             )
 
-    @asynccontextmanager
-    async def room_for(self, pixels: int, *, patient: bool = False) -> AsyncIterator[None]:
-        """Memory for a picture, from before it is decoded until it is answered. An image alone always has it.
+    def room(self) -> Room:
+        """Memory for a picture, from before it is decoded until it is answered. An image alone always has it."""
+        return Room(self)
 
-        Args:
-            pixels: how many it has.
-            patient: wait for it, as long as others leave, instead of being refused.
+    def room_for_body(self) -> BodyRoom:
+        """Memory for a request's body, from its first byte until it is answered. A body alone always has it."""
+        return BodyRoom(self)
 
-        Raises:
-            QueueFullError: the pictures in flight are too large together.
-        """
-        while not self._take(pixels):
-            if not patient:
-                raise self._pixels_full()
-            await self._left.wait()
-        try:
-            yield
-        finally:
-            self._give_back(pixels)
-
-    @contextmanager
-    def room(self) -> Iterator[Callable[[int], None]]:
-        """The same for a picture whose size is not known yet.
-
-        Yields:
-            What takes so many pixels, at most once, and may be called in the thread that decodes. It raises
-            QueueFullError where the pictures in flight are too large together, and CancelledError where the caller has
-            left: nobody is refused then.
-        """
-        held = 0
-        over = False
-        mine = threading.Lock()
-
-        def take(pixels: int) -> None:
-            nonlocal held
-            with mine:  # the caller may have left before the thread comes to it
-                if over:
-                    raise CancelledError
-                if self._take(pixels):
-                    held = pixels
-                    return
-            raise self._pixels_full()
-
-        try:
-            yield take
-        finally:
-            with mine:
-                over = True
-            self._give_back(held)
-
-    def _take(self, pixels: int) -> bool:
-        with self._pixels_lock:
-            fits = not self._pixels or self._pixels + pixels <= self._pixel_capacity
-            if fits:
-                self._pixels += pixels
-            return fits
-
-    def _give_back(self, pixels: int) -> None:
-        """On the event loop."""
-        with self._pixels_lock:
-            self._pixels -= pixels
-        self._left.set()
-        self._left = asyncio.Event()
+    def measure(self, images: int, seconds: float) -> None:
+        """A device has answered a batch."""
+        rate = images / max(seconds, 1e-6)
+        before = rate if self._images_per_s is None else self._images_per_s
+        self._images_per_s = before + (_RISING if rate > before else _FALLING) * (rate - before)
 
     def _pixels_full(self) -> QueueFullError:
         self._metrics.rejected.labels("pixels-full").inc()
@@ -177,49 +118,26 @@ class Admission:
             retry_after_s=self._retry_after_s(1, Priority.NORMAL),
         )
 
-    @contextmanager
-    def room_for_body(self) -> Iterator[Callable[[int], None]]:
-        """Memory for a request's body, from its first byte until it is answered. A body alone always has it.
-
-        Yields:
-            What takes memory for so many more bytes of it. It raises QueueFullError when the bodies in flight are too
-            large together. (Not before: whoever only announces a large body would shut the door to others.)
-        """
-        held = 0
-
-        def take(size: int) -> None:
-            nonlocal held
-            if self._bytes > held and self._bytes + size > self._byte_capacity:
-                self._metrics.rejected.labels("bytes-full").inc()
-                raise QueueFullError(
-                    f"the requests in flight have {self._bytes:,} bytes, of at most {self._byte_capacity:,}",
-                    retry_after_s=self._retry_after_s(1, Priority.NORMAL),
-                )
-            self._bytes += size
-            held += size
-
-        try:
-            yield take
-        finally:
-            self._bytes -= held
-
-    def measure(self, images: int, seconds: float) -> None:
-        """A device has answered a batch."""
-        rate = images / max(seconds, 1e-6)
-        before = rate if self._images_per_s is None else self._images_per_s
-        self._images_per_s = before + (_RISING if rate > before else _FALLING) * (rate - before)
+    def _bytes_full(self) -> QueueFullError:
+        self._metrics.rejected.labels("bytes-full").inc()
+        return QueueFullError(
+            f"the requests in flight have {self._bytes:,} bytes, of at most {self._byte_capacity:,}",
+            retry_after_s=self._retry_after_s(1, Priority.NORMAL),
+        )
 
     def _enter(self, count: int, priority: Priority) -> None:
         self._images[priority] += count
-        self._metrics.in_flight.set(self.in_flight)
+        self.in_flight += count
 
     def _expected_s(self, count: int, priority: Priority) -> float:
         """Until `count` more images were answered, behind all of their priority and above.
 
         0 when nothing is ahead: else one slow answer could shut the door for good, as nobody would measure another.
         """
-        ahead = sum(images for other, images in self._images.items() if other <= priority)
-        if not ahead or self._images_per_s is None:
+        if not self.in_flight or self._images_per_s is None:
+            return 0.0
+        ahead = sum([images for other, images in self._images.items() if other <= priority])
+        if not ahead:
             return 0.0
         return (ahead + count) / self._rate(self._images_per_s)
 
@@ -231,6 +149,101 @@ class Admission:
 
     def _rate(self, images_per_s: float) -> float:
         return images_per_s * max(self._devices(), 1)
+
+
+class Places:
+    """See `Admission.places`. A class, as the next two, because every request goes by: generators take thrice as long."""
+
+    __slots__ = ("_admission", "_count", "_priority", "_seconds_left")
+
+    def __init__(self, admission: Admission, count: int, priority: Priority, seconds_left: float) -> None:
+        self._admission = admission
+        self._count = count
+        self._priority = priority
+        self._seconds_left = seconds_left
+
+    def __enter__(self) -> None:
+        self._admission.check(self._count, priority=self._priority, seconds_left=self._seconds_left)
+        self._admission._enter(self._count, self._priority)
+
+    def __exit__(self, *_: object) -> None:
+        self._admission._enter(-self._count, self._priority)
+
+
+class Room:
+    """See `Admission.room`. Memory is taken once, when the picture's size is known."""
+
+    __slots__ = ("_admission", "_held", "_over")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._held = 0
+        self._over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        admission = self._admission
+        with admission._pixels_lock:
+            self._over = True
+            admission._pixels -= self._held
+        admission._left.set()
+        admission._left.clear()
+
+    def take(self, pixels: int) -> None:
+        """Take memory for so many. May be called in the thread that decodes.
+
+        Raises:
+            QueueFullError: the pictures in flight are too large together.
+            CancelledError: the caller has left before the thread came to it: nobody is refused.
+        """
+        if not self._took(pixels):
+            raise self._admission._pixels_full()
+
+    async def wait_for(self, pixels: int) -> None:
+        """The same, but wait as long as others leave, instead of being refused. On the event loop."""
+        while not self._took(pixels):
+            await self._admission._left.wait()
+
+    def _took(self, pixels: int) -> bool:
+        admission = self._admission
+        with admission._pixels_lock:
+            if self._over:
+                raise CancelledError
+            fits = not admission._pixels or admission._pixels + pixels <= admission._pixel_capacity
+            if fits:
+                admission._pixels += pixels
+                self._held = pixels
+            return fits
+
+
+class BodyRoom:
+    """See `Admission.room_for_body`."""
+
+    __slots__ = ("_admission", "_held")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._held = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        """What takes memory for so many more bytes of it.
+
+        It raises QueueFullError when the bodies in flight are too large together. (Not before: whoever only announces
+        a large body would shut the door to others.)
+        """
+        return self._take
+
+    def __exit__(self, *_: object) -> None:
+        self._admission._bytes -= self._held
+
+    def _take(self, size: int) -> None:
+        admission = self._admission
+        if admission._bytes > self._held and admission._bytes + size > admission._byte_capacity:
+            raise admission._bytes_full()
+        admission._bytes += size
+        self._held += size
 
 
 def _seconds(wait: float) -> int:

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, TypeVar
@@ -23,6 +22,7 @@ from service.limits import BatcherLimits
 from service.metrics import Metrics
 from service.settings import Settings
 from service.stages import Stages
+from service.worker_threads import WorkerThreads
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Service:
         self._started = time.monotonic()
         threads = settings.decode_threads or usable_cores()
         self.metrics.ready.set_function(lambda: self.condition.status == "ok")
-        self._decoders = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
+        self._decoders = WorkerThreads(threads, "decode")
 
     async def start(self) -> None:
         """Begin to load, in a thread that does not keep the process from ending. Returns at once."""
@@ -97,7 +97,7 @@ class Service:
         self.drain()
         if self._batcher is not None:
             await self._batcher.stop()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
 
     def leave(self) -> None:
         """Ask for no more requests, by saying that it drains; those that come are still answered.
@@ -140,10 +140,11 @@ class Service:
         Raises:
             UnavailableError: loading, draining or failing.
         """
-        condition = self.condition if self._draining else self._ability
-        if self._batcher is None or condition.status != "ok":
+        batcher = self._batcher
+        if batcher is None or batcher.failure is not None or self._draining:
+            condition = self.condition if self._draining else self._ability
             raise UnavailableError(condition.detail, retry_after_s=_RETRY_WHILE_LOADING_S)
-        return self._batcher
+        return batcher
 
     @property
     def detectors(self) -> list[Detector]:
@@ -182,9 +183,9 @@ class Service:
     def uptime_s(self) -> float:
         return time.monotonic() - self._started
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
+    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run something that blocks beside the event loop, in the decoding threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        return self._decoders.run(work)
 
     def _load_detectors(self, loop: asyncio.AbstractEventLoop) -> None:
         """Runs in a thread of its own, and hands over to the event loop."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from service.batch_queue import Priority
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
+from service.exchange import WHEN_GONE
 from service.images import Picture, check_pixels, from_pixels, open_image, upright_rgb
 from service.lifecycle import Service
 
@@ -62,36 +62,21 @@ async def find(
     limit = service.settings.max_body_bytes
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
-    async with AsyncExitStack() as held:
-        started = time.perf_counter()
-        with service.stages.stage("decode"):
-            picture = await held.enter_async_context(_decoded(service, batcher, data, deadline, patient))
-        decode_s = time.perf_counter() - started
-        answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
-        return Found(picture, answer, decode_s)
-
-
-@asynccontextmanager
-async def _decoded(
-    service: Service, batcher: Batcher, data: bytes, deadline: float, patient: bool
-) -> AsyncIterator[Picture]:
-    """The picture, while memory for it is held."""
     max_pixels = service.settings.max_image_pixels
-    if patient:  # it may have to wait between the header and the pixels, and not in a thread
-        image = await in_time(deadline, service.in_thread(lambda: open_image(data, max_pixels=max_pixels)))
-        async with AsyncExitStack() as held:
-            room = batcher.admission.room_for(batcher.pixels(*image.size), patient=True)
-            await in_time(deadline, held.enter_async_context(room))
-            yield await in_time(deadline, service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image, data))))
-        return
-    with batcher.admission.room() as take_room:
+    with batcher.admission.room() as room:
 
         def decode() -> Picture:
             image = open_image(data, max_pixels=max_pixels)
-            take_room(batcher.pixels(*image.size))
+            room.take(batcher.pixels(*image.size))
             return batcher.sent_ahead(upright_rgb(image, data))
 
-        yield await in_time(deadline, service.in_thread(decode))
+        async def decode_patiently() -> Picture:
+            image = await service.in_thread(lambda: open_image(data, max_pixels=max_pixels))
+            await room.wait_for(batcher.pixels(*image.size))  # not in a thread
+            return await service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image, data)))
+
+        decoding = decode_patiently() if patient else service.in_thread(decode)
+        return await _detected(service, batcher, decoding, deadline=deadline, priority=priority)
 
 
 async def find_in_pixels(
@@ -104,13 +89,21 @@ async def find_in_pixels(
     """
     height, width, _ = pixels.shape
     check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
-    async with batcher.admission.room_for(batcher.pixels(width, height)):
-        started = time.perf_counter()
-        with service.stages.stage("decode"):
-            picture = await in_time(deadline, service.in_thread(lambda: batcher.sent_ahead(from_pixels(pixels))))
-        decode_s = time.perf_counter() - started
-        answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
-        return Found(picture, answer, decode_s)
+    with batcher.admission.room() as room:
+        room.take(batcher.pixels(width, height))
+        copying = service.in_thread(lambda: batcher.sent_ahead(from_pixels(pixels)))
+        return await _detected(service, batcher, copying, deadline=deadline, priority=priority)
+
+
+async def _detected(
+    service: Service, batcher: Batcher, decoding: Awaitable[Picture], *, deadline: float, priority: Priority
+) -> Found:
+    started = time.perf_counter()
+    with service.stages.stage("decode"):
+        picture = await in_time(deadline, decoding)
+    decode_s = time.perf_counter() - started
+    answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
+    return Found(picture, answer, decode_s)
 
 
 async def find_all(
@@ -154,17 +147,35 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.current_task()
     assert task is not None
     cancelled_before = task.cancelling()
-    watcher = asyncio.ensure_future(_disconnected(request))
+    gone = False
+
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
     # As asyncio.timeout does it: the work stays in this task, which is cancelled from outside and told apart by count.
-    watcher.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
+    forget = _call_when_gone(request, leave)
     try:
         return await work
     except asyncio.CancelledError:
-        if watcher.done() and task.uncancel() <= cancelled_before:
+        if gone and task.uncancel() <= cancelled_before:
             raise ClientGoneError from None
         raise
     finally:
-        watcher.cancel()
+        forget()
+
+
+def _call_when_gone(request: Request, callback: Callable[[], None]) -> Callable[[], object]:
+    """Have `callback` called if the caller hangs up. Returns what to call when that is no longer wanted."""
+    extensions = request.scope.get("extensions") or {}
+    if WHEN_GONE in extensions:
+        tell = extensions[WHEN_GONE]
+        tell(callback)
+        return lambda: tell(None)
+    watcher = asyncio.ensure_future(_disconnected(request))
+    watcher.add_done_callback(lambda done: None if done.cancelled() else callback())
+    return watcher.cancel
 
 
 async def _disconnected(request: Request) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import openapi, schemas
+from service.admission import Places
 from service.batch_queue import Priority
 from service.batcher import Batcher
 from service.detector import ModelInfo
 from service.drawing import DrawnFormat, draw, encode
 from service.errors import BadParameterError, ServiceError, UnavailableError, problem
+from service.headers import first_headers
 from service.lifecycle import Service
 from service.pipeline import Found, find, find_all, in_time, while_connected
 from service.schemas import DetectQuery, FastJSONResponse, Parameters, Selection
@@ -26,6 +27,8 @@ from service.uploads import UploadLimits, read_files, read_image
 router = APIRouter(redirect_slashes=False)
 
 DETECT_PATH = "/detect"
+_RAW_TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
+_RAW_PRIORITY_HEADER = openapi.PRIORITY_HEADER.lower().encode()
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
@@ -59,21 +62,27 @@ async def answer_detect(request: Request, query: DetectQuery) -> Response:
     settings = service.settings
     urgency = request_urgency(request, service, Priority.NORMAL)
     urgency.check(batcher)
-    with batcher.admission.room_for_body() as take, ExitStack() as held:
-        limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, take=take)
+    with batcher.admission.room_for_body() as take:
+        limits = UploadLimits(
+            body_bytes=settings.max_body_bytes,
+            files=1,
+            seconds=settings.body_timeout_s,
+            deadline=urgency.deadline,
+            take=take,
+        )
         with service.stages.stage("read"):
-            data = await in_time(urgency.deadline, read_image(request, limits))
-        held.enter_context(urgency.places(batcher))
-        finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
-        found = await while_connected(request, finding)
-        headers = {"Server-Timing": found.server_timing()}
-        media_type = _drawn_type(request)
-        with service.stages.stage("encode"):
-            if media_type is None:
-                return FastJSONResponse(_result(found, query, selection, batcher.info), headers=headers)
-            drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
-            drawn = await while_connected(request, in_time(urgency.deadline, drawing))
-            return Response(drawn, media_type=media_type, headers=headers)
+            data = await read_image(request, limits)
+        with urgency.places(batcher):
+            finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
+            found = await while_connected(request, finding)
+            headers = {"Server-Timing": found.server_timing()}
+            media_type = _drawn_type(request)
+            with service.stages.stage("encode"):
+                if media_type is None:
+                    return FastJSONResponse(_result(found, query, selection, batcher.info), headers=headers)
+                drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
+                drawn = await while_connected(request, in_time(urgency.deadline, drawing))
+                return Response(drawn, media_type=media_type, headers=headers)
 
 
 detect_route = router.routes[-1]
@@ -101,10 +110,11 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
             body_bytes=settings.max_batch_body_bytes,
             files=min(settings.max_batch_files, batcher.admission.capacity(urgency.priority)),
             seconds=settings.body_timeout_s,
+            deadline=urgency.deadline,
             take=take,
         )
         with service.stages.stage("read"):
-            files = await in_time(urgency.deadline, read_files(request, limits))
+            files = await read_files(request, limits)
         with urgency.places(batcher, len(files)):
             finding = find_all(service, batcher, files, deadline=urgency.deadline, priority=urgency.priority)
             outcomes = await while_connected(request, finding)
@@ -187,8 +197,7 @@ def _refuse_repetition(request: Request) -> None:
             raise BadParameterError(f"{name} is given {names.count(name)} times")
 
 
-@dataclass(frozen=True, slots=True)
-class Urgency:
+class Urgency(NamedTuple):
     """When the answer must be there, on the event loop's clock, and before whose."""
 
     deadline: float
@@ -198,7 +207,7 @@ class Urgency:
         """See `Admission.check`."""
         batcher.admission.check(priority=self.priority, seconds_left=self._seconds_left)
 
-    def places(self, batcher: Batcher, count: int = 1) -> AbstractContextManager[None]:
+    def places(self, batcher: Batcher, count: int = 1) -> Places:
         """See `Admission.places`."""
         return batcher.admission.places(count, priority=self.priority, seconds_left=self._seconds_left)
 
@@ -209,15 +218,18 @@ class Urgency:
 
 def request_urgency(request: Request, service: Service, usual: Priority) -> Urgency:
     """By the request's headers, or else by the settings and the route."""
-    text = request.headers.get(TIMEOUT_HEADER)
-    milliseconds = service.settings.request_timeout_ms if text is None else timeout_ms(text)
+    head = first_headers(request.scope)
+    text = head.get(_RAW_TIMEOUT_HEADER)
+    milliseconds = service.settings.request_timeout_ms if text is None else timeout_ms(text.decode("latin-1"))
     if milliseconds is None:
         raise BadParameterError(f"{TIMEOUT_HEADER} must be a whole number from 1 to {LONGEST_TIMEOUT_MS}")
-    name = ", ".join(request.headers.getlist(openapi.PRIORITY_HEADER)).strip().lower()
-    if openapi.PRIORITY_HEADER in request.headers and name not in openapi.PRIORITIES:
-        raise BadParameterError(f"{openapi.PRIORITY_HEADER} must be one of {', '.join(openapi.PRIORITIES)}")
-    deadline = asyncio.get_running_loop().time() + milliseconds / 1000
-    return Urgency(deadline, openapi.PRIORITIES.get(name, usual))
+    priority = usual
+    if _RAW_PRIORITY_HEADER in head:
+        name = ", ".join(request.headers.getlist(openapi.PRIORITY_HEADER)).strip().lower()
+        if name not in openapi.PRIORITIES:
+            raise BadParameterError(f"{openapi.PRIORITY_HEADER} must be one of {', '.join(openapi.PRIORITIES)}")
+        priority = openapi.PRIORITIES[name]
+    return Urgency(asyncio.get_running_loop().time() + milliseconds / 1000, priority)
 
 
 def _result(found: Found, query: DetectQuery, selection: Selection, info: ModelInfo) -> dict[str, Any]:
@@ -238,7 +250,7 @@ def _drawn(found: Found, selection: Selection, info: ModelInfo, image_format: Dr
 
 def _drawn_type(request: Request) -> str | None:
     """The media type of the picture that the caller would rather have than JSON, if any."""
-    for media_type in _accepted(request.headers.get("accept", "")):
+    for media_type in _accepted(first_headers(request.scope).get(b"accept", b"").decode("latin-1")):
         if media_type in _DRAWN:
             return media_type
         if media_type == "image/*":
@@ -248,6 +260,7 @@ def _drawn_type(request: Request) -> str | None:
     return None
 
 
+@lru_cache(maxsize=64)
 def _accepted(header: str) -> list[str]:
     """The media types of an Accept header, most wanted first (RFC 9110, section 12.5.1)."""
     wanted: list[tuple[float, str]] = []

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.bounded_json import read_object
-from service.errors import BadRequestError, BodyTimeoutError, TooLargeError, UnsupportedTypeError
+from service.errors import BadRequestError, BodyTimeoutError, DeadlineError, TooLargeError, UnsupportedTypeError
+from service.headers import first_headers
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
@@ -33,12 +34,14 @@ class UploadLimits:
         body_bytes: most bytes of the body.
         files: most files in it.
         seconds: for the whole body, however it drips.
+        deadline: of the request, on the event loop's clock.
         take: takes memory for so many more bytes, or raises.
     """
 
     body_bytes: int
     files: int
     seconds: float
+    deadline: float
     take: Callable[[int], None]
 
     def in_base64(self) -> UploadLimits:
@@ -55,7 +58,7 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
 
     Raises:
         BadRequestError: the body is not what its Content-Type says, or holds no image or several.
-        BodyTimeoutError: it comes too slowly.
+        BodyTimeoutError, DeadlineError: it comes too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: a Content-Type that is not taken.
         QueueFullError: there is no memory for it now.
@@ -82,7 +85,7 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
 
     Raises:
         BadRequestError: the form is broken or has no such field with a file.
-        BodyTimeoutError: it comes too slowly.
+        BodyTimeoutError, DeadlineError: it comes too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: it is not a multipart form.
         QueueFullError: there is no memory for it now.
@@ -100,7 +103,7 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
     )
     parser.spool_max_size = whole.body_bytes + 1  # never through the disk
     try:
-        async with _in_good_time(limits.seconds):
+        async with _in_good_time(limits):
             form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeError) as error:
         if "Too many files" in str(error):
@@ -126,38 +129,45 @@ async def read_body(request: Request, limits: UploadLimits) -> bytes:
     """A request's whole body.
 
     Raises:
-        BodyTimeoutError: it comes too slowly.
+        BodyTimeoutError, DeadlineError: it comes too slowly.
         TooLargeError: it is over the limit; told before the rest is read.
         QueueFullError: there is no memory for it now.
     """
-    body = bytearray()
-    async with _in_good_time(limits.seconds):
-        async for piece in _pieces(request, limits):
-            body += piece
-    return bytes(body)
+    async with _in_good_time(limits):
+        pieces = [piece async for piece in _pieces(request, limits)]
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[bytes]:
     """The body as it comes, as long as it is within the limits."""
     limit, size = limits.body_bytes, 0
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    declared = first_headers(request.scope).get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
         raise TooLargeError(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
-    async for piece in request.stream():
+    receive, more = request.receive, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece, more = message.get("body", b""), message.get("more_body", False)
         size += len(piece)
         if size > limit:
             raise TooLargeError(f"the body has more than {limit:,} bytes, which is the most that is taken")
-        limits.take(len(piece))
-        yield piece
+        if piece:
+            limits.take(len(piece))
+            yield piece
 
 
 @asynccontextmanager
-async def _in_good_time(seconds: float) -> AsyncIterator[None]:
+async def _in_good_time(limits: UploadLimits) -> AsyncIterator[None]:
+    latest = asyncio.get_running_loop().time() + limits.seconds
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(min(latest, limits.deadline)):
             yield
     except TimeoutError as error:
-        raise BodyTimeoutError(f"the body did not come within {seconds:g} s") from error
+        if limits.deadline < latest:
+            raise DeadlineError("the time for this request was over before its body was there") from error
+        raise BodyTimeoutError(f"the body did not come within {limits.seconds:g} s") from error
 
 
 def _image_in_json(body: bytes) -> bytes:
@@ -174,4 +184,5 @@ def _image_in_json(body: bytes) -> bytes:
 
 
 def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    header = first_headers(request.scope).get(b"content-type", b"").decode("latin-1")
+    return header.partition(";")[0].strip().lower()

@@ -88,9 +88,11 @@ async def infer(request: Request) -> Response:
     settings = service.settings
     urgency.check(batcher)
     with batcher.admission.room_for_body() as take, ExitStack() as held:
-        limits = UploadLimits(body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, take=take)
+        limits = UploadLimits(
+            body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, deadline=deadline, take=take
+        )
         with service.stages.stage("read"):
-            body = await in_time(deadline, read_body(request, limits.in_base64()))
+            body = await read_body(request, limits.in_base64())
         held.enter_context(urgency.places(batcher))
         asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(LENGTH_HEADER)))
         selection = _selection(asked, service)

@@ -52,17 +52,19 @@ def test_low_ones_leave_a_quarter_of_the_places_to_the_others() -> None:
         pass
 
 
-@pytest.mark.anyio
-async def test_room_in_pixels_runs_out_but_never_for_a_lone_picture() -> None:
+def test_room_in_pixels_runs_out_but_never_for_a_lone_picture() -> None:
     admission = door(pixels=1000)
-    async with admission.room_for(5000):
+    with admission.room() as room, admission.room() as another:
+        room.take(5000)
         with refused(QueueFullError):
-            await admission.room_for(1).__aenter__()
-    async with admission.room_for(600), admission.room_for(400):
+            another.take(1)
+    with admission.room() as room, admission.room() as another, admission.room() as third:
+        room.take(600)
+        another.take(400)
         with refused(QueueFullError):
-            await admission.room_for(1).__aenter__()
-    async with admission.room_for(1000):
-        pass
+            third.take(1)
+    with admission.room() as room:
+        room.take(1000)
 
 
 @pytest.mark.anyio
@@ -72,7 +74,8 @@ async def test_patient_ones_wait_for_room() -> None:
 
     async def look(pixels: int) -> None:
         nonlocal most, inside
-        async with admission.room_for(pixels, patient=True):
+        with admission.room() as room:
+            await room.wait_for(pixels)
             inside += pixels
             most = max(most, inside)
             await let_go.wait()
@@ -87,21 +90,21 @@ async def test_patient_ones_wait_for_room() -> None:
     await asyncio.gather(*looks, return_exceptions=True)
     assert [look.cancelled() for look in looks] == [False, False, True, False, False]
     assert most == 3000
-    async with admission.room_for(1000):
-        pass
+    with admission.room() as room:
+        room.take(1000)
 
 
 def test_whoever_has_left_is_not_refused() -> None:
     metrics = Metrics()
     admission = door(pixels=1000, metrics=metrics)
-    with admission.room() as take:
+    with admission.room() as room:
         pass
     with pytest.raises(CancelledError):
-        take(1)  # in a decoding thread that comes to it late
-    with admission.room() as take_before, admission.room() as take:
-        take_before(1000)
+        room.take(1)  # in a decoding thread that comes to it late
+    with admission.room() as room, admission.room() as another:
+        room.take(1000)
         with refused(QueueFullError):
-            take(1)
+            another.take(1)
     counted = metrics.registry.get_sample_value("frcnn_images_rejected_total", {"reason": "pixels-full"})
     assert counted == 1
 
