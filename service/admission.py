@@ -62,9 +62,7 @@ class Admission:
         """Most images in flight for one of this priority to be let in: low ones leave a quarter to the others."""
         return self._capacity - (self._capacity // 4 if priority is Priority.LOW else 0)
 
-    def places(
-        self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf
-    ) -> Places:
+    def places(self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf) -> Places:
         """Room for `count` images, from before they are decoded until they are answered: all or none.
 
         The arguments, and what entering it raises, are those of `check`.
@@ -152,7 +150,7 @@ class Admission:
 
 
 class Places:
-    """See `Admission.places`. A class, as the next two, because every request goes by: generators take thrice as long."""
+    """See `Admission.places`. A class, as the next two, as every request goes by: a generator takes thrice as long."""
 
     __slots__ = ("_admission", "_count", "_priority", "_seconds_left")
 

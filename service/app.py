@@ -11,8 +11,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import openapi
 from service.auth import KEY_HEADER, ApiKeys, load_keys, tell_who_may_call
@@ -20,7 +22,7 @@ from service.detector import load_detectors
 from service.docs import FILES_PATH, docs_files
 from service.docs import router as docs_router
 from service.errors import BadParameterError, ServiceError
-from service.fast_lane import CLIENT_CLOSED_REQUEST, FastLane
+from service.fast_lane import CLIENT_CLOSED_REQUEST, FastLane, takes
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.middleware import REQUEST_ID_HEADER, RequestContext
 from service.oip.routes import LENGTH_HEADER
@@ -83,7 +85,7 @@ def create_app(
     exporting = exporting_provider(settings, version=service_version()) if tracer_provider is None else None
     spans = tracer_provider or exporting
     service = Service(settings, load, on_hopeless, spans)
-    app = FastAPI(
+    app = _Application(
         title="faster-rcnn-service",
         version=service.version,
         description=_DESCRIPTION,
@@ -102,15 +104,33 @@ def create_app(
     return app
 
 
-def _add_middlewares(app: FastAPI, settings: Settings, keys: frozenset[str], *, traced: bool) -> None:
-    # The last one added is the outermost: an answer to a browser needs CORS headers even where the key is wrong.
-    if not traced:  # FastAPI makes the span of a request on its own way to the route
-        app.add_middleware(FastLane, route=detect_route)
+class _Application(FastAPI):
+    """FastAPI, and a short way around it."""
+
+    fast_lane: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.fast_lane is not None and takes(scope):
+            scope["app"] = self
+            await self.fast_lane(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _add_middlewares(app: _Application, settings: Settings, keys: frozenset[str], *, traced: bool) -> None:
+    # The last one is the outermost: an answer to a browser needs CORS headers even where the key is wrong.
+    around: list[Middleware] = []
     if keys:
-        app.add_middleware(ApiKeys, keys=keys)
+        around.append(Middleware(ApiKeys, keys=keys))
     if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
-    app.add_middleware(RequestContext, metrics=app.state.service.metrics, access_log=settings.access_log)
+        around.append(Middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS))
+    around.append(Middleware(RequestContext, metrics=app.state.service.metrics, access_log=settings.access_log))
+    for layer in around:
+        app.add_middleware(layer.cls, *layer.args, **layer.kwargs)
+    if not traced:  # FastAPI makes the span of a request on its own way to the route
+        app.fast_lane = FastLane(route=detect_route)
+        for layer in around:
+            app.fast_lane = layer.cls(app.fast_lane, *layer.args, **layer.kwargs)
 
 
 def _add_routes(app: FastAPI) -> None:

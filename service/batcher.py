@@ -11,7 +11,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 from service.admission import Admission
 from service.batch_queue import BatchQueue, Priority, Shape
@@ -93,9 +95,10 @@ class Batcher:
             max_delay=limits.max_queue_delay_s,
             head_start=limits.priority_head_start_s,
         )
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # wakes the workers, whenever the queue has got longer
         self._on_failure = on_failure
-        self._metrics = metrics
+        self._batch_size = metrics.batch_size
+        metrics.queued.set_function(lambda: len(self._queue))
         self._queue_seconds = metrics.stage_seconds.labels("queue")
         self._inference_seconds = metrics.stage_seconds.labels("inference")
         self._workers: dict[Device, asyncio.Task[None]] = {}
@@ -114,7 +117,10 @@ class Batcher:
     @property
     def failure(self) -> str | None:
         """Why no device can answer; None while at least one can."""
-        return None if len(self.failures) < len(self._devices) else "; ".join(self.failures)
+        for device in self._devices:
+            if device.failure is None:
+                return None
+        return "; ".join(self.failures)
 
     @property
     def failures(self) -> list[str]:
@@ -137,8 +143,9 @@ class Batcher:
         Called by the thread that has decoded it.
         """
         detector = self._devices[0].detector
-        if len(self._devices) > 1 or not isinstance(detector, EarlyUploader):
+        if len(self._devices) > 1 or not _uploads_early(type(detector)):
             return picture
+        assert isinstance(detector, EarlyUploader)
         return Picture(picture.pixels, on_device=detector.upload(picture.pixels))
 
     def pixels(self, width: int, height: int) -> int:
@@ -177,24 +184,25 @@ class Batcher:
             InferenceError: the device failed on this picture.
             UnavailableError: the service is shutting down, or no device answers.
         """
+        if self._stopped:
+            raise _shutting_down()
+        if self.failure is not None:
+            raise _no_device()
         shape = self._devices[0].detector.padded_shape(picture.size_hw)
         job = _Job(picture, shape, priority, time.perf_counter())
-        async with self._changed:
-            if self._stopped:
-                raise _shutting_down()
-            if self.failure is not None:
-                raise _no_device()
-            self._queue.put(job)
-            self._changed.notify_all()
-        self._metrics.queued.set(len(self._queue))
+        expiry = asyncio.get_running_loop().call_at(deadline, _expire, job)
+        self._queue.put(job)
+        self._wake()
         try:
-            async with asyncio.timeout_at(deadline):
-                return await job.answer
-        except TimeoutError as error:
-            raise DeadlineError("the image waited for a device, or for its answer, until its time was over") from error
+            return await job.answer
         finally:
+            expiry.cancel()
             self._queue.discard(job)
-            self._metrics.queued.set(len(self._queue))
+
+    def _wake(self) -> None:
+        """Have the workers that wait look at the queue."""
+        self._changed.set()
+        self._changed.clear()
 
     def _employ(self, device: Device) -> None:
         """Start the worker of a device."""
@@ -226,18 +234,14 @@ class Batcher:
     async def _next_batch(self, device: Device) -> list[_Job]:
         """What to run next; nothing once the device has been idle for so long that it should be checked."""
         idle_until = time.perf_counter() + self._idle_s
-        async with self._changed:
-            while not (batch := self._queue.take(time.perf_counter(), at_most=device.cap.now)):
-                if time.perf_counter() >= idle_until:
-                    return []
-                ready = self._queue.next_ready(at_most=device.cap.now)
-                until = idle_until if ready is None else min(ready, idle_until)
-                try:
-                    async with asyncio.timeout(None if until == math.inf else until - time.perf_counter()):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-        self._metrics.queued.set(len(self._queue))
+        while not (batch := self._queue.take(time.perf_counter(), at_most=device.cap.now)):
+            if time.perf_counter() >= idle_until:
+                return []
+            ready = self._queue.next_ready(at_most=device.cap.now)
+            until = idle_until if ready is None else min(ready, idle_until)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if until == math.inf else until - time.perf_counter()):
+                    await self._changed.wait()
         return batch
 
     async def _run(self, device: Device, batch: Sequence[_Job]) -> None:
@@ -248,7 +252,7 @@ class Batcher:
             await self._hand_over(batch)
             return
         started = time.perf_counter()  # the event loop's own clock ticks in milliseconds
-        self._metrics.batch_size.observe(len(batch))
+        self._batch_size.observe(len(batch))
         try:
             found = await device.detect([job.picture for job in batch])
         except Exception as error:
@@ -290,8 +294,7 @@ class Batcher:
             return
         for job in reversed(batch):
             self._queue.put_back(job)
-        async with self._changed:
-            self._changed.notify_all()
+        self._wake()
 
     def _lose(self) -> None:
         """A device does not answer. If it was the last one, nobody is left waiting for it."""
@@ -304,12 +307,21 @@ class Batcher:
             _fail(waiting, error)
 
 
+@cache
+def _uploads_early(kind: type[Detector]) -> bool:
+    return issubclass(kind, EarlyUploader)  # a look at a protocol takes longer than all else that is done for a picture
+
+
 def _shutting_down() -> UnavailableError:
     return UnavailableError("the service is shutting down")
 
 
 def _no_device() -> UnavailableError:
     return UnavailableError("no device answers", retry_after_s=1)
+
+
+def _expire(job: _Job) -> None:
+    _fail([job], DeadlineError("the image waited for a device, or for its answer, until its time was over"))
 
 
 def _fail(batch: Sequence[_Job], error: ServiceError) -> None:

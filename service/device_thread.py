@@ -63,10 +63,11 @@ class DeviceThread:
         self._inbox.put(work)
         if not self.alive:
             self._finish(None, ThreadEndedError("the thread had ended"))
-        done, _ = await asyncio.wait({outcome}, timeout=timeout_s)
-        if not done:
-            raise NotDoneError
-        result, error = outcome.result()
+        expiry = self._loop.call_later(timeout_s, _expire, outcome)
+        try:
+            result, error = await outcome
+        finally:
+            expiry.cancel()
         if error is not None:
             raise error
         return cast(T, result)
@@ -102,3 +103,8 @@ class DeviceThread:
         outcome, self._outcome = self._outcome, None
         if outcome is not None and not outcome.done():
             outcome.set_result((result, error))
+
+
+def _expire(outcome: asyncio.Future[Any]) -> None:
+    if not outcome.done():
+        outcome.set_exception(NotDoneError())

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.errors import ServiceError
 from service.pipeline import ClientGoneError
@@ -26,22 +26,31 @@ CLIENT_CLOSED_REQUEST = 499  # nobody reads it: it is what the log and the metri
 _LONGEST_QUERY_BYTES = 256  # of those that are remembered
 
 
+def takes(scope: Scope) -> bool:
+    """Whether this is a plain request to detect."""
+    return (
+        scope["type"] == "http"
+        and scope["path"] == DETECT_PATH
+        and scope["method"] == "POST"
+        and not scope.get("root_path")
+        and len(scope["query_string"]) <= _LONGEST_QUERY_BYTES
+        and _parsed(scope["query_string"]) is not None
+    )
+
+
 class FastLane:
-    """Answer a plain `POST /detect` at once.
+    """Answers what it `takes`.
 
     Args:
-        app: the usual way.
         route: that of `/detect`, as the metrics and the log want to know it.
     """
 
-    def __init__(self, app: ASGIApp, *, route: Any) -> None:
-        self.app = app
+    def __init__(self, *, route: Any) -> None:
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_detect(scope) or (query := _parsed(scope["query_string"])) is None:
-            await self.app(scope, receive, send)
-            return
+        query = _parsed(scope["query_string"])
+        assert query is not None, "else it is not taken"
         scope["route"] = self._route
         try:
             response = await answer_detect(Request(scope, receive), query)
@@ -50,16 +59,6 @@ class FastLane:
         except (ClientGoneError, ClientDisconnect):
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         await response(scope, receive, send)
-
-
-def _is_detect(scope: Scope) -> bool:
-    return (
-        scope["type"] == "http"
-        and scope["path"] == DETECT_PATH
-        and scope["method"] == "POST"
-        and not scope.get("root_path")
-        and len(scope["query_string"]) <= _LONGEST_QUERY_BYTES
-    )
 
 
 @lru_cache(maxsize=256)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MODEL_LABELS = ("model", "weights", "version")
@@ -20,25 +23,25 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("frcnn_requests", "Requests answered.", ["route", "status"], registry=self.registry)
-        self.request_seconds = Histogram(
-            "frcnn_request_seconds", "From the first byte in to the last out.", ["route"], registry=self.registry,
-            buckets=_SECONDS,
-        )  # fmt: skip
-        self.stage_seconds = Histogram(
-            "frcnn_stage_seconds", "Time of one image in a stage.", ["stage"], registry=self.registry, buckets=_SECONDS
+        self.request_seconds = Histograms(
+            "frcnn_request_seconds", "From the first byte in to the last out.", _SECONDS, "route", self.registry
         )
-        self.batch_size = Histogram(
-            "frcnn_batch_size", "Images in a batch.", registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+        self.stage_seconds = Histograms(
+            "frcnn_stage_seconds", "Time of one image in a stage.", _SECONDS, "stage", self.registry
         )
+        self.batch_size = Histograms(
+            "frcnn_batch_size", "Images in a batch.", (1, 2, 4, 8, 16, 32, 64, 128), None, self.registry
+        ).labels()
         self.rejected = Counter(
             "frcnn_images_rejected", "Images refused at the door.", ["reason"], registry=self.registry
         )
         for reason in _REFUSALS:
             # Told before the first: an increase is seen only from a value before it, and "none" is not "unknown".
             self.rejected.labels(reason)
-        self.requests_in_flight = Gauge(
+        self.requests_now = 0  # being answered
+        Gauge(
             "frcnn_requests_in_flight", "Requests being answered, of every route.", registry=self.registry
-        )
+        ).set_function(lambda: self.requests_now)
         self.problems = Counter(
             "frcnn_problems", "Requests, and images of a batch, answered with a problem.", ["code"],
             registry=self.registry,
@@ -66,6 +69,58 @@ class Metrics:
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class Histogram:
+    """Counts values by the least bound that they are not above. Lives on the event loop."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class Histograms(Collector):
+    """A histogram for each value of a label, as Prometheus' client has them, for one thread and in a tenth of its time.
+
+    Args:
+        name: of the metric.
+        documentation: what it tells.
+        bounds: of its buckets, ascending.
+        label: its name; None for no label.
+        registry: where to register it.
+    """
+
+    def __init__(
+        self, name: str, documentation: str, bounds: Sequence[float], label: str | None, registry: CollectorRegistry
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = bounds
+        self._label_names = () if label is None else (label,)
+        self._histograms: dict[tuple[str, ...], Histogram] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Histogram:
+        """The histogram of a label's value, made when it is first asked for."""
+        found = self._histograms.get(values)
+        if found is None:
+            found = self._histograms[values] = Histogram(self._bounds)
+        return found
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)
+        marks = [*map(floatToGoString, self._bounds), "+Inf"]
+        for values, histogram in self._histograms.items():
+            buckets = list(zip(marks, accumulate(histogram.counts), strict=True))
+            family.add_metric(values, buckets, histogram.total)
+        yield family
 
 
 class _DeviceMemory(Collector):

@@ -6,14 +6,15 @@ import logging
 import random
 import re
 import time
+from functools import cache
 from typing import Any
 
 from opentelemetry import trace
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import OPEN_PATHS
+from service.headers import first_headers
 from service.logs import access_logger, request_id_of_this_task
 from service.metrics import Metrics
 from service.problems import noted_problem, problem_response
@@ -32,8 +33,9 @@ DEFAULT_HEADERS = {
 }
 _RAW_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 _RAW_DEFAULT_HEADERS = [(name.lower().encode(), value.encode()) for name, value in DEFAULT_HEADERS.items()]
+_RAW_OURS = {_RAW_ID_HEADER, *(name for name, _ in _RAW_DEFAULT_HEADERS)}
 # An id goes into logs and headers: short, and of characters that mean nothing there.
-_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _UNROUTED = "none"
 
 
@@ -52,29 +54,29 @@ class RequestContext:
         self.app = app
         self.metrics = metrics
         self.access_log = access_log
+        self._counted = cache(metrics.requests.labels)  # routes and statuses are few
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(Headers(scope=scope))
+        request_id = _request_id(first_headers(scope).get(_RAW_ID_HEADER, b""))
         scope.setdefault("state", {})["request_id"] = request_id
-        trace.get_current_span().set_attribute("frcnn.request_id", request_id)
+        span = trace.get_current_span()
+        if span.is_recording():
+            span.set_attribute("frcnn.request_id", request_id)
         status = 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [header for header in message["headers"] if header[0] != _RAW_ID_HEADER]  # in lower case (ASGI)
-                given = {name for name, _ in own}
-                defaults = [header for header in _RAW_DEFAULT_HEADERS if header[0] not in given]
-                message["headers"] = [*own, (_RAW_ID_HEADER, request_id.encode("latin-1")), *defaults]
+                message["headers"] = _with_defaults(message["headers"], request_id.encode())
             await send(message)
 
         token = request_id_of_this_task.set(request_id)
-        self.metrics.requests_in_flight.inc()
+        self.metrics.requests_now += 1
         try:
             await self.app(scope, receive, send_with_headers)
         except Exception:
@@ -84,14 +86,14 @@ class RequestContext:
             response = internal_error(scope)
             await response(scope, receive, send_with_headers)
         finally:
-            self.metrics.requests_in_flight.dec()
+            self.metrics.requests_now -= 1
             self._account(scope, status, time.perf_counter() - started)
             request_id_of_this_task.reset(token)
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
         code = noted_problem(scope)
-        self.metrics.requests.labels(route, str(status)).inc()
+        self._counted(route, str(status)).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         if code is not None:
             self.metrics.problems.labels(code).inc()
@@ -110,9 +112,18 @@ def internal_error(scope: Scope) -> JSONResponse:
     return problem_response(scope, status=500, code="internal", detail=detail)
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _ACCEPTABLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+def _with_defaults(own: list[tuple[bytes, bytes]], request_id: bytes) -> list[tuple[bytes, bytes]]:
+    """An answer's headers, in lower case (ASGI), with the request's id and our own where it sets none."""
+    given = {name for name, _ in own}
+    if given.isdisjoint(_RAW_OURS):
+        return [*own, (_RAW_ID_HEADER, request_id), *_RAW_DEFAULT_HEADERS]
+    own = [header for header in own if header[0] != _RAW_ID_HEADER]
+    defaults = [header for header in _RAW_DEFAULT_HEADERS if header[0] not in given]
+    return [*own, (_RAW_ID_HEADER, request_id), *defaults]
+
+
+def _request_id(given: bytes) -> str:
+    return given.decode() if _ACCEPTABLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def _route(scope: Scope) -> str:

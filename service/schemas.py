@@ -77,6 +77,8 @@ class Selection:
     labels: frozenset[int] | None
 
     def apply(self, found: Detections) -> Detections:
+        if self.score_threshold <= 0 and self.labels is None and self.max_detections >= len(found.scores):
+            return found
         wanted = found.scores >= self.score_threshold
         if self.labels is not None:
             wanted &= np.isin(found.labels, list(self.labels))

@@ -93,6 +93,7 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         ws="none",
         lifespan="on",
         server_header=False,
+        proxy_headers=False,  # nothing asks whence a request comes
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,

@@ -6,10 +6,9 @@ import json
 
 import pytest
 from opentelemetry.trace import NoOpTracerProvider
-from starlette.requests import Request
 
 from service.app import create_app
-from service.fast_lane import FastLane, _parsed
+from service.fast_lane import _parsed, takes
 from service.schemas import DetectQuery, FastJSONResponse
 from service.settings import Settings
 
@@ -37,7 +36,7 @@ async def test_it_answers_as_the_usual_way_does(serving, fake, make_png, monkeyp
     answers = []
     for usual in (False, True):
         if usual:
-            monkeypatch.setattr("service.fast_lane._is_detect", lambda _: False)
+            monkeypatch.setattr("service.app.takes", lambda _: False)
         async with serving(fake()) as client:
             path = f"/detect?{query}" if query else "/detect"
             response = await client.post(path, content=content, headers={"X-Request-ID": "same"})
@@ -59,21 +58,22 @@ def test_only_what_is_plainly_right_goes_by_it() -> None:
 @pytest.mark.parametrize("tracer_provider", [None, NoOpTracerProvider()])
 def test_where_traces_are_asked_for_it_is_closed(tracer_provider) -> None:
     app = create_app(Settings(), load=lambda _: [], tracer_provider=tracer_provider)
-    open_ = any(middleware.cls is FastLane for middleware in app.user_middleware)
-    assert open_ is (tracer_provider is None)
+    assert (app.fast_lane is not None) is (tracer_provider is None)
 
 
-async def test_other_paths_and_methods_pass() -> None:
-    passed = []
-
-    async def usual(scope, receive, send):
-        passed.append(scope["path"])
-
-    lane = FastLane(usual, route=None)
-    for path, method, root in (("/detect", "GET", ""), ("/detect/batch", "POST", ""), ("/detect", "POST", "/app")):
-        scope = {"type": "http", "path": path, "method": method, "root_path": root, "query_string": b""}
-        await lane(scope, Request(scope | {"headers": []}).receive, None)
-    assert passed == ["/detect", "/detect/batch", "/detect"]
+@pytest.mark.parametrize(
+    ("path", "method", "root", "taken"),
+    [
+        ("/detect", "POST", "", True),
+        ("/detect", "GET", "", False),
+        ("/detect/batch", "POST", "", False),
+        ("/detect", "POST", "/app", False),
+    ],
+)
+def test_other_paths_and_methods_pass(path: str, method: str, root: str, taken: bool) -> None:
+    scope = {"type": "http", "path": path, "method": method, "root_path": root, "query_string": b""}
+    assert takes(scope) is taken
+    assert not takes({"type": "lifespan"})
 
 
 def test_json_keeps_its_digits() -> None:
