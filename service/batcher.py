@@ -11,9 +11,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 from service.admission import Admission
 from service.batch_queue import BatchQueue, Priority, Shape
@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 _CHECK_INTERVAL_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Detections, and where the time went."""
 
     detections: Detections
@@ -233,15 +232,19 @@ class Batcher:
 
     async def _next_batch(self, device: Device) -> list[_Job]:
         """What to run next; nothing once the device has been idle for so long that it should be checked."""
+        loop = asyncio.get_running_loop()
         idle_until = time.perf_counter() + self._idle_s
         while not (batch := self._queue.take(time.perf_counter(), at_most=device.cap.now)):
             if time.perf_counter() >= idle_until:
                 return []
             ready = self._queue.next_ready(at_most=device.cap.now)
             until = idle_until if ready is None else min(ready, idle_until)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if until == math.inf else until - time.perf_counter()):
-                    await self._changed.wait()
+            alarm = None if until == math.inf else loop.call_later(until - time.perf_counter(), self._wake)
+            try:
+                await self._changed.wait()
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
         return batch
 
     async def _run(self, device: Device, batch: Sequence[_Job]) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-# An extension of ASGI's scope: called with what to call when the caller hangs up; with None, to forget it.
-WHEN_GONE = "frcnn.when_gone"
+_EXTENSION = "frcnn.exchange"  # of ASGI's scope: the exchange
 # Headers that say how an answer ends. uvicorn knows what to do about each.
 _FRAMING = {b"connection", b"transfer-encoding"}
 
@@ -33,7 +33,7 @@ class Exchange(RequestResponseCycle):
         self.size = 0  # of them
         self._start: Any = None  # the beginning of an answer whose body has not come yet
         self._when_gone: Callable[[], None] | None = None
-        given["scope"]["extensions"] = {WHEN_GONE: self._tell_when_gone}
+        given["scope"]["extensions"] = {_EXTENSION: self}
 
     async def receive(self) -> Any:
         if self.waiting_for_100_continue and not self.transport.is_closing():
@@ -72,7 +72,8 @@ class Exchange(RequestResponseCycle):
         if self._when_gone is not None:
             self._when_gone()
 
-    def _tell_when_gone(self, callback: Callable[[], None] | None) -> None:
+    def tell_when_gone(self, callback: Callable[[], None] | None) -> None:
+        """Have something called if the caller hangs up; with None, no more."""
         self._when_gone = callback
         if callback is not None and self.disconnected:
             callback()
@@ -102,6 +103,18 @@ class Exchange(RequestResponseCycle):
         self.transport.write(whole)
         self.message_event.set()
         self.on_response()
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """A request's exchange; None under another server."""
+    found: Exchange | None = (scope.get("extensions") or {}).get(_EXTENSION)
+    return found
+
+
+def body_is_whole(scope: Scope) -> bool:
+    """Whether all of the body is known to be there, so that nothing has to be waited for."""
+    exchange = exchange_of(scope)
+    return exchange is not None and not exchange.more_body
 
 
 class ExchangeProtocol(HttpToolsProtocol):

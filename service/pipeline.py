@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from starlette.requests import Request
 from service.batch_queue import Priority
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
-from service.exchange import WHEN_GONE
+from service.exchange import exchange_of
 from service.images import Picture, check_pixels, from_pixels, open_image, upright_rgb
 from service.lifecycle import Service
 
@@ -26,8 +25,7 @@ class ClientGoneError(Exception):
     """The caller closed the connection before the answer was ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The answer to one image, with what it was found in and how long that took."""
 
     picture: Picture
@@ -168,11 +166,10 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 def _call_when_gone(request: Request, callback: Callable[[], None]) -> Callable[[], object]:
     """Have `callback` called if the caller hangs up. Returns what to call when that is no longer wanted."""
-    extensions = request.scope.get("extensions") or {}
-    if WHEN_GONE in extensions:
-        tell = extensions[WHEN_GONE]
-        tell(callback)
-        return lambda: tell(None)
+    exchange = exchange_of(request.scope)
+    if exchange is not None:
+        exchange.tell_when_gone(callback)
+        return lambda: exchange.tell_when_gone(None)
     watcher = asyncio.ensure_future(_disconnected(request))
     watcher.add_done_callback(lambda done: None if done.cancelled() else callback())
     return watcher.cancel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -173,6 +173,11 @@ class FastJSONResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        own = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        framing = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+        self.raw_headers = own + framing
 
 
 def result_json(found: Detections, query: DetectQuery, size_hw: tuple[int, int], info: ModelInfo) -> dict[str, Any]:

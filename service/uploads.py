@@ -8,7 +8,7 @@ import binascii
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.bounded_json import read_object
 from service.errors import BadRequestError, BodyTimeoutError, DeadlineError, TooLargeError, UnsupportedTypeError
+from service.exchange import body_is_whole
 from service.headers import first_headers
 
 FILE_FIELD = "file"
@@ -26,8 +27,7 @@ _MOST_JSON_PARTS = 1000  # base64 has none
 _EXPECTED_JSON = 'the JSON body must be {"image": "<base64>"}'
 
 
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
+class UploadLimits(NamedTuple):
     """Bounds on what one request may send.
 
     Attributes:
@@ -46,11 +46,11 @@ class UploadLimits:
 
     def in_base64(self) -> UploadLimits:
         """The same for files in base64, which takes four characters for three bytes, and the JSON around them."""
-        return replace(self, body_bytes=self.body_bytes * 4 // 3 + _OVERHEAD_BYTES)
+        return self._replace(body_bytes=self.body_bytes * 4 // 3 + _OVERHEAD_BYTES)
 
     def in_form(self) -> UploadLimits:
         """The same for files and the form around them."""
-        return replace(self, body_bytes=self.body_bytes + _OVERHEAD_BYTES)
+        return self._replace(body_bytes=self.body_bytes + _OVERHEAD_BYTES)
 
 
 async def read_image(request: Request, limits: UploadLimits) -> bytes:
@@ -65,7 +65,7 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        files = await read_files(request, replace(limits, files=2))
+        files = await read_files(request, limits._replace(files=2))
         if len(files) > 1:
             raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
         return files[0]
@@ -133,8 +133,11 @@ async def read_body(request: Request, limits: UploadLimits) -> bytes:
         TooLargeError: it is over the limit; told before the rest is read.
         QueueFullError: there is no memory for it now.
     """
-    async with _in_good_time(limits):
+    if body_is_whole(request.scope):
         pieces = [piece async for piece in _pieces(request, limits)]
+    else:
+        async with _in_good_time(limits):
+            pieces = [piece async for piece in _pieces(request, limits)]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
