@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
+from service.admission import Room
 from service.batch_queue import Priority
 from service.batcher import Answer, Batcher
 from service.errors import DeadlineError, ServiceError, TooLargeError
@@ -60,21 +61,29 @@ async def find(
     limit = service.settings.max_body_bytes
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
-    max_pixels = service.settings.max_image_pixels
     with batcher.admission.room() as room:
+        decoding = _decoding_patiently if patient else _decoding
+        picture = decoding(service, batcher, room, data)
+        del data  # as soon as it is decoded, nothing needs it
+        return await _detected(service, batcher, picture, deadline=deadline, priority=priority)
 
-        def decode() -> Picture:
-            image = open_image(data, max_pixels=max_pixels)
-            room.take(batcher.pixels(*image.size))
-            return batcher.sent_ahead(upright_rgb(image, data))
 
-        async def decode_patiently() -> Picture:
-            image = await service.in_thread(lambda: open_image(data, max_pixels=max_pixels))
-            await room.wait_for(batcher.pixels(*image.size))  # not in a thread
-            return await service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image, data)))
+def _decoding(service: Service, batcher: Batcher, room: Room, data: bytes) -> Awaitable[Picture]:
+    max_pixels = service.settings.max_image_pixels
 
-        decoding = decode_patiently() if patient else service.in_thread(decode)
-        return await _detected(service, batcher, decoding, deadline=deadline, priority=priority)
+    def decode() -> Picture:
+        image = open_image(data, max_pixels=max_pixels)
+        room.take(batcher.pixels(*image.size))
+        return batcher.sent_ahead(upright_rgb(image, data))
+
+    return service.in_thread(decode)
+
+
+async def _decoding_patiently(service: Service, batcher: Batcher, room: Room, data: bytes) -> Picture:
+    max_pixels = service.settings.max_image_pixels
+    image = await service.in_thread(lambda: open_image(data, max_pixels=max_pixels))
+    await room.wait_for(batcher.pixels(*image.size))  # not in a thread
+    return await service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image, data)))
 
 
 async def find_in_pixels(
@@ -99,6 +108,7 @@ async def _detected(
     started = time.perf_counter()
     with service.stages.stage("decode"):
         picture = await in_time(deadline, decoding)
+    del decoding
     decode_s = time.perf_counter() - started
     answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
     return Found(picture, answer, decode_s)

@@ -74,6 +74,7 @@ async def answer_detect(request: Request, query: DetectQuery) -> Response:
             data = await read_image(request, limits)
         with urgency.places(batcher):
             finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
+            del data  # once decoded, nothing needs it
             found = await while_connected(request, finding)
             headers = {"Server-Timing": found.server_timing()}
             media_type = _drawn_type(request)

@@ -52,7 +52,9 @@ class WorkerThreads:
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting.append((future, work))
         if not self._waking:
-            self._wake_one()
+            self._waking = True
+            # Not at once: the thread could do nothing as long as the loop holds the interpreter.
+            self._loop.call_soon(self._wake_one)
         return future
 
     def close(self) -> None:
@@ -68,9 +70,10 @@ class WorkerThreads:
         try:
             asleep = self._idle.pop()
         except IndexError:
-            return  # all are at work, and look for more when they have done it
-        self._waking = True
-        asleep.release()
+            self._waking = False  # all are at work, and look for more when they have done it
+        else:
+            self._waking = True
+            asleep.release()
 
     def _live(self) -> None:
         """Runs in each thread."""
