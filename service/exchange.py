@@ -35,6 +35,11 @@ class Exchange(RequestResponseCycle):
         self._when_gone: Callable[[], None] | None = None
         given["scope"]["extensions"] = {_EXTENSION: self}
 
+    @property
+    def awaits_reader(self) -> bool:
+        """Whether so much of the body has come unread that no more should."""
+        return self.size > HIGH_WATER_LIMIT and self.more_body and not self.response_complete
+
     async def receive(self) -> Any:
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -126,7 +131,7 @@ class ExchangeProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         exchange = self.cycle
-        if exchange is not None and exchange.more_body and exchange.size > HIGH_WATER_LIMIT:
+        if exchange is not None and exchange.awaits_reader:
             self.flow.pause_reading()
 
     def on_headers_complete(self) -> None:

@@ -76,8 +76,8 @@ def _served(
     thread.start()
     try:
         give_up = time.monotonic() + 120
-        while not (server.started and (app.state.service.condition.status == "ok" or not ready)):
-            assert time.monotonic() < give_up, app.state.service.condition
+        while not (server.started and (not ready or app.state.service.condition.status == "ok")):
+            assert time.monotonic() < give_up, app.state.service.condition if ready else "not started"
             time.sleep(0.01)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

@@ -1,0 +1,165 @@
+"""Requests as connections bring them: in pieces, in a row, cut short."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from service.exchange import body_is_whole, exchange_of
+from service.protocol import ImpatientProtocol
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.settimeout(20)
+        yield connection
+
+
+def answers(connection: socket.socket, count: int) -> list[tuple[int, dict[str, str], bytes]]:
+    """Status, headers and body of so many answers, in order."""
+    found: list[tuple[int, dict[str, str], bytes]] = []
+    received = b""
+    while len(found) < count:
+        head, end, rest = received.partition(b"\r\n\r\n")
+        if end:
+            first, *lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            size = int(headers.get("content-length", 0))
+            if len(rest) >= size:
+                found.append((int(first.split()[1]), headers, rest[:size]))
+                received = rest[size:]
+                continue
+        piece = connection.recv(65536)
+        assert piece, f"closed after {found} and {received!r}"
+        received += piece
+    assert not received
+    return found
+
+
+def request(body: bytes, *lines: bytes, version: bytes = b"1.1") -> bytes:
+    head = [b"POST /detect HTTP/" + version, b"Host: x", b"Content-Length: %d" % len(body), *lines]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+def red(answer: tuple[int, dict[str, str], bytes]) -> float:
+    """Of the picture that it is for."""
+    return httpx.Response(answer[0], content=answer[2]).json()["boxes"][0][0]
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_a_request_may_come_in_pieces(step: int, live: Any, fake: Any, make_png: Any) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number in (3, 4):
+            sent = request(make_png(number))
+            for start in range(0, len(sent), step):
+                connection.sendall(sent[start : start + step])
+            (answer,) = answers(connection, 1)
+            assert (answer[0], red(answer)) == (200, number)
+
+
+def test_requests_may_be_sent_before_the_answers_come_which_keep_their_order(
+    live: Any, fake: Any, make_png: Any
+) -> None:
+    with live(fake(seconds=0.01)) as url, connected(url) as connection:
+        connection.sendall(b"".join(request(make_png(number)) for number in range(1, 9)))
+        assert [red(answer) for answer in answers(connection, 8)] == list(range(1, 9))
+
+
+def test_a_large_body_comes_whole_in_one_piece_or_many(live: Any, fake: Any, make_png: Any) -> None:
+    padded = make_png(5) + bytes(3_000_000)  # a decoder stops at the image's end
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(request(padded))
+        assert red(answers(connection, 1)[0]) == 5
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(padded[at : at + 9999]), padded[at : at + 9999])
+                          for at in range(0, len(padded), 9999))  # fmt: skip
+        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        connection.sendall(b"0\r\n\r\n")
+        assert red(answers(connection, 1)[0]) == 5
+
+
+def test_whoever_asks_before_sending_the_body_is_told_to_go_on(live: Any, fake: Any, make_png: Any) -> None:
+    body = make_png(6)
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(request(body, b"Expect: 100-continue")[: -len(body)])
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert red(answers(connection, 1)[0]) == 6
+
+
+@pytest.mark.parametrize(("version", "line"), [(b"1.0", b"X: y"), (b"1.1", b"Connection: close")])
+def test_a_connection_closes_when_it_is_asked_to(
+    version: bytes, line: bytes, live: Any, fake: Any, make_png: Any
+) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(request(make_png(7), line, version=version))
+        (answer,) = answers(connection, 1)
+        assert answer[1]["connection"] == "close"
+        assert red(answer) == 7
+        assert connection.recv(1) == b""
+
+
+def test_asked_for_the_head_alone_it_sends_no_body(live: Any, fake: Any) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while not received.endswith(b'{"status":"ok"}'):
+            received += connection.recv(65536)
+        assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+        assert received.count(b'{"status":"ok"}') == 1
+
+
+def test_the_rest_of_a_body_that_is_refused_is_no_next_request(live: Any, fake: Any, make_png: Any) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(request(bytes(5_000_000), b"X-Request-Timeout-Ms: never") + request(make_png(8)))
+        refused, answer = answers(connection, 2)
+        assert (refused[0], answer[0], red(answer)) == (422, 200, 8)
+
+
+def test_of_requests_in_a_row_the_one_at_work_is_dropped_when_its_caller_leaves(
+    live: Any, fake: Any, make_png: Any
+) -> None:
+    detector = fake()
+    detector.gate.clear()
+    with live(detector, max_batch_size=1) as url:
+        with connected(url) as busy, connected(url) as leaving:
+            busy.sendall(request(make_png(1)))
+            assert detector.started.wait(20)
+            leaving.sendall(request(make_png(2)) + request(make_png(3)))
+            time.sleep(0.3)
+            leaving.close()
+            give_up = time.monotonic() + 20
+            while httpx.get(f"{url}/healthz").json()["images_in_flight"] > 1 and time.monotonic() < give_up:
+                time.sleep(0.02)
+            detector.gate.set()
+            assert red(answers(busy, 1)[0]) == 1
+        assert httpx.get(f"{url}/healthz").json()["images_in_flight"] == 0
+    assert [batch[0][0] for batch in detector.batches] == [1]
+
+
+@pytest.mark.parametrize("header", [(b"x-bad", b"a\r\nSet-Cookie: b"), (b"x-bad", b"a\nb"), (b"x\r\ny", b"a")])
+def test_no_header_can_smuggle_another(header: tuple[bytes, bytes], served: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert exchange_of(scope) is not None
+        assert body_is_whole(scope)
+        headers = [(b"content-length", b"2"), header]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with served(app, ImpatientProtocol, ready=False) as url, pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(url)
+
+
+def test_under_another_server_there_is_no_exchange() -> None:
+    assert exchange_of({"type": "http"}) is None
+    assert not body_is_whole({"type": "http", "extensions": {}})
