@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from typing import Self
 
 from service.batch_queue import Priority
-from service.errors import QueueFullError, TooLateError
+from service.errors import DeadlineError, QueueFullError, TooLateError
 from service.metrics import Metrics
 
 # Weight of the newest batch in the measured rate, which rises faster: the first batch of a shape can be slow.
@@ -79,6 +79,7 @@ class Admission:
 
         Raises:
             QueueFullError: there is not that much room; says when to try again, by the measured rate.
+            DeadlineError: it is of no more use now.
             TooLateError: by the measured rate, their answer would come too late; says when it would not.
         """
         if self.in_flight + count > self.capacity(priority):
@@ -87,11 +88,13 @@ class Admission:
                 f"{self.in_flight} images are being answered, of at most {self.capacity(priority)}",
                 retry_after_s=self._retry_after_s(count, priority),
             )
+        if seconds_left <= 0:
+            raise DeadlineError("the time for this request was over before it could be let in")
         expected = self._expected_s(count, priority)
         if expected > _SAFE_SHARE * seconds_left:
             self._metrics.rejected.labels("too-late").inc(count)
             raise TooLateError(
-                f"the answer would take about {expected:.3g} s, and is wanted within {max(seconds_left, 0):.3g} s",
+                f"the answer would take about {expected:.3g} s, and is wanted within {seconds_left:.3g} s",
                 retry_after_s=_seconds(expected - _SAFE_SHARE * seconds_left),
             )
 

@@ -7,6 +7,7 @@ looks at every header of an answer twice, and tells of a caller who hangs up onl
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 _EXTENSION = "frcnn.exchange"  # of ASGI's scope: the exchange
 # Headers that say how an answer ends. uvicorn knows what to do about each.
 _FRAMING = {b"connection", b"transfer-encoding"}
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class Exchange(RequestResponseCycle):
@@ -55,18 +57,27 @@ class Exchange(RequestResponseCycle):
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start" and self._start is None and not self.response_started:
-            self._start = message
+        if message["type"] == "http.response.start" and not self.response_started:
+            self._start = message  # in place of one before it: that is uvicorn's answer to a failure since
             return
         if self._start is not None:
+            if self.flow.write_paused and not self.disconnected:
+                await self.flow.drain()
             start, self._start = self._start, None
             if not message.get("more_body", False) and (whole := self._whole(start, message.get("body", b""))):
-                if self.flow.write_paused and not self.disconnected:
-                    await self.flow.drain()
                 self._finish(whole)
                 return
             await super().send(start)
         await super().send(message)
+
+    async def run_asgi(self, app: Any) -> None:
+        try:
+            await super().run_asgi(app)
+        finally:
+            # What nobody will ask for any more, and the ring that only the collector would open.
+            self.pieces, self.size = [], 0
+            self._when_gone = None
+            del self.scope["extensions"]
 
     def hang_up(self) -> None:
         """The caller is gone."""
@@ -96,8 +107,8 @@ class Exchange(RequestResponseCycle):
             return None
         head = b"".join([STATUS_LINE[status], *[b"%b: %b\r\n" % header for header in headers], b"\r\n"])
         lines = len(headers) + 2
-        if not head.count(b"\r") == head.count(b"\n") == lines or b"\0" in head:
-            return None  # uvicorn refuses it
+        if not head.count(b"\r") == head.count(b"\n") == lines or _CONTROL.search(head):
+            return None  # uvicorn tells what is wrong
         return head + body
 
     def _finish(self, whole: bytes) -> None:

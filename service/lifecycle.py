@@ -174,6 +174,10 @@ class Service:
         """Whether a device's thread is at work that nobody waits for."""
         return self._batcher is not None and self._batcher.busy
 
+    def decoders_ended(self, timeout_s: float) -> bool:
+        """Whether the decoding threads have ended, after `stop`, within so long. Blocks."""
+        return self._decoders.ended(timeout_s)
+
     @property
     def loading(self) -> bool:
         """Whether the thread that loads the model at the start is at work."""

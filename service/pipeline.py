@@ -14,7 +14,8 @@ from starlette.requests import Request
 from service.admission import Room
 from service.batch_queue import Priority
 from service.batcher import Answer, Batcher
-from service.errors import DeadlineError, ServiceError, TooLargeError
+from service.deadline import in_time
+from service.errors import ServiceError, TooLargeError
 from service.exchange import exchange_of
 from service.images import Picture, check_pixels, from_pixels, open_image, upright_rgb
 from service.lifecycle import Service
@@ -62,13 +63,16 @@ async def find(
     if len(data) > limit:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
     with batcher.admission.room() as room:
-        decoding = _decoding_patiently if patient else _decoding
-        picture = decoding(service, batcher, room, data)
+        decode = _decode_patiently if patient else _decode
+        decoding = decode(service, batcher, room, data)
         del data  # as soon as it is decoded, nothing needs it
-        return await _detected(service, batcher, picture, deadline=deadline, priority=priority)
+        try:
+            return await _detected(service, batcher, decoding, deadline=deadline, priority=priority)
+        finally:
+            del decoding  # it may hold a failure, which holds this frame
 
 
-def _decoding(service: Service, batcher: Batcher, room: Room, data: bytes) -> Awaitable[Picture]:
+def _decode(service: Service, batcher: Batcher, room: Room, data: bytes) -> Awaitable[Picture]:
     max_pixels = service.settings.max_image_pixels
 
     def decode() -> Picture:
@@ -79,7 +83,7 @@ def _decoding(service: Service, batcher: Batcher, room: Room, data: bytes) -> Aw
     return service.in_thread(decode)
 
 
-async def _decoding_patiently(service: Service, batcher: Batcher, room: Room, data: bytes) -> Picture:
+async def _decode_patiently(service: Service, batcher: Batcher, room: Room, data: bytes) -> Picture:
     max_pixels = service.settings.max_image_pixels
     image = await service.in_thread(lambda: open_image(data, max_pixels=max_pixels))
     await room.wait_for(batcher.pixels(*image.size))  # not in a thread
@@ -98,17 +102,19 @@ async def find_in_pixels(
     check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
     with batcher.admission.room() as room:
         room.take(batcher.pixels(width, height))
-        copying = service.in_thread(lambda: batcher.sent_ahead(from_pixels(pixels)))
-        return await _detected(service, batcher, copying, deadline=deadline, priority=priority)
+        decoding = service.in_thread(lambda: batcher.sent_ahead(from_pixels(pixels)))
+        return await _detected(service, batcher, decoding, deadline=deadline, priority=priority)
 
 
 async def _detected(
     service: Service, batcher: Batcher, decoding: Awaitable[Picture], *, deadline: float, priority: Priority
 ) -> Found:
     started = time.perf_counter()
-    with service.stages.stage("decode"):
-        picture = await in_time(deadline, decoding)
-    del decoding
+    try:
+        with service.stages.stage("decode"):
+            picture = await in_time(deadline, decoding)
+    finally:
+        del decoding
     decode_s = time.perf_counter() - started
     answer = await service.stages.detection(batcher.submit(picture, deadline=deadline, priority=priority))
     return Found(picture, answer, decode_s)
@@ -131,19 +137,6 @@ async def find_all(
             raise outcome
         results.append(outcome)
     return results
-
-
-async def in_time(deadline: float, work: Awaitable[T]) -> T:
-    """The result of `work`, if it comes before the deadline.
-
-    Raises:
-        DeadlineError: it does not.
-    """
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await work
-    except TimeoutError as error:
-        raise DeadlineError("the time for this request was over before its answer was ready") from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

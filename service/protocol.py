@@ -16,6 +16,7 @@ from service.middleware import DEFAULT_HEADERS
 logger = logging.getLogger(__name__)
 
 _OFFER = re.compile(rb"\r\nUpgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
+_BLANK = re.compile(rb"[\r\n]*")
 _LONGEST_HEAD_BYTES = 16_384
 
 
@@ -95,7 +96,8 @@ class UpgradeDecliningProtocol(BoundedProtocol):
     """Decline offers to go on in HTTP/2, which clients such as Java's make with every first request.
 
     A server is free to ignore the offer (RFC 9110, section 7.8). uvicorn's parser takes it for accepted, and drops the
-    body that follows. So the offer's header gets another name of the same length before the parser sees it.
+    body that follows. So the offer's header gets another name of the same length before the parser sees it. One that
+    comes in the same packet as the end of another request's body is not seen: bodies are left as they are.
     """
 
     _in_body = False
@@ -115,8 +117,9 @@ class UpgradeDecliningProtocol(BoundedProtocol):
 
 
 def _end_of_head(data: bytes) -> int:
-    """Where to stop looking in what may begin with a head."""
-    end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD_BYTES)
+    """Where to stop looking in what may begin with a head, or with blank lines before one."""
+    blank = _BLANK.match(data)
+    end = data.find(b"\r\n\r\n", blank.end() if blank else 0, _LONGEST_HEAD_BYTES)
     return _LONGEST_HEAD_BYTES if end < 0 else end + 2
 
 

@@ -14,12 +14,13 @@ from service import openapi, schemas
 from service.admission import Places
 from service.batch_queue import Priority
 from service.batcher import Batcher
+from service.deadline import in_time
 from service.detector import ModelInfo
 from service.drawing import DrawnFormat, draw, encode
 from service.errors import BadParameterError, ServiceError, UnavailableError, problem
 from service.headers import first_headers
 from service.lifecycle import Service
-from service.pipeline import Found, find, find_all, in_time, while_connected
+from service.pipeline import Found, find, find_all, while_connected
 from service.schemas import DetectQuery, FastJSONResponse, Parameters, Selection
 from service.settings import LONGEST_TIMEOUT_MS, TIMEOUT_HEADER, timeout_ms
 from service.uploads import UploadLimits, read_files, read_image

@@ -22,6 +22,8 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_LAST_DECODING_S = 5.0  # for the picture in hand, which nobody waits for any more
+
 
 class Server(uvicorn.Server):
     """Ends in steps: it says that it drains, still answers for `drain_delay_s`, then refuses, finishes, and is gone.
@@ -110,7 +112,7 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         logger.info("ended before the model was loaded")
         logging.shutdown()
         os._exit(0)
-    if service.busy:
+    if service.busy or not service.decoders_ended(_LAST_DECODING_S):
         logger.error("ended with a thread at work: %s", service.hopeless or "its time was over")
         logging.shutdown()
         os._exit(0 if service.hopeless is None else 1)

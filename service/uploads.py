@@ -15,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from service.bounded_json import read_object
+from service.deadline import in_time
 from service.errors import BadRequestError, BodyTimeoutError, DeadlineError, TooLargeError, UnsupportedTypeError
 from service.exchange import body_is_whole
 from service.headers import first_headers
@@ -70,7 +71,8 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
             raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
         return files[0]
     if kind == "application/json":
-        return await asyncio.to_thread(_image_in_json, await read_body(request, limits.in_base64()))
+        body = await read_body(request, limits.in_base64())
+        return await in_time(limits.deadline, asyncio.to_thread(_image_in_json, body))
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await read_body(request, limits)
     raise UnsupportedTypeError(
@@ -111,7 +113,8 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
         raise BadRequestError(f"the multipart form is broken: {error}") from error
     try:
         uploads = [upload.file for upload in form.getlist(FILE_FIELD) if isinstance(upload, UploadFile)]
-        files = await asyncio.to_thread(lambda: [upload.read() for upload in uploads])
+        reading = asyncio.to_thread(lambda: [upload.read() for upload in uploads])
+        files = await in_time(limits.deadline, reading)
     finally:
         await form.close()
     if len(files) > limits.files:
@@ -126,7 +129,7 @@ def _too_many(limits: UploadLimits) -> TooLargeError:
 
 
 async def read_body(request: Request, limits: UploadLimits) -> bytes:
-    """A request's whole body.
+    """A request's whole body; to be called once.
 
     Raises:
         BodyTimeoutError, DeadlineError: it comes too slowly.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,9 +47,11 @@ class WorkerThreads:
         if self._closed:
             raise RuntimeError("the threads have been told to end")
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
             for thread in self._threads:
-                thread.start()
+                if thread.ident is None:
+                    thread.start()
+            self._loop = loop
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting.append((future, work))
         if not self._waking:
@@ -65,6 +68,14 @@ class WorkerThreads:
                 self._waiting.popleft()[0].cancel()
         while self._idle:
             self._wake_one()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Wait for the end, after `close`, and tell whether it has come. Blocks."""
+        give_up = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(give_up - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _wake_one(self) -> None:
         try:
@@ -102,14 +113,19 @@ class WorkerThreads:
         asleep.acquire()
 
     def _do(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
+        result: Any = None
+        error: BaseException | None = None
         try:
-            result, error = work(), None
+            result = work()
+        except StopIteration:  # no future can hold one
+            error = RuntimeError("the work has raised StopIteration")
         except BaseException as raised:  # noqa: BLE001 - raised again where it is waited for
-            result, error = None, raised
+            error = raised
         self._done.append((future, result, error))
+        del future, work, result, error  # a failure holds this frame: else only the collector would free what they hold
         if not self._told:
             self._told = True
-            assert self._loop is not None, "it was there when the threads began"
+            assert self._loop is not None, "it was there when the threads began to work"
             with suppress(RuntimeError):  # the loop has been closed: nobody waits
                 self._loop.call_soon_threadsafe(self._finish)
 

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.batch_queue import Priority
+from service.deadline import in_time
 from service.detector import MODEL_NAME
 from service.errors import BadParameterError, BadRequestError, UnsupportedTypeError
 from service.lifecycle import Service
 from service.oip import document
 from service.oip.document import VERSION
 from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
-from service.pipeline import Found, find, find_in_pixels, in_time, while_connected
+from service.pipeline import Found, find, find_in_pixels, while_connected
 from service.routes import request_urgency
 from service.schemas import DetectQuery, Selection
 from service.uploads import UploadLimits, read_body

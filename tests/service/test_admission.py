@@ -9,7 +9,7 @@ import pytest
 
 from service.admission import Admission
 from service.batch_queue import Priority
-from service.errors import QueueFullError, TooLateError
+from service.errors import DeadlineError, QueueFullError, TooLateError
 from service.metrics import Metrics
 
 
@@ -147,6 +147,11 @@ def test_a_deadline_that_the_rate_cannot_meet_is_refused_at_once() -> None:
         with admission.places(seconds_left=5.1):
             pass
     assert admission.in_flight == 0
+
+
+def test_whose_time_is_over_is_told_so() -> None:
+    with pytest.raises(DeadlineError), door().places(seconds_left=-0.01):
+        pass
 
 
 def test_those_of_lower_priority_are_not_ahead() -> None:

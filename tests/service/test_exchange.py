@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service.exchange import body_is_whole, exchange_of
+from service.exchange import Exchange, body_is_whole, exchange_of
 from service.protocol import ImpatientProtocol
 
 
@@ -158,6 +160,52 @@ def test_no_header_can_smuggle_another(header: tuple[bytes, bytes], served: Any)
 
     with served(app, ImpatientProtocol, ready=False) as url, pytest.raises(httpx.RemoteProtocolError):
         httpx.get(url)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_an_answer_that_was_begun_and_never_came_becomes_a_failure(raises: bool, served: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        if raises:
+            raise OSError("the file is gone")
+
+    with served(app, ImpatientProtocol, ready=False) as url, httpx.Client(timeout=5) as client:
+        assert [client.get(url).status_code for _ in range(2)] == [500, 500]
+
+
+def test_a_refusal_may_be_read_before_the_rest_of_the_body_is_sent(live: Any, fake: Any, make_png: Any) -> None:
+    refused = request(bytes(3_000_000), b"X-Request-Timeout-Ms: never")
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(refused[:200_000])
+        assert answers(connection, 1)[0][0] == 422
+        connection.sendall(refused[200_000:])
+        connection.sendall(request(make_png(9)))
+        assert red(answers(connection, 1)[0]) == 9
+
+
+def test_a_refused_body_is_not_kept(live: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[weakref.ref[Exchange]] = []
+    before = Exchange.__init__
+
+    def watched(self: Exchange, **given: Any) -> None:
+        before(self, **given)
+        begun.append(weakref.ref(self))
+
+    monkeypatch.setattr(Exchange, "__init__", watched)
+    with live(fake()) as url, connected(url) as connection:
+        begun.clear()
+        gc.disable()
+        try:
+            connection.sendall(request(bytes(200_000), b"X-Request-Timeout-Ms: never"))
+            answers(connection, 1)
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            answers(connection, 1)
+            time.sleep(0.1)
+            first, _ = begun
+            assert first() is None
+        finally:
+            gc.enable()
 
 
 def test_under_another_server_there_is_no_exchange() -> None:

@@ -90,6 +90,16 @@ def test_an_offer_of_http_2_is_declined_and_the_body_kept(fake: Any, live: Any, 
     assert response.json()["boxes"][0][0] == 7
 
 
+def test_an_offer_after_blank_lines_is_declined_as_well(fake: Any, live: Any, make_png: Any) -> None:
+    body = make_png(8)
+    with live(fake()) as url:
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+            head = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(b"\r\n\r\nPOST /detect HTTP/1.1\r\n" + head + body)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
 def test_half_a_body_times_out(fake: Any, live: Any) -> None:
     with live(fake(), request_timeout_ms=200) as url:
         address = urlsplit(url)

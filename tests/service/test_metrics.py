@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
+from service.metrics import Histograms, Metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "observability.md"
 
@@ -89,6 +90,25 @@ def test_two_services_in_one_process_count_apart() -> None:
     one.requests.labels("/detect", "200").inc()
     assert "frcnn_requests_total" in samples(one.exposition().decode())
     assert "frcnn_requests_total" not in samples(other.exposition().decode())
+
+
+def test_histograms_are_told_as_prometheus_own() -> None:
+    registry, theirs = CollectorRegistry(), CollectorRegistry()
+    bounds = (0.001, 0.5, 1, 10)
+    mine = Histograms("seconds", "How long.", bounds, "stage", registry)
+    reference = Histogram("seconds", "How long.", ["stage"], registry=theirs, buckets=bounds)
+    for stage, value in (
+        ("read", 0.001),
+        ("read", 0.0011),
+        ("read", 100),
+        ("decode", 0),
+        ("decode", 1.0),
+        ("read", 0.5),
+    ):
+        mine.labels(stage).observe(value)
+        reference.labels(stage).observe(value)
+    told = [line for line in generate_latest(theirs).decode().splitlines() if "_created" not in line]
+    assert generate_latest(registry).decode().splitlines() == told
 
 
 def test_the_page_names_every_metric() -> None:

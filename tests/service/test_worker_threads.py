@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import weakref
@@ -115,6 +116,36 @@ async def test_nothing_is_kept_of_what_was_done(threads: WorkerThreads) -> None:
     await threads.run(lambda: None)  # the thread has gone on
     await asyncio.sleep(0.05)
     assert seen() is None
+
+
+async def test_nor_of_what_failed(threads: WorkerThreads) -> None:
+    class Picture:
+        pass
+
+    def fail(picture: Picture) -> None:
+        raise ValueError("broken")
+
+    async def attempt() -> weakref.ref[Picture]:
+        picture = Picture()
+        with pytest.raises(ValueError, match="broken"):
+            await threads.run(lambda kept=picture: fail(kept))
+        return weakref.ref(picture)
+
+    gc.disable()
+    try:
+        seen = await attempt()
+        await threads.run(lambda: None)
+        await asyncio.sleep(0.05)
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+async def test_what_no_future_can_hold_is_told_as_another_failure(threads: WorkerThreads) -> None:
+    outcomes = [threads.run(lambda: next(iter(()))), *(threads.run(lambda n=n: n) for n in range(5))]
+    results = await asyncio.wait_for(asyncio.gather(*outcomes, return_exceptions=True), 20)
+    assert isinstance(results[0], RuntimeError)
+    assert results[1:] == list(range(5))
 
 
 async def test_from_many_tasks_nothing_is_lost(threads: WorkerThreads) -> None:
