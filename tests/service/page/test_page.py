@@ -116,6 +116,7 @@ def test_the_camera_gives_a_picture(visiting: Any, page_url: str) -> None:
         assert visit.page.evaluate("document.getElementById('camera-video').srcObject") is None
         assert visit.page.is_hidden("#camera-dialog")
         visit.page.click("#camera")
+        visit.page.wait_for_selector("#camera-take")
         visit.page.keyboard.press("Escape")
         visit.page.wait_for_selector("#camera-dialog", state="hidden")
         assert visit.page.evaluate("document.activeElement.id") == "camera"
