@@ -71,6 +71,7 @@ def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any
         detector.loading.set()
         visit.until_shown()  # by itself
         assert visit.page.is_hidden("#notice")
+        visit.until_ready()
         assert visit.text("#status-word") == "Ready"
 
 
