@@ -21,11 +21,10 @@ import torchvision
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.build import from_checkpoint
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.errors import ServingFormError
-from model.inference.oracle import TORCHVISION, oracle
+from model.inference.oracle import TORCHVISION, comparable, oracle
 from model.inference.peak_memory import peak_memory
 from model.inference.precision import PRECISIONS, check_precision
 from model.inference.serving import ServingModel
@@ -100,10 +99,7 @@ def bench_model(
     # torchvision's is given it on the device and ready; ours as the service has it, to bring there and to convert.
     picture = torch.randint(0, 256, (3, *size_hw), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = picture.float() / 255
-    # With the oracle's number of proposals and no votes, whatever the weights suggest.
-    model = from_checkpoint(
-        checkpoint, rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=1000, box_vote_thresh=None
-    ).eval()
+    model = comparable(checkpoint)
     gflop, padded_hw = _gflop(model, image), model.transform.padded_hw(size_hw)
     theirs = oracle(checkpoint, device)
     forms = {name: serving_model(model, device=device, precision=name) for name in precisions}

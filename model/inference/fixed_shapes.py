@@ -150,7 +150,8 @@ class FixedShapeHeads:
         if heads.vote_thresh is None:
             is_complete |= keep.sum(1) >= heads.detections_per_img
         else:
-            found = vote_boxes(found, labels, boxes, label, score.masked_fill(~valid, 0), heads.vote_thresh)
+            weight = score.masked_fill(~valid, 0)
+            found = vote_boxes(found, labels, boxes, label, weight, heads.vote_thresh)
         rows = torch.cat((found * _xyxy(sizes[:, None, 2:]), labels[..., None].float(), final[..., None]), dim=-1)
         return torch.cat((rows, is_complete[:, None, None].float().expand(-1, 1, 6)), dim=1)
 

@@ -1,4 +1,4 @@
-"""torchvision's own detector, to measure ours by. Nothing that serves uses it."""
+"""torchvision's own detector, to measure ours by, and ours as it is then. Nothing that serves uses them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from typing import Any
 
 import torch
 
+from model.build import from_checkpoint
+from model.faster_rcnn import FasterRCNN
 from model.weights import Checkpoint
 
 TORCHVISION = "torchvision"
+
+
+def comparable(checkpoint: Checkpoint) -> FasterRCNN:
+    """Our detector with torchvision's number of proposals and no votes, whatever the weights suggest."""
+    own: dict[str, Any] = {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": 1000, "box_vote_thresh": None}
+    return from_checkpoint(checkpoint, **own).eval()
 
 
 def oracle(checkpoint: Checkpoint, device: torch.device) -> Any:

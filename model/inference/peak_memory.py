@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.build import from_checkpoint
 from model.inference.build import serving_model
 from model.inference.memory import trim_host_memory
-from model.inference.oracle import TORCHVISION, oracle
+from model.inference.oracle import TORCHVISION, comparable, oracle
 from model.structures import SizeHW
 from model.weights import read_checkpoint
 
@@ -73,7 +72,7 @@ def _loaded(path: Path, form: str, device: torch.device) -> Callable[[list[Tenso
     if form.startswith(TORCHVISION):
         model = oracle(checkpoint, device)
         return lambda pictures: model([picture.to(device).float() / 255 for picture in pictures])
-    return serving_model(from_checkpoint(checkpoint), device=device, precision=form.split()[-1]).detect
+    return serving_model(comparable(checkpoint), device=device, precision=form.split()[-1]).detect
 
 
 def _peak_resident_bytes() -> int:

@@ -133,7 +133,9 @@ def train(
         float, _number(min=0.0, max=1.0, help="Rare classes weigh more, as by 0.5; with 1 each as much as any other")
     ] = 0.0,
     proposals: Annotated[int, _number(min=1, help="That the RPN hands on in training")] = 2000,
-    detection_proposals: Annotated[int, _number(min=1, help="That it hands on when the result detects")] = 1000,
+    detection_proposals: Annotated[
+        int | None, _number(min=1, help="That it hands on when the result detects; by default the weights', or 1000")
+    ] = None,
     box_vote_thresh: Annotated[
         float | None,
         _number(

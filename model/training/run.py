@@ -52,21 +52,20 @@ def read_start(name: str, console: Console) -> Checkpoint | None:
     Raises:
         WeightsError, WeightsUnavailableError: they cannot be had.
     """
-    if name in {NONE, RANDOM}:
-        return None
-    if name != AUTO:
-        return replace(resolve_checkpoint(name), name=Path(name).name)
 
     def tell(message: str) -> None:
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    try:
-        wanted = AUTO if bundled_is_present() else COCO_V1
-        begin: Checkpoint | None = resolve_checkpoint(wanted, timeout_s=_FETCH_TIMEOUT_S, tell=tell)
-    except WeightsUnavailableError as error:
-        begin = None
-        tell(str(error))
-    tell(f"beginning with {'untrained' if begin is None else begin.name} weights")
+    begin: Checkpoint | None = None
+    if name == AUTO:
+        try:
+            wanted = AUTO if bundled_is_present() else COCO_V1
+            begin = resolve_checkpoint(wanted, timeout_s=_FETCH_TIMEOUT_S, tell=tell)
+        except WeightsUnavailableError as error:
+            tell(str(error))
+    elif name not in {NONE, RANDOM}:
+        begin = replace(resolve_checkpoint(name), name=Path(name).name)
+    tell("beginning with untrained weights" if begin is None else f"beginning with the weights {begin.name}")
     return begin
 
 

@@ -36,7 +36,8 @@ class TrainSettings:
         class_balance: how much more the boxes of rare classes weigh in the losses of the RoI heads, from 0 to 1; see
             `losses.class_weights`.
         proposals: that the RPN hands on in training.
-        detection_proposals: that it hands on when the result detects; fewer are faster where objects are few.
+        detection_proposals: that it hands on when the result detects; fewer are faster where objects are few. None for
+            what its first weights have, or 1,000.
         box_vote_thresh: of the result, see `RoIHeads`; 0 for no votes, None for what its first weights have.
         evaluate_every, save_every: in iterations; 0 for the end only.
     """
@@ -66,7 +67,7 @@ class TrainSettings:
     box_loss: str = "smooth_l1"
     class_balance: float = 0.0
     proposals: int = 2000
-    detection_proposals: int = 1000
+    detection_proposals: int | None = None
     box_vote_thresh: float | None = None
     evaluate_every: int = 0
     save_every: int = 200
@@ -90,13 +91,12 @@ class TrainSettings:
     @property
     def model_kwargs(self) -> dict[str, Any]:
         """Keywords of `FasterRCNN` that the result has to be served with."""
-        kwargs: dict[str, Any] = {
-            "min_size": self.min_size,
-            "max_size": self.max_size,
-            "rpn_pre_nms_top_n_test": self.detection_proposals,
-            "rpn_post_nms_top_n_test": self.detection_proposals,
-        }
-        return kwargs if self.box_vote_thresh is None else kwargs | {"box_vote_thresh": self.box_vote_thresh or None}
+        kwargs: dict[str, Any] = {"min_size": self.min_size, "max_size": self.max_size}
+        if self.detection_proposals is not None:
+            kwargs["rpn_pre_nms_top_n_test"] = kwargs["rpn_post_nms_top_n_test"] = self.detection_proposals
+        if self.box_vote_thresh is not None:
+            kwargs["box_vote_thresh"] = self.box_vote_thresh or None
+        return kwargs
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, the augmentation's among them, for a snapshot."""

@@ -92,6 +92,7 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(
     assert from_checkpoint(read_checkpoint(first)).roi_heads.vote_thresh == 0.8
     done = run(*words, "--output", tmp_path / "second", "--weights", first)
     assert done.exit_code == 0, done.output
+    assert "beginning with the weights best.safetensors" in done.stderr
     assert read_checkpoint(tmp_path / "second" / "best.safetensors").info.model_kwargs["box_vote_thresh"] == 0.8
     done = run(*words, "--output", tmp_path / "third", "--weights", first, "--box-vote-thresh", 0)
     assert done.exit_code == 0, done.output

@@ -18,12 +18,16 @@ CLASSES = Categories.of_objects(["gear"])
 
 
 def test_the_result_tells_all_that_its_start_told(tiny: ModuleType) -> None:
-    begin = CheckpointInfo(norm_eps=0.0, model_kwargs={"image_mean": [0.1, 0.2, 0.3], "min_size": 320})
-    info = result_info(begin, CLASSES, tiny.tiny_settings(1))
+    few = {"rpn_pre_nms_top_n_test": 300, "rpn_post_nms_top_n_test": 300}
+    begin = CheckpointInfo(norm_eps=0.0, model_kwargs={"image_mean": [0.1, 0.2, 0.3], "min_size": 320} | few)
+    info = result_info(begin, CLASSES, tiny.tiny_settings(1, detection_proposals=None))
     assert info.class_names == CLASSES.names
     assert info.norm_eps == 0.0
     assert info.model_kwargs["image_mean"] == [0.1, 0.2, 0.3]
     assert info.model_kwargs["min_size"] == 96
+    assert few.items() <= info.model_kwargs.items()
+    more = result_info(begin, CLASSES, tiny.tiny_settings(1, detection_proposals=500)).model_kwargs
+    assert more["rpn_pre_nms_top_n_test"] == more["rpn_post_nms_top_n_test"] == 500
 
 
 def test_live_norm_learns_from_weights_without_an_epsilon(tiny: ModuleType) -> None:
