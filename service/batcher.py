@@ -197,6 +197,7 @@ class Batcher:
         finally:
             expiry.cancel()
             self._queue.discard(job)
+            del job, expiry  # a failure holds this frame: else only the collector would free the picture
 
     def _wake(self) -> None:
         """Have the workers that wait look at the queue."""
@@ -226,6 +227,8 @@ class Batcher:
                 except BaseException:  # cancelled by `stop`, or a bug
                     _fail(batch, _shutting_down() if self._stopped else _no_device())
                     raise
+                finally:
+                    del batch  # not until there is another
             elif not await device.check():
                 self._lose()
                 await asyncio.sleep(_CHECK_INTERVAL_S)

@@ -68,9 +68,12 @@ class DeviceThread:
             result, error = await outcome
         finally:
             expiry.cancel()
-        if error is not None:
-            raise error
-        return cast(T, result)
+        try:
+            if error is not None:
+                raise error
+            return cast(T, result)
+        finally:
+            del work, outcome, error  # a failure holds this frame: else only the collector would free the pictures
 
     def retire(self) -> None:
         """End as soon as the work in hand has come to an end, if it ever does."""

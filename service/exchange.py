@@ -20,7 +20,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 _EXTENSION = "frcnn.exchange"  # of ASGI's scope: the exchange
 # Headers that say how an answer ends. uvicorn knows what to do about each.
 _FRAMING = {b"connection", b"transfer-encoding"}
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_PLAIN_HEAD = re.compile(rb"HTTP/1\.1 [^\x00-\x1f\x7f]*\r\n(?:[a-z0-9-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n")
+_MOST_WAITING = 4  # requests on a connection, behind the one at work
 
 
 class Exchange(RequestResponseCycle):
@@ -47,7 +48,8 @@ class Exchange(RequestResponseCycle):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete:
-            self.flow.resume_reading()
+            if self.more_body:
+                self.flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()
         if self.disconnected or self.response_complete:
@@ -99,15 +101,16 @@ class Exchange(RequestResponseCycle):
         status, headers = start["status"], [*self.default_headers, *start["headers"]]
         named = dict(headers)
         if (
-            named.get(b"content-length") != b"%d" % len(body)
+            len(named) < len(headers)
+            or named.get(b"content-length") != b"%d" % len(body)
             or not named.keys().isdisjoint(_FRAMING)
             or not self.keep_alive
             or self.scope["method"] == "HEAD"
         ):
             return None
-        head = b"".join([STATUS_LINE[status], *[b"%b: %b\r\n" % header for header in headers], b"\r\n"])
-        lines = len(headers) + 2
-        if not head.count(b"\r") == head.count(b"\n") == lines or _CONTROL.search(head):
+        lines = [STATUS_LINE[status], *[b"%b: %b\r\n" % (name, value) for name, value in headers], b"\r\n"]
+        head = b"".join(lines)
+        if head.count(b"\n") > len(lines) or _PLAIN_HEAD.fullmatch(head) is None:
             return None  # uvicorn tells what is wrong
         return head + body
 
@@ -134,16 +137,17 @@ def body_is_whole(scope: Scope) -> bool:
 
 
 class ExchangeProtocol(HttpToolsProtocol):
-    """HTTP/1.1, an exchange after the other. No websockets, no bound on how many at once."""
+    """HTTP/1.1, an exchange after the other. No websockets, no bound on how many connections at once.
+
+    A connection is read on while a request is at work, to learn of a caller who hangs up, until some wait behind it.
+    """
 
     cycle: Exchange
     _running: Exchange | None = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        exchange = self.cycle
-        if exchange is not None and exchange.awaits_reader:
-            self.flow.pause_reading()
+        self._pause_if_full()
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
@@ -168,10 +172,11 @@ class ExchangeProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # the parser skips its body, and would take what is left for a request
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
@@ -187,10 +192,19 @@ class ExchangeProtocol(HttpToolsProtocol):
             exchange.more_body = False
             exchange.message_event.set()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._pause_if_full()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._running is not None:
             self._running.hang_up()
+
+    def _pause_if_full(self) -> None:
+        exchange = self.cycle
+        if len(self.pipeline) >= _MOST_WAITING or (exchange is not None and exchange.awaits_reader):
+            self.flow.pause_reading()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle

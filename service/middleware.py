@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import OPEN_PATHS
+from service.exchange import exchange_of
 from service.headers import first_headers
 from service.logs import access_logger, request_id_of_this_task
 from service.metrics import Metrics
@@ -81,8 +82,9 @@ class RequestContext:
             await self.app(scope, receive, send_with_headers)
         except Exception:
             logger.exception("unforeseen failure")
-            if status:
-                raise
+            exchange = exchange_of(scope)
+            if status and (exchange is None or exchange.response_started):
+                raise  # the server ends the connection
             response = internal_error(scope)
             await response(scope, receive, send_with_headers)
         finally:

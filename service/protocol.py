@@ -15,8 +15,9 @@ from service.middleware import DEFAULT_HEADERS
 
 logger = logging.getLogger(__name__)
 
-_OFFER = re.compile(rb"\r\nUpgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
+_OFFER = re.compile(rb"\r\nUpgrade:", re.IGNORECASE)
 _BLANK = re.compile(rb"[\r\n]*")
+_END_OF_HEAD = b"\r\n\r\n"
 _LONGEST_HEAD_BYTES = 16_384
 
 
@@ -93,22 +94,30 @@ def _last_answer(error: ServiceError) -> bytes:
 
 
 class UpgradeDecliningProtocol(BoundedProtocol):
-    """Decline offers to go on in HTTP/2, which clients such as Java's make with every first request.
+    """Decline offers to go on in another protocol, such as HTTP/2, which Java's client makes with every first request.
 
     A server is free to ignore the offer (RFC 9110, section 7.8). uvicorn's parser takes it for accepted, and drops the
-    body that follows. So the offer's header gets another name of the same length before the parser sees it. One that
-    comes in the same packet as the end of another request's body is not seen: bodies are left as they are.
+    body that follows. So the offer's header gets another name of the same length before the parser sees it. One that is
+    cut in two by packets, or comes in the same packet as another request, is not seen, as bodies are left as they are:
+    its request goes without a body, and the connection ends with the answer.
     """
 
-    _in_body = False
+    _in_head = _in_body = False
+    _last_bytes = b""  # that came; the end of a head may be cut in two
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body and _OFFER.search(data, 0, end := _end_of_head(data)):
+        before = self._last_bytes if self._in_head else b""
+        self._last_bytes = (before + data[-3:])[-3:]
+        if not self._in_body and _OFFER.search(data, 0, end := _end_of_head(data, before)):
             data = _OFFER.sub(b"\r\nOffered:", data[:end]) + data[end:]
         super().data_received(data)
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
-        self._in_body = True
+        self._in_head, self._in_body = False, True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -116,10 +125,18 @@ class UpgradeDecliningProtocol(BoundedProtocol):
         super().on_message_complete()
 
 
-def _end_of_head(data: bytes) -> int:
-    """Where to stop looking in what may begin with a head, or with blank lines before one."""
-    blank = _BLANK.match(data)
-    end = data.find(b"\r\n\r\n", blank.end() if blank else 0, _LONGEST_HEAD_BYTES)
+def _end_of_head(data: bytes, before: bytes) -> int:
+    """Where to stop looking for headers in what may begin with a head, or with blank lines before one.
+
+    Args:
+        before: up to three bytes that came before, if they were of the same head.
+    """
+    if before:
+        end = (before + data[:3]).find(_END_OF_HEAD) - len(before)
+        if end >= -len(before):
+            return max(end, 0)
+    blank = None if before else _BLANK.match(data)
+    end = data.find(_END_OF_HEAD, blank.end() if blank else 0, _LONGEST_HEAD_BYTES)
     return _LONGEST_HEAD_BYTES if end < 0 else end + 2
 
 

@@ -72,7 +72,7 @@ async def answer_detect(request: Request, query: DetectQuery) -> Response:
             take=take,
         )
         with service.stages.stage("read"):
-            data = await read_image(request, limits)
+            data = await read_image(request, limits, service.in_thread)
         with urgency.places(batcher):
             finding = find(service, batcher, data, deadline=urgency.deadline, priority=urgency.priority)
             del data  # once decoded, nothing needs it
@@ -116,7 +116,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
             take=take,
         )
         with service.stages.stage("read"):
-            files = await read_files(request, limits)
+            files = await read_files(request, limits, service.in_thread)
         with urgency.places(batcher, len(files)):
             finding = find_all(service, batcher, files, deadline=urgency.deadline, priority=urgency.priority)
             outcomes = await while_connected(request, finding)

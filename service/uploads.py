@@ -8,6 +8,7 @@ import binascii
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
@@ -19,6 +20,7 @@ from service.deadline import in_time
 from service.errors import BadRequestError, BodyTimeoutError, DeadlineError, TooLargeError, UnsupportedTypeError
 from service.exchange import body_is_whole
 from service.headers import first_headers
+from service.worker_threads import InThread
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
@@ -54,8 +56,11 @@ class UploadLimits(NamedTuple):
         return self._replace(body_bytes=self.body_bytes + _OVERHEAD_BYTES)
 
 
-async def read_image(request: Request, limits: UploadLimits) -> bytes:
+async def read_image(request: Request, limits: UploadLimits, in_thread: InThread) -> bytes:
     """The one image of a request: its raw body, its multipart field `file`, or `{"image": "<base64>"}`.
+
+    `in_thread` unpacks what is packed. It should let go of a body for which there is no time left: its memory is then
+    another's.
 
     Raises:
         BadRequestError: the body is not what its Content-Type says, or holds no image or several.
@@ -66,13 +71,15 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        files = await read_files(request, limits._replace(files=2))
+        files = await read_files(request, limits._replace(files=2), in_thread)
         if len(files) > 1:
             raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
         return files[0]
     if kind == "application/json":
         body = await read_body(request, limits.in_base64())
-        return await in_time(limits.deadline, asyncio.to_thread(_image_in_json, body))
+        unpacking = in_thread(partial(_image_in_json, body))
+        del body
+        return await in_time(limits.deadline, unpacking)
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await read_body(request, limits)
     raise UnsupportedTypeError(
@@ -82,8 +89,8 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
     )
 
 
-async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
-    """The contents of the multipart fields `file`, in order; at least one.
+async def read_files(request: Request, limits: UploadLimits, in_thread: InThread) -> list[bytes]:
+    """The contents of the multipart fields `file`, in order; at least one. For `in_thread` see `read_image`.
 
     Raises:
         BadRequestError: the form is broken or has no such field with a file.
@@ -113,8 +120,7 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
         raise BadRequestError(f"the multipart form is broken: {error}") from error
     try:
         uploads = [upload.file for upload in form.getlist(FILE_FIELD) if isinstance(upload, UploadFile)]
-        reading = asyncio.to_thread(lambda: [upload.read() for upload in uploads])
-        files = await in_time(limits.deadline, reading)
+        files = await in_time(limits.deadline, in_thread(lambda: [upload.read() for upload in uploads]))
     finally:
         await form.close()
     if len(files) > limits.files:

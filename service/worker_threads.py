@@ -8,9 +8,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """What runs work beside the event loop."""
+
+    def __call__(self, work: Callable[[], T]) -> asyncio.Future[T]: ...
+
+
+class _Piece(asyncio.Future[T]):
+    """Of work: what is to be done, until it is begun or nobody waits for it any more."""
+
+    work: Callable[[], T] | None
+
+    def cancel(self, msg: Any = None) -> bool:
+        self.work = None
+        return super().cancel(msg)
 
 
 class WorkerThreads:
@@ -32,14 +48,14 @@ class WorkerThreads:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         # What follows is shared between threads: each step on it is atomic.
-        self._waiting: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
+        self._waiting: deque[_Piece[Any]] = deque()
         self._idle: list[threading.Lock] = []  # one for each thread that sleeps: released, it wakes
         self._waking = False  # whether a thread has been woken and has not come to work yet
-        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._done: deque[tuple[_Piece[Any], Any, BaseException | None]] = deque()
         self._told = False  # whether the loop will look at what is done
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """The result of `work`, which is left out if the future is cancelled before its turn.
+        """The result of `work`, which is left out, and let go at once, if the future is cancelled before its turn.
 
         Raises:
             RuntimeError: the pool is closed.
@@ -52,20 +68,21 @@ class WorkerThreads:
                 if thread.ident is None:
                     thread.start()
             self._loop = loop
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append((future, work))
+        piece: _Piece[T] = _Piece(loop=self._loop)
+        piece.work = work
+        self._waiting.append(piece)
         if not self._waking:
             self._waking = True
             # Not at once: the thread could do nothing as long as the loop holds the interpreter.
             self._loop.call_soon(self._wake_one)
-        return future
+        return piece
 
     def close(self) -> None:
         """End as soon as the work in hand is done; cancel what waits."""
         self._closed = True
         while self._waiting:
             with suppress(IndexError):  # a thread was faster
-                self._waiting.popleft()[0].cancel()
+                self._waiting.popleft().cancel()
         while self._idle:
             self._wake_one()
 
@@ -92,16 +109,17 @@ class WorkerThreads:
         asleep.acquire()
         while not self._closed:
             try:
-                future, work = self._waiting.popleft()
+                piece = self._waiting.popleft()
             except IndexError:
                 self._sleep(asleep)
                 continue
             self._waking = False  # before looking for more: what comes from now on wakes another
             if self._waiting:
                 self._wake_one()
-            if not future.cancelled():
-                self._do(future, work)
-            del future, work  # they hold pictures
+            work, piece.work = piece.work, None
+            if work is not None:
+                self._do(piece, work)
+            del piece, work  # they hold pictures
 
     def _sleep(self, asleep: threading.Lock) -> None:
         self._waking = False
@@ -112,7 +130,7 @@ class WorkerThreads:
                 return
         asleep.acquire()
 
-    def _do(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
+    def _do(self, piece: _Piece[Any], work: Callable[[], Any]) -> None:
         result: Any = None
         error: BaseException | None = None
         try:
@@ -121,8 +139,8 @@ class WorkerThreads:
             error = RuntimeError("the work has raised StopIteration")
         except BaseException as raised:  # noqa: BLE001 - raised again where it is waited for
             error = raised
-        self._done.append((future, result, error))
-        del future, work, result, error  # a failure holds this frame: else only the collector would free what they hold
+        self._done.append((piece, result, error))
+        del piece, work, result, error  # a failure holds this frame: else only the collector would free what they hold
         if not self._told:
             self._told = True
             assert self._loop is not None, "it was there when the threads began to work"
@@ -133,10 +151,10 @@ class WorkerThreads:
         """Runs on the event loop."""
         self._told = False  # before looking: what is done from now on is told of anew
         while self._done:
-            future, result, error = self._done.popleft()
-            if future.done():
+            piece, result, error = self._done.popleft()
+            if piece.done():
                 continue
             if error is None:
-                future.set_result(result)
+                piece.set_result(result)
             else:
-                future.set_exception(error)
+                piece.set_exception(error)

@@ -145,13 +145,15 @@ def faulty(tmp_path: Path) -> Callable[..., AbstractContextManager[ServerProcess
     count = iter(range(10_000))
 
     @contextmanager
-    def start(*, batch_s: float = 0.0, load_s: float = 0.0, **settings: object) -> Iterator[ServerProcess]:
+    def start(
+        *, batch_s: float = 0.0, load_s: float = 0.0, slow_px: int = 0, **settings: object
+    ) -> Iterator[ServerProcess]:
         number = next(count)
         log, ran = tmp_path / f"log{number}", tmp_path / f"ran{number}"
         ran.touch()
         environment = {f"FRCNN_{name.upper()}": str(value) for name, value in settings.items()}
         environment |= {"FRCNN_PORT": "0", "FAULTY_BATCH_S": str(batch_s), "FAULTY_RAN": str(ran)}
-        environment["FAULTY_LOAD_S"] = str(load_s)
+        environment |= {"FAULTY_LOAD_S": str(load_s), "FAULTY_SLOW_PX": str(slow_px)}
         with log.open("wb") as output:
             child = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("faulty_app.py"))],

@@ -5,6 +5,7 @@ a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, 
 
     FAULTY_BATCH_S   seconds that a batch takes, however large it is
     FAULTY_LOAD_S    seconds until the model is loaded
+    FAULTY_SLOW_PX   pictures of this width are never done being decoded
     FAULTY_RAN       a file that gets a line per batch: the numbers of its pictures
 """
 
@@ -53,10 +54,13 @@ class FaultyDetector:
         self.device = device
         self._batch_s = float(os.environ.get("FAULTY_BATCH_S", "0"))
         self._ran = Path(os.environ["FAULTY_RAN"])
+        self._slow_px = int(os.environ.get("FAULTY_SLOW_PX", "0"))
         self._broken_until = 0.0
         self._hangs = False
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        if size_hw[1] == self._slow_px:
+            threading.Event().wait()
         return -(-size_hw[0] // 32) * 32, -(-size_hw[1] // 32) * 32
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -95,7 +96,9 @@ async def infer(request: Request) -> Response:
         with service.stages.stage("read"):
             body = await read_body(request, limits.in_base64())
         held.enter_context(urgency.places(batcher))
-        asked = await in_time(deadline, asyncio.to_thread(read_request, body, request.headers.get(LENGTH_HEADER)))
+        reading = service.in_thread(partial(read_request, body, request.headers.get(LENGTH_HEADER)))
+        del body
+        asked = await in_time(deadline, reading)
         selection = _selection(asked, service)
         deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))
         work = (

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from service.batch_queue import Priority
 from service.batcher import Batcher
+from service.batcher import logger as batcher_logger
 from service.errors import DeadlineError, InferenceError, UnavailableError
 from service.images import Picture
 from service.limits import BatcherLimits
@@ -435,3 +438,43 @@ async def test_pictures_are_sent_ahead_to_a_device_that_takes_them(fake: Any, ma
     for detectors in ((Uploading(), Uploading(device="cuda:1")), (fake(),)):  # whose picture it will be is not known
         async with running(*detectors) as batcher:
             assert batcher.sent_ahead(Picture(make_picture(4))).on_device is None
+
+
+@pytest.mark.parametrize("how", ["answered", "failed", "too late", "left"])
+async def test_no_picture_is_kept_when_its_caller_has_an_answer(
+    how: str, fake: Any, make_picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher_logger, "disabled", True)  # pytest keeps what is logged, tracebacks and all
+    detector = fake(fails_on=frozenset({5}) if how == "failed" else frozenset())
+
+    async def attempt(batcher: Batcher) -> weakref.ref[Any]:
+        pixels = make_picture(5)
+        submitting = asyncio.create_task(
+            batcher.submit(Picture(pixels), deadline=soon(0.1 if how == "too late" else 20))
+        )
+        await started(detector)
+        if how == "left":
+            submitting.cancel()
+        elif how != "too late":
+            detector.gate.set()
+        await asyncio.wait([submitting])
+        detector.gate.set()
+        expected = {"answered": type(None), "failed": InferenceError, "too late": DeadlineError}
+        if how == "left":
+            assert submitting.cancelled()
+        else:
+            assert isinstance(submitting.exception(), expected[how])
+        return weakref.ref(pixels)
+
+    async with running(detector) as batcher:
+        detector.gate.clear()
+        gc.disable()
+        try:
+            seen = await attempt(batcher)
+            async with asyncio.timeout(20):
+                while batcher.busy:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert seen() is None
+        finally:
+            gc.enable()

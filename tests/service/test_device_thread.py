@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import threading
+import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,6 +51,30 @@ async def test_what_the_work_raises_is_raised(error: Exception) -> None:
     with pytest.raises(RuntimeError if isinstance(error, StopIteration) else type(error)):
         await thread.run(work, timeout_s=20)
     assert await thread.run(lambda: 5, timeout_s=20) == 5
+    thread.retire()
+
+
+async def test_nothing_is_kept_of_work_that_failed() -> None:
+    class Pictures:
+        pass
+
+    def work(pictures: Pictures) -> None:
+        raise ValueError("broken")
+
+    async def attempt() -> weakref.ref[Pictures]:
+        pictures = Pictures()
+        with pytest.raises(ValueError, match="broken"):
+            await thread.run(partial(work, pictures), timeout_s=20)
+        return weakref.ref(pictures)
+
+    thread = DeviceThread("t-failed")
+    gc.disable()
+    try:
+        seen = await attempt()
+        await asyncio.sleep(0.1)
+        assert seen() is None
+    finally:
+        gc.enable()
     thread.retire()
 
 

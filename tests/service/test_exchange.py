@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -128,8 +130,9 @@ def test_the_rest_of_a_body_that_is_refused_is_no_next_request(live: Any, fake: 
         assert (refused[0], answer[0], red(answer)) == (422, 200, 8)
 
 
+@pytest.mark.parametrize("pause_s", [0, 0.3])
 def test_of_requests_in_a_row_the_one_at_work_is_dropped_when_its_caller_leaves(
-    live: Any, fake: Any, make_png: Any
+    pause_s: float, live: Any, fake: Any, make_png: Any
 ) -> None:
     detector = fake()
     detector.gate.clear()
@@ -137,7 +140,10 @@ def test_of_requests_in_a_row_the_one_at_work_is_dropped_when_its_caller_leaves(
         with connected(url) as busy, connected(url) as leaving:
             busy.sendall(request(make_png(1)))
             assert detector.started.wait(20)
-            leaving.sendall(request(make_png(2)) + request(make_png(3)))
+            sent = [request(make_png(2)), request(make_png(3))]
+            for packet in sent if pause_s else [b"".join(sent)]:
+                leaving.sendall(packet)
+                time.sleep(pause_s)
             time.sleep(0.3)
             leaving.close()
             give_up = time.monotonic() + 20
@@ -149,7 +155,115 @@ def test_of_requests_in_a_row_the_one_at_work_is_dropped_when_its_caller_leaves(
     assert [batch[0][0] for batch in detector.batches] == [1]
 
 
-@pytest.mark.parametrize("header", [(b"x-bad", b"a\r\nSet-Cookie: b"), (b"x-bad", b"a\nb"), (b"x\r\ny", b"a")])
+def test_few_requests_wait_on_a_connection(live: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[int] = []
+    before = ImpatientProtocol.on_headers_complete
+
+    def counted(protocol: ImpatientProtocol) -> None:
+        before(protocol)
+        waiting.append(len(protocol.pipeline))
+
+    monkeypatch.setattr(ImpatientProtocol, "on_headers_complete", counted)
+    asked = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with live(fake()) as url, connected(url) as connection:
+
+        def read() -> None:
+            with suppress(OSError):
+                while connection.recv(1 << 20):
+                    pass
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        connection.settimeout(2)
+        with suppress(TimeoutError):
+            for _ in range(60):
+                connection.sendall(asked * 1000)
+        connection.shutdown(socket.SHUT_RDWR)
+        reader.join(20)
+    assert 4 < max(waiting) < 20_000  # a packet's worth at most, which is 256 KiB
+
+
+def test_a_body_that_nobody_reads_is_left_with_the_caller(served: Any) -> None:
+    exchanges: list[Exchange] = []
+    gate = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        assert exchange is not None
+        exchanges.append(exchange)
+        while not gate.is_set():
+            await asyncio.sleep(0.01)
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message["body"]), message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+        await send({"type": "http.response.body", "body": b"%08d" % size})
+
+    sent = request(bytes(40_000_000))
+    with served(app, ImpatientProtocol, ready=False) as url, connected(url) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(sent,))
+        sender.start()
+        time.sleep(0.5)
+        assert sender.is_alive()
+        assert 0 < exchanges[0].size < 2_000_000
+        gate.set()
+        assert answers(connection, 1)[0][2] == b"40000000"
+        sender.join(20)
+
+
+def test_answers_that_nobody_reads_are_not_made(served: Any) -> None:
+    made = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal made
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4000000")]})
+        await send({"type": "http.response.body", "body": bytes(4_000_000)})
+        made += 1
+
+    with served(app, ImpatientProtocol, ready=False) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 30)
+        time.sleep(0.5)
+        assert 1 <= made < 10
+        assert len(answers(connection, 30)) == 30
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ((b"Transfer-Encoding", b"chunked"), "transfer-encoding"),
+        ((b"Connection", b"close"), "connection"),
+        ([b"x-list", b"yes"], "x-list"),
+    ],
+)
+def test_headers_written_otherwise_mean_the_same(header: Any, expected: str, served: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [] if expected == "transfer-encoding" else [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, header]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with served(app, ImpatientProtocol, ready=False) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while b"ok" not in received:
+            received += connection.recv(4096)
+        head, _, body = received.lower().partition(b"\r\n\r\n")
+        assert head.count(b"\r\n%b: %b" % tuple(part.lower() for part in header)) == 1
+        assert body.startswith(b"2\r\nok\r\n" if expected == "transfer-encoding" else b"ok")
+        if expected == "connection":
+            assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"x-bad", b"a\r\nSet-Cookie: b"),
+        (b"x-bad", b"a\nb"),
+        (b"x\r\ny", b"a"),
+        (b"x-bad", b"a\x00b"),
+        (b"x bad: y", b"a"),
+    ],
+)
 def test_no_header_can_smuggle_another(header: tuple[bytes, bytes], served: Any) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert exchange_of(scope) is not None
@@ -199,6 +313,10 @@ def test_a_refused_body_is_not_kept(live: Any, fake: Any, monkeypatch: pytest.Mo
         try:
             connection.sendall(request(bytes(200_000), b"X-Request-Timeout-Ms: never"))
             answers(connection, 1)
+            give_up = time.monotonic() + 20
+            while begun[0]().pieces and time.monotonic() < give_up:  # type: ignore[union-attr]
+                time.sleep(0.02)
+            assert begun[0]().size == 0  # type: ignore[union-attr]
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             answers(connection, 1)
             time.sleep(0.1)

@@ -100,6 +100,67 @@ def test_an_offer_after_blank_lines_is_declined_as_well(fake: Any, live: Any, ma
             assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("offered", [b"websocket", b"h2c, x", b"TLS/1.0"])
+def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes, fake: Any, live: Any) -> None:
+    hidden = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %b\r\nContent-Length: %d\r\n\r\n"
+    with live(fake()) as url:
+        answer = exchanged(url, head % (offered, len(hidden)), hidden)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"not an image" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("cut", [b"\r\n", b"\r\nUp"])
+def test_after_an_offer_that_is_cut_in_two_no_body_becomes_a_request(cut: bytes, fake: Any, live: Any) -> None:
+    hidden = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    at = head.index(b"\r\nUpgrade") + len(cut)
+    with live(fake()) as url:
+        answer = exchanged(url, head[:at] % len(hidden), head[at:], hidden)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
+def test_what_looks_like_an_offer_in_a_body_stays(cut: int, served: Any) -> None:
+    received = b""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal received
+        more = True
+        while more:
+            message = await receive()
+            received, more = received + message["body"], message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    body = b"a\r\nUpgrade: h2c\r\n\r\nb"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    at = len(head) - cut
+    with served(app, ready=False) as url:
+        assert exchanged(url, head[:at], head[at:] + body).startswith(b"HTTP/1.1 200 ")
+    assert received == body
+
+
+def exchanged(url: str, *packets: bytes) -> bytes:
+    """All that a connection says to packets, until it has been silent for a while or ends."""
+    address, received = urlsplit(url), b""
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            for packet in packets:
+                connection.sendall(packet)
+                time.sleep(0.1)
+            while piece := connection.recv(65536):
+                received += piece
+                connection.settimeout(0.5)
+        except (TimeoutError, ConnectionError):
+            pass
+    return received
+
+
 def test_half_a_body_times_out(fake: Any, live: Any) -> None:
     with live(fake(), request_timeout_ms=200) as url:
         address = urlsplit(url)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from typing import Any
 
 import httpx
@@ -289,6 +290,35 @@ async def test_a_deadline_passes(fake: Any, serving: Any, make_png: Any) -> None
         assert (await client.get("/healthz")).json()["images_in_flight"] == 0
         detector.gate.set()
         assert (await client.post("/detect", content=make_png(2))).status_code == 200
+
+
+@pytest.mark.parametrize("way", ["body", "json", "form", "batch", "infer"])
+async def test_a_deadline_passes_while_all_threads_decode(way: str, fake: Any, serving: Any, make_png: Any) -> None:
+    detector, begun, gate = fake(), threading.Event(), threading.Event()
+    data = base64.b64encode(make_png(2)).decode()
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [data]}
+    path, sent = {
+        "body": ("/detect", {"content": make_png(2)}),
+        "json": ("/detect", {"json": {"image": data}}),
+        "form": ("/detect", {"files": {"file": make_png(2)}}),
+        "batch": ("/detect/batch", {"files": {"file": make_png(2)}}),
+        "infer": ("/v2/models/fasterrcnn_resnet50_fpn/infer", {"json": {"inputs": [tensor]}}),
+    }[way]
+
+    def padded_shape(size_hw: tuple[int, int]) -> tuple[int, int]:
+        begun.set()
+        assert gate.wait(20)
+        return size_hw
+
+    async with serving(detector, decode_threads=1) as client:
+        detector.padded_shape = padded_shape
+        first = asyncio.create_task(client.post("/detect", content=make_png(1)))
+        assert await asyncio.to_thread(begun.wait, 20)
+        answer = await client.post(path, **sent, headers={"X-Request-Timeout-Ms": "100"})
+        assert answer.status_code == 504, answer.text
+        assert not first.done()
+        gate.set()
+        assert (await first).status_code == 200
 
 
 async def test_an_unknown_parameter_is_told_with_those_there_are(fake: Any, serving: Any, make_png: Any) -> None:

@@ -73,6 +73,16 @@ def test_it_ends_within_a_bound_though_a_device_hangs(faulty: Any, numbered_png:
         assert waiting.exception() or waiting.result().status_code >= 500
 
 
+def test_it_ends_though_a_picture_is_never_decoded(faulty: Any, numbered_png: Any) -> None:
+    with faulty(shutdown_timeout_s=1, slow_px=48) as server, ThreadPoolExecutor(1) as callers:
+        waiting = callers.submit(detect, server, numbered_png(1, size=48))
+        server.until(lambda: httpx.get(f"{server.url}/healthz").json()["images_in_flight"] == 1)
+        server.child.send_signal(signal.SIGTERM)
+        assert server.child.wait(20) == 0
+        assert waiting.exception() or waiting.result().status_code >= 500
+        assert "ended with a thread at work" in server.log.read_text()
+
+
 def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set(faulty: Any, numbered_png: Any) -> None:
     with faulty(on_failure="exit", hang_timeout_s=0.5) as server:
         answer = detect(server, numbered_png(1, HANGS))

@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.worker_threads import WorkerThreads
+from service.worker_threads import WorkerThreads, _Piece
 
 pytestmark = pytest.mark.anyio
+
+
+class Body:
+    """Something large."""
 
 
 @pytest.fixture
@@ -80,6 +84,62 @@ async def test_what_is_cancelled_before_its_turn_is_left_out() -> None:
     threads.close()
 
 
+async def test_what_is_cancelled_before_its_turn_is_let_go_at_once() -> None:
+    threads = WorkerThreads(1, "work")
+    gate = threading.Event()
+    first = threads.run(lambda: gate.wait(20))
+    body = Body()
+    seen = weakref.ref(body)
+    second = threads.run(lambda kept=body: kept)
+    del body
+    second.cancel()
+    assert seen() is None
+    gate.set()
+    assert await first
+    threads.close()
+
+
+async def test_work_that_comes_as_a_thread_lies_down_wakes_it() -> None:
+    """Between its last look for work, and its being known to sleep."""
+    threads = WorkerThreads(1, "work")
+
+    class Bed(list[threading.Lock]):
+        late: asyncio.Future[str] | None = None
+
+        def append(self, asleep: threading.Lock) -> None:
+            if self.late is None:
+                piece = self.late = _Piece(loop=loop)
+                piece.work = lambda: "late"
+                threads._waiting.append(piece)
+            super().append(asleep)
+
+    loop, bed = asyncio.get_running_loop(), Bed()
+    await threads.run(lambda: setattr(threads, "_idle", bed))
+    async with asyncio.timeout(20):
+        while bed.late is None:
+            await asyncio.sleep(0.001)
+        assert await bed.late == "late"
+    threads.close()
+
+
+async def test_threads_that_the_system_refuses_are_started_with_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = WorkerThreads(3, "work")
+    start, begun = threading.Thread.start, []
+
+    def refuse_the_second(thread: threading.Thread) -> None:
+        begun.append(thread)
+        if len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_second)
+    with pytest.raises(RuntimeError, match="can't start"):
+        threads.run(lambda: None)
+    assert await threads.run(lambda: "done") == "done"
+    assert len(begun) == 4
+    threads.close()
+
+
 async def test_closed_it_cancels_what_waits_and_its_threads_end() -> None:
     threads = WorkerThreads(2, "ending")
     inside, gate = threading.Barrier(3), threading.Event()
@@ -106,27 +166,20 @@ async def test_closed_it_cancels_what_waits_and_its_threads_end() -> None:
 
 
 async def test_nothing_is_kept_of_what_was_done(threads: WorkerThreads) -> None:
-    class Picture:
-        pass
-
-    picture = Picture()
+    picture = Body()
     seen = weakref.ref(picture)
     assert await threads.run(lambda kept=picture: kept) is picture
     del picture
-    await threads.run(lambda: None)  # the thread has gone on
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)  # no other work comes
     assert seen() is None
 
 
 async def test_nor_of_what_failed(threads: WorkerThreads) -> None:
-    class Picture:
-        pass
-
-    def fail(picture: Picture) -> None:
+    def fail(picture: Body) -> None:
         raise ValueError("broken")
 
-    async def attempt() -> weakref.ref[Picture]:
-        picture = Picture()
+    async def attempt() -> weakref.ref[Body]:
+        picture = Body()
         with pytest.raises(ValueError, match="broken"):
             await threads.run(lambda kept=picture: fail(kept))
         return weakref.ref(picture)
