@@ -21,7 +21,8 @@ _EXTENSION = "frcnn.exchange"  # of ASGI's scope: the exchange
 # Headers that say how an answer ends. uvicorn knows what to do about each.
 _FRAMING = {b"connection", b"transfer-encoding"}
 _PLAIN_HEAD = re.compile(rb"HTTP/1\.1 [^\x00-\x1f\x7f]*\r\n(?:[a-z0-9-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n")
-_MOST_WAITING = 4  # requests on a connection, behind the one at work
+# Requests on a connection, behind the one at work: from so many on no more are read, and at most are any taken.
+_MANY_WAITING, _MOST_WAITING = 4, 100
 
 
 class Exchange(RequestResponseCycle):
@@ -76,10 +77,14 @@ class Exchange(RequestResponseCycle):
         try:
             await super().run_asgi(app)
         finally:
-            # What nobody will ask for any more, and the ring that only the collector would open.
-            self.pieces, self.size = [], 0
-            self._when_gone = None
-            del self.scope["extensions"]
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Of what nobody will ask for any more, and of rings that only the collector would open."""
+        self.pieces, self.size = [], 0
+        self._when_gone = None
+        self.on_response = lambda: None
+        self.scope.pop("extensions", None)
 
     def hang_up(self) -> None:
         """The caller is gone."""
@@ -139,17 +144,24 @@ def body_is_whole(scope: Scope) -> bool:
 class ExchangeProtocol(HttpToolsProtocol):
     """HTTP/1.1, an exchange after the other. No websockets, no bound on how many connections at once.
 
-    A connection is read on while a request is at work, to learn of a caller who hangs up, until some wait behind it.
+    A connection is read on while a request is at work, to learn of a caller who hangs up, until some wait behind it, or
+    one with a large body.
     """
 
     cycle: Exchange
+    deaf = False  # whether nothing that still comes is heard, and the connection ends with the last answer
     _running: Exchange | None = None
 
     def data_received(self, data: bytes) -> None:
+        if self.deaf:
+            return
         super().data_received(data)
         self._pause_if_full()
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= _MOST_WAITING:
+            self.deaf, self.cycle.keep_alive = True, False
+            raise ValueError("too many requests on a connection")  # the parser stops
         version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
         scope: Any = self.scope
@@ -172,8 +184,8 @@ class ExchangeProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False  # the parser skips its body, and would take what is left for a request
+        if self.parser.should_upgrade():  # it skips the body, and would take what is left of it for a request
+            self.deaf, self.cycle.keep_alive = True, False
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -200,10 +212,12 @@ class ExchangeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._running is not None:
             self._running.hang_up()
+        while self.pipeline:
+            self.pipeline.pop()[0].let_go()  # type: ignore[attr-defined]
 
     def _pause_if_full(self) -> None:
         exchange = self.cycle
-        if len(self.pipeline) >= _MOST_WAITING or (exchange is not None and exchange.awaits_reader):
+        if len(self.pipeline) >= _MANY_WAITING or (exchange is not None and exchange.awaits_reader):
             self.flow.pause_reading()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:

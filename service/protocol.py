@@ -38,12 +38,14 @@ class BoundedProtocol(ExchangeProtocol):
     def data_received(self, data: bytes) -> None:
         self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._unparsed_bytes > self.most_header_bytes or self._head_bytes > self.most_header_bytes:
+        if self._unparsed_bytes > self.most_header_bytes and not self.deaf:
             self._refuse()
 
     def on_headers_complete(self) -> None:
         self._unparsed_bytes = 0
         self._head_bytes = sum([len(name) + len(value) for name, value in self.headers])
+        if self._head_bytes > self.most_header_bytes:
+            raise ValueError("this is no request that is begun")  # the parser stops, and `send_400_response` is called
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -59,6 +61,11 @@ class BoundedProtocol(ExchangeProtocol):
 
         Neither the log of requests nor the metrics know of it: it is no request yet, or none any more.
         """
+        if self.deaf:
+            return
+        if self._head_bytes > self.most_header_bytes:
+            self._refuse()
+            return
         self._end_with(
             BadRequestError(
                 "this is not HTTP/1.1: the request, its address (65,535 bytes at most), or its body's framing"

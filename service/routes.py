@@ -83,7 +83,10 @@ async def answer_detect(request: Request, query: DetectQuery) -> Response:
                 if media_type is None:
                     return FastJSONResponse(_result(found, query, selection, batcher.info), headers=headers)
                 drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
-                drawn = await while_connected(request, in_time(urgency.deadline, drawing))
+                try:
+                    drawn = await while_connected(request, in_time(urgency.deadline, drawing))
+                finally:
+                    del drawing  # it may hold a failure, which holds this frame
                 return Response(drawn, media_type=media_type, headers=headers)
 
 

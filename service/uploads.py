@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -17,9 +17,17 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.bounded_json import read_object
 from service.deadline import in_time
-from service.errors import BadRequestError, BodyTimeoutError, DeadlineError, TooLargeError, UnsupportedTypeError
+from service.errors import (
+    BadParameterError,
+    BadRequestError,
+    BodyTimeoutError,
+    DeadlineError,
+    TooLargeError,
+    UnsupportedTypeError,
+)
 from service.exchange import body_is_whole
 from service.headers import first_headers
+from service.schemas import DetectQuery
 from service.worker_threads import InThread
 
 FILE_FIELD = "file"
@@ -27,6 +35,7 @@ _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themse
 _MOST_FIELDS = 100
 _SPACE = re.compile(r"\s")
 _MOST_JSON_PARTS = 1000  # base64 has none
+_OPTIONS = frozenset(DetectQuery.model_fields)
 _EXPECTED_JSON = 'the JSON body must be {"image": "<base64>"}'
 
 
@@ -64,9 +73,10 @@ async def read_image(request: Request, limits: UploadLimits, in_thread: InThread
 
     Raises:
         BadRequestError: the body is not what its Content-Type says, or holds no image or several.
+        BadParameterError: it holds an option, too.
         BodyTimeoutError, DeadlineError: it comes too slowly.
         TooLargeError: it is over the limits.
-        UnsupportedTypeError: a Content-Type that is not taken.
+        UnsupportedTypeError: a Content-Type or an encoding that is not taken.
         QueueFullError: there is no memory for it now.
     """
     kind = _content_type(request)
@@ -79,7 +89,10 @@ async def read_image(request: Request, limits: UploadLimits, in_thread: InThread
         body = await read_body(request, limits.in_base64())
         unpacking = in_thread(partial(_image_in_json, body))
         del body
-        return await in_time(limits.deadline, unpacking)
+        try:
+            return await in_time(limits.deadline, unpacking)
+        finally:
+            del unpacking  # with a failure that it holds, it would be a ring that only the collector opens
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await read_body(request, limits)
     raise UnsupportedTypeError(
@@ -94,9 +107,10 @@ async def read_files(request: Request, limits: UploadLimits, in_thread: InThread
 
     Raises:
         BadRequestError: the form is broken or has no such field with a file.
+        BadParameterError: it has an option, too.
         BodyTimeoutError, DeadlineError: it comes too slowly.
         TooLargeError: it is over the limits.
-        UnsupportedTypeError: it is not a multipart form.
+        UnsupportedTypeError: it is not a multipart form, or encoded.
         QueueFullError: there is no memory for it now.
     """
     if _content_type(request) != "multipart/form-data":
@@ -119,6 +133,7 @@ async def read_files(request: Request, limits: UploadLimits, in_thread: InThread
             raise _too_many(limits) from error
         raise BadRequestError(f"the multipart form is broken: {error}") from error
     try:
+        _refuse_options(form)
         uploads = [upload.file for upload in form.getlist(FILE_FIELD) if isinstance(upload, UploadFile)]
         files = await in_time(limits.deadline, in_thread(lambda: [upload.read() for upload in uploads]))
     finally:
@@ -140,6 +155,7 @@ async def read_body(request: Request, limits: UploadLimits) -> bytes:
     Raises:
         BodyTimeoutError, DeadlineError: it comes too slowly.
         TooLargeError: it is over the limit; told before the rest is read.
+        UnsupportedTypeError: it is encoded.
         QueueFullError: there is no memory for it now.
     """
     if body_is_whole(request.scope):
@@ -153,7 +169,12 @@ async def read_body(request: Request, limits: UploadLimits) -> bytes:
 async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[bytes]:
     """The body as it comes, as long as it is within the limits."""
     limit, size = limits.body_bytes, 0
-    declared = first_headers(request.scope).get(b"content-length", b"")
+    head = first_headers(request.scope)
+    if (encoding := head.get(b"content-encoding", b"identity")) != b"identity":
+        raise UnsupportedTypeError(
+            f"a body in the encoding {encoding.decode('latin-1')!r} is not taken; send it as it is"
+        )
+    declared = head.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         raise TooLargeError(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
     receive, more = request.receive, True
@@ -183,7 +204,9 @@ async def _in_good_time(limits: UploadLimits) -> AsyncIterator[None]:
 
 
 def _image_in_json(body: bytes) -> bytes:
-    encoded = read_object(body, most_parts=_MOST_JSON_PARTS, expected=_EXPECTED_JSON).get("image")
+    document = read_object(body, most_parts=_MOST_JSON_PARTS, expected=_EXPECTED_JSON)
+    _refuse_options(document)
+    encoded = document.get("image")
     if not isinstance(encoded, str):
         raise BadRequestError(_EXPECTED_JSON)
     if encoded.startswith("data:"):
@@ -193,6 +216,12 @@ def _image_in_json(body: bytes) -> bytes:
         return base64.b64decode("".join(encoded.split()) if _SPACE.search(encoded) else encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadRequestError(f"'image' is not base64: {error}") from error
+
+
+def _refuse_options(names: Iterable[str]) -> None:
+    """Beside the image they would go unheard."""
+    for name in _OPTIONS.intersection(names):
+        raise BadParameterError(f"{name} is taken in the address alone: /detect?{name}=...")
 
 
 def _content_type(request: Request) -> str:

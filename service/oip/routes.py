@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from service.batch_queue import Priority
 from service.deadline import in_time
 from service.detector import MODEL_NAME
-from service.errors import BadParameterError, BadRequestError, UnsupportedTypeError
+from service.errors import BadParameterError, BadRequestError
 from service.lifecycle import Service
 from service.oip import document
 from service.oip.document import VERSION
@@ -85,8 +85,6 @@ async def infer(request: Request) -> Response:
     arrived = asyncio.get_running_loop().time()
     urgency = request_urgency(request, service, Priority.NORMAL)
     deadline = urgency.deadline
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedTypeError("compressed requests are not taken")
     settings = service.settings
     urgency.check(batcher)
     with batcher.admission.room_for_body() as take, ExitStack() as held:
@@ -98,7 +96,10 @@ async def infer(request: Request) -> Response:
         held.enter_context(urgency.places(batcher))
         reading = service.in_thread(partial(read_request, body, request.headers.get(LENGTH_HEADER)))
         del body
-        asked = await in_time(deadline, reading)
+        try:
+            asked = await in_time(deadline, reading)
+        finally:
+            del reading  # it may hold a failure, which holds this frame
         selection = _selection(asked, service)
         deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))
         work = (

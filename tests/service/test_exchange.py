@@ -180,7 +180,52 @@ def test_few_requests_wait_on_a_connection(live: Any, fake: Any, monkeypatch: py
                 connection.sendall(asked * 1000)
         connection.shutdown(socket.SHUT_RDWR)
         reader.join(20)
-    assert 4 < max(waiting) < 20_000  # a packet's worth at most, which is 256 KiB
+    assert 4 < max(waiting) <= 100
+
+
+def test_of_too_many_in_a_row_those_that_are_taken_are_answered(live: Any, fake: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    with live(detector) as url, connected(url) as connection:
+        connection.sendall(request(make_png(1)))
+        assert detector.started.wait(20)
+        asked = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(asked * 1000)
+        time.sleep(0.3)
+        with suppress(TimeoutError):  # what comes after is not heard
+            connection.settimeout(1)
+            connection.sendall(asked * 10_000)
+        connection.settimeout(20)
+        detector.gate.set()
+        found = answers(connection, 101)
+    assert [answer[0] for answer in found] == [200] * 101
+    assert red(found[0]) == 1
+    assert found[100][1]["connection"] == "close"
+
+
+def test_what_waits_on_a_connection_that_ends_is_not_kept(
+    live: Any, fake: Any, make_png: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = exchanges_of(monkeypatch)
+    detector = fake()
+    detector.gate.clear()
+    with live(detector) as url:
+        begun.clear()
+        gc.disable()
+        try:
+            with connected(url) as connection:
+                connection.sendall(request(make_png(1)) + request(make_png(2)) * 3 + request(bytes(90_000))[:-1])
+                assert detector.started.wait(20)
+                give_up = time.monotonic() + 20
+                while len(begun) < 5 and time.monotonic() < give_up:
+                    time.sleep(0.02)
+            detector.gate.set()
+            give_up = time.monotonic() + 20
+            while any(exchange() is not None for exchange in begun) and time.monotonic() < give_up:
+                time.sleep(0.02)
+            assert [exchange() for exchange in begun] == [None] * 5
+        finally:
+            gc.enable()
 
 
 def test_a_body_that_nobody_reads_is_left_with_the_caller(served: Any) -> None:
@@ -298,7 +343,8 @@ def test_a_refusal_may_be_read_before_the_rest_of_the_body_is_sent(live: Any, fa
         assert red(answers(connection, 1)[0]) == 9
 
 
-def test_a_refused_body_is_not_kept(live: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def exchanges_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Exchange]]:
+    """All that begin from now on."""
     begun: list[weakref.ref[Exchange]] = []
     before = Exchange.__init__
 
@@ -307,6 +353,11 @@ def test_a_refused_body_is_not_kept(live: Any, fake: Any, monkeypatch: pytest.Mo
         begun.append(weakref.ref(self))
 
     monkeypatch.setattr(Exchange, "__init__", watched)
+    return begun
+
+
+def test_a_refused_body_is_not_kept(live: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = exchanges_of(monkeypatch)
     with live(fake()) as url, connected(url) as connection:
         begun.clear()
         gc.disable()

@@ -112,15 +112,19 @@ def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes,
 
 
 @pytest.mark.parametrize("cut", [b"\r\n", b"\r\nUp"])
-def test_after_an_offer_that_is_cut_in_two_no_body_becomes_a_request(cut: bytes, fake: Any, live: Any) -> None:
+def test_after_an_offer_that_is_cut_in_two_no_body_becomes_a_request(
+    cut: bytes, fake: Any, live: Any, make_png: Any
+) -> None:
     hidden = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     at = head.index(b"\r\nUpgrade") + len(cut)
     with live(fake()) as url:
-        answer = exchanged(url, head[:at] % len(hidden), head[at:], hidden)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert b"connection: close" in answer.lower()
+        for body in (hidden, make_png(3), make_png(3) + bytes(200_000)):
+            answer = exchanged(url, head[:at] % len(body), head[at:], body)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b"is empty" in answer
+            assert answer.count(b"HTTP/1.1 ") == 1
+            assert b"connection: close" in answer.lower()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])

@@ -81,6 +81,16 @@ def test_a_head_that_is_too_large_is_told_so(live: Any, fake: Any) -> None:
     assert json.loads(body)["type"] == "urn:faster-rcnn-service:head-too-large"
 
 
+@pytest.mark.parametrize("size", [65_600, 70_000, 100_000])
+def test_a_whole_head_that_is_too_large_is_told_so(size: int, live: Any, fake: Any) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nX-Header: " + b"a" * size + b"\r\n\r\n")
+        head, _, body = until_closed(connection).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert json.loads(body)["type"] == "urn:faster-rcnn-service:head-too-large"
+        assert 'status="499"' not in httpx.get(f"{url}/metrics").text
+
+
 def test_a_large_head_and_a_large_body_pass(live: Any, fake: Any, make_png: Any) -> None:
     with live(fake()) as url, httpx.Client() as client:
         headers = {"X-Header": "a" * 50_000}

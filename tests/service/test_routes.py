@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import threading
+import time
+import weakref
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+
+from service import uploads
 
 pytestmark = pytest.mark.anyio
 
@@ -241,6 +246,42 @@ async def test_a_form_may_have_other_fields(fake: Any, serving: Any, make_png: A
     async with serving(fake()) as client:
         form = {"files": {"file": make_png(7, (32, 40))}, "data": {"a": "1", "b": "2", "c": "3"}}
         assert (await client.post("/detect", **form)).json() == DETECTED
+
+
+@pytest.mark.parametrize("path", ["/detect", "/detect/batch"])
+async def test_an_option_beside_the_image_is_refused(path: str, fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    async with serving(detector) as client:
+        form = {"files": {"file": make_png(7)}, "data": {"score_threshold": "0.9"}}
+        body = check_problem(await client.post(path, **form), 422, "bad-parameter")
+        assert body["detail"] == "score_threshold is taken in the address alone: /detect?score_threshold=..."
+        if path == "/detect":
+            document = {"image": base64.b64encode(make_png(7)).decode(), "max_detections": 1}
+            check_problem(await client.post(path, json=document), 422, "bad-parameter")
+    assert not detector.batches
+
+
+def test_nothing_is_kept_of_a_body_that_was_refused(fake: Any, live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Text(str):
+        """A string that can be watched."""
+
+    seen: list[weakref.ref[Text]] = []
+
+    def watched(*_: Any, **__: Any) -> dict[str, Any]:
+        text = Text("%%%")
+        seen.append(weakref.ref(text))
+        return {"image": text}
+
+    monkeypatch.setattr(uploads, "read_object", watched)
+    with live(fake()) as url:
+        gc.disable()
+        try:
+            assert httpx.post(f"{url}/detect", json={}).status_code == 400
+            httpx.get(f"{url}/livez")
+            time.sleep(0.1)
+            assert [text() for text in seen] == [None]
+        finally:
+            gc.enable()
 
 
 async def test_request_ids_are_echoed_or_made(fake: Any, serving: Any) -> None:
