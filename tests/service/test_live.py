@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
@@ -125,6 +126,20 @@ def test_after_an_offer_that_is_cut_in_two_no_body_becomes_a_request(
             assert b"is empty" in answer
             assert answer.count(b"HTTP/1.1 ") == 1
             assert b"connection: close" in answer.lower()
+
+
+def test_after_an_offer_that_is_cut_in_two_the_answer_comes_whatever_follows(served: Any, make_png: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.5)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    body = make_png(3) + bytes(200_000)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: Upgrade\r\nUp" % len(body)
+    with served(app, ready=False) as url:
+        answer = exchanged(url, head, b"grade: h2c\r\n\r\n", body)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\nconnection: close\r\n\r\nok")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
