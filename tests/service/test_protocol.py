@@ -137,3 +137,20 @@ def test_no_complaint_is_written_into_the_middle_of_an_answer(live: Any, fake: A
         detector.gate.set()
         assert b"400 Bad Request" not in until_closed(connection)
         assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("following", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"])
+def test_a_request_is_answered_whatever_comes_behind_it(following: bytes, live: Any, fake: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.gate.clear()
+    body = make_png(4)
+    with live(detector) as url, connected(url) as connection:
+        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert detector.started.wait(20)
+        connection.sendall(following)
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        detector.gate.set()
+        head, _, answer = until_closed(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in head
+    assert json.loads(answer)["boxes"][0][0] == 4
