@@ -215,6 +215,12 @@ class ExchangeProtocol(HttpToolsProtocol):
         while self.pipeline:
             self.pipeline.pop()[0].let_go()  # type: ignore[attr-defined]
 
+    def drop_what_never_came_whole(self) -> None:
+        """The last request on the connection, if its body is not all there and its turn has not come."""
+        if self.pipeline and self.cycle.more_body:
+            self.pipeline.popleft()[0].let_go()  # type: ignore[attr-defined]
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._running  # type: ignore[assignment]
+
     def _pause_if_full(self) -> None:
         exchange = self.cycle
         if len(self.pipeline) >= _MANY_WAITING or (exchange is not None and exchange.awaits_reader):

@@ -79,11 +79,15 @@ class BoundedProtocol(ExchangeProtocol):
         self._end_with(HeadTooLargeError(f"the request's head has more than {self.most_header_bytes:,} bytes"))
 
     def _end_with(self, error: ServiceError) -> None:
+        self.drop_what_never_came_whole()
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(_last_answer(error))
         elif not self.cycle.more_body:  # it came behind a whole request, whose answer is still to come
             self.deaf, self.cycle.keep_alive = True, False
             return
+        elif not self.cycle.response_started:
+            self.cycle.hang_up()  # it can write nothing any more
+            self.transport.write(_last_answer(error))
         self.transport.close()
 
 

@@ -170,7 +170,8 @@ async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[byte
     """The body as it comes, as long as it is within the limits."""
     limit, size = limits.body_bytes, 0
     head = first_headers(request.scope)
-    if (encoding := head.get(b"content-encoding", b"identity")) != b"identity":
+    encoding = head.get(b"content-encoding", b"").strip().lower()
+    if encoding not in {b"", b"identity"}:
         raise UnsupportedTypeError(
             f"a body in the encoding {encoding.decode('latin-1')!r} is not taken; send it as it is"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -139,7 +140,16 @@ def test_no_complaint_is_written_into_the_middle_of_an_answer(live: Any, fake: A
         assert httpx.get(f"{url}/readyz").status_code == 200
 
 
-@pytest.mark.parametrize("following", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"])
+@pytest.mark.parametrize(
+    "following",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        CHUNKED + b"zz\r\n",
+        CHUNKED + b"1\r\na\r\n0\r\n" + b"T: a\r\n" * 200_000,
+    ],
+    ids=["nonsense", "large head", "broken chunks", "endless trailers"],
+)
 def test_a_request_is_answered_whatever_comes_behind_it(following: bytes, live: Any, fake: Any, make_png: Any) -> None:
     detector = fake()
     detector.gate.clear()
@@ -154,3 +164,15 @@ def test_a_request_is_answered_whatever_comes_behind_it(following: bytes, live: 
     assert head.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in head
     assert json.loads(answer)["boxes"][0][0] == 4
+
+
+def test_a_body_that_breaks_its_framing_is_told_so(live: Any, fake: Any) -> None:
+    with live(fake()) as url, connected(url) as connection:
+        connection.sendall(CHUNKED + b"5\r\nabcde\r\n")
+        time.sleep(0.1)
+        connection.sendall(b"zz\r\n")
+        answer = until_closed(connection)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"body's framing" in answer
+        assert httpx.get(f"{url}/healthz").json()["images_in_flight"] == 0
