@@ -175,10 +175,10 @@ def test_few_requests_wait_on_a_connection(live: Any, fake: Any, monkeypatch: py
         reader = threading.Thread(target=read)
         reader.start()
         connection.settimeout(2)
-        with suppress(TimeoutError):
+        with suppress(OSError):  # it may close while we send
             for _ in range(60):
                 connection.sendall(asked * 1000)
-        connection.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)
         reader.join(20)
     assert 4 < max(waiting) <= 100
 
