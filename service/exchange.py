@@ -160,7 +160,7 @@ class ExchangeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _MOST_WAITING:
-            self.deaf, self.cycle.keep_alive = True, False
+            self.hear_no_more()
             raise ValueError("too many requests on a connection")  # the parser stops
         version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
@@ -185,7 +185,7 @@ class ExchangeProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         if self.parser.should_upgrade():  # it skips the body, and would take what is left of it for a request
-            self.deaf, self.cycle.keep_alive = True, False
+            self.hear_no_more()
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -214,6 +214,10 @@ class ExchangeProtocol(HttpToolsProtocol):
             self._running.hang_up()
         while self.pipeline:
             self.pipeline.pop()[0].let_go()  # type: ignore[attr-defined]
+
+    def hear_no_more(self) -> None:
+        """End the connection with the answer to the last request that has come."""
+        self.deaf, self.cycle.keep_alive = True, False
 
     def drop_what_never_came_whole(self) -> None:
         """The last request on the connection, if its body is not all there and its turn has not come."""

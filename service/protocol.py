@@ -83,7 +83,7 @@ class BoundedProtocol(ExchangeProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(_last_answer(error))
         elif not self.cycle.more_body:  # it came behind a whole request, whose answer is still to come
-            self.deaf, self.cycle.keep_alive = True, False
+            self.hear_no_more()
             return
         elif not self.cycle.response_started:
             self.cycle.hang_up()  # it can write nothing any more
