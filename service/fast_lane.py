@@ -56,7 +56,6 @@ class FastLane:
             response = await answer_detect(Request(scope, receive), query)
         except ServiceError as error:
             response = error_response(scope, error)
-            error.__traceback__ = None  # its frames hold what was sent
         except (ClientGoneError, ClientDisconnect):
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         await response(scope, receive, send)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
@@ -82,11 +82,8 @@ async def answer_detect(request: Request, query: DetectQuery) -> Response:
             with service.stages.stage("encode"):
                 if media_type is None:
                     return FastJSONResponse(_result(found, query, selection, batcher.info), headers=headers)
-                drawing = service.in_thread(lambda: _drawn(found, selection, batcher.info, _DRAWN[media_type]))
-                try:
-                    drawn = await while_connected(request, in_time(urgency.deadline, drawing))
-                finally:
-                    del drawing  # it may hold a failure, which holds this frame
+                work = partial(_drawn, found, selection, batcher.info, _DRAWN[media_type])
+                drawn = await while_connected(request, in_time(urgency.deadline, service.in_thread(work)))
                 return Response(drawn, media_type=media_type, headers=headers)
 
 

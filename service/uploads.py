@@ -86,13 +86,10 @@ async def read_image(request: Request, limits: UploadLimits, in_thread: InThread
             raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
         return files[0]
     if kind == "application/json":
-        body = await read_body(request, limits.in_base64())
-        unpacking = in_thread(partial(_image_in_json, body))
-        del body
-        try:
-            return await in_time(limits.deadline, unpacking)
-        finally:
-            del unpacking  # with a failure that it holds, it would be a ring that only the collector opens
+        # No name for the body, nor for the work on it: this frame would keep what is to be let go of.
+        return await in_time(
+            limits.deadline, in_thread(partial(_image_in_json, await read_body(request, limits.in_base64())))
+        )
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await read_body(request, limits)
     raise UnsupportedTypeError(
