@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,17 @@ _FOREIGN = (
 )
 
 
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
+# Gives the memory for a picture's final pixels of shape (height, width, 3). It may be called again for the same picture
+# where a first decoder fails; the memory that it gave before is not used any more then.
+Allocate = Callable[[tuple[int, int, int]], Pixels]
+
+
+def pageable(shape: tuple[int, int, int]) -> Pixels:
+    """Memory for pixels from the system: the default `Allocate`."""
+    return np.empty(shape, dtype=np.uint8)
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """An upright picture: uint8 `[3, H, W]` RGB, a view of pixels that lie as `[H, W, 3]`."""
@@ -71,9 +83,9 @@ class Picture:
         return Image.fromarray(self.pixels.permute(1, 2, 0).numpy())
 
 
-def decode(data: bytes, *, max_pixels: int) -> Picture:
+def decode(data: bytes, *, max_pixels: int, allocate: Allocate = pageable) -> Picture:
     """`open_image`, then `upright_rgb`. Blocking: call it in a thread."""
-    return upright_rgb(open_image(data, max_pixels=max_pixels), data)
+    return upright_rgb(open_image(data, max_pixels=max_pixels), data, allocate=allocate)
 
 
 def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -106,13 +118,16 @@ def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
         raise BrokenImageError(f"the image has {width} x {height} pixels")
 
 
-def from_pixels(pixels: npt.NDArray[np.uint8] | Image.Image) -> Picture:
-    """The picture of 8-bit RGB pixels, `[H, W, 3]`, which are copied. Blocking: call it in a thread."""
+def from_pixels(pixels: Pixels | Image.Image, *, allocate: Allocate = pageable) -> Picture:
+    """The picture of 8-bit RGB pixels, `[H, W, 3]`, which are copied into `allocate`'s memory. Blocking."""
+    source = np.asarray(pixels)
+    copy = allocate(source.shape)
+    np.copyto(copy, source)
     # Left in the decoder's order: the detector goes through the pixels once anyway, to make them floats.
-    return Picture(torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
+    return Picture(torch.from_numpy(copy).permute(2, 0, 1))
 
 
-def upright_rgb(image: Image.Image, data: bytes) -> Picture:
+def upright_rgb(image: Image.Image, data: bytes, *, allocate: Allocate = pageable) -> Picture:
     """Decode the first frame, turn it upright by its EXIF orientation, and bring it to 8-bit RGB.
 
     16-bit grey keeps its upper eight bits, as 16-bit colour does in Pillow. An alpha channel is dropped: what lies
@@ -121,24 +136,27 @@ def upright_rgb(image: Image.Image, data: bytes) -> Picture:
     Args:
         image: from `open_image`.
         data: the file that it was opened from.
+        allocate: gives the memory for the upright pixels.
 
     Raises:
         BrokenImageError: the image is damaged.
         UnsupportedTypeError: its pixels are of a kind that is not taken.
     """
     try:
-        pixels = _sound_jpeg(image, data)
+        # A turned picture is decoded into memory of its own and turned into the caller's.
+        is_turned_jpeg = image.format == "JPEG" and _orientation(image) in _UPRIGHT
+        pixels = _sound_jpeg(image, data, pageable if is_turned_jpeg else allocate)
+        if pixels is not None and not is_turned_jpeg:
+            return Picture(torch.from_numpy(pixels).permute(2, 0, 1))
         if pixels is None:
             image.load()  # some formats tell the orientation after the pixels
         turn = _UPRIGHT.get(_orientation(image))
-        if pixels is not None and turn is None:
-            return Picture(torch.from_numpy(pixels).permute(2, 0, 1))
         rgb = _to_rgb(image) if pixels is None else Image.fromarray(pixels)
     except UnsupportedTypeError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever the malformed bytes lead them to
         raise BrokenImageError(f"the {image.format} image is broken: {_reason(error)}") from error
-    return from_pixels(rgb if turn is None else rgb.transpose(turn))
+    return from_pixels(rgb if turn is None else rgb.transpose(turn), allocate=allocate)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -155,7 +173,7 @@ def _open(data: bytes) -> Image.Image:
         raise BrokenImageError(f"the image's header is broken: {_reason(error)}") from error
 
 
-def _sound_jpeg(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | None:
+def _sound_jpeg(image: Image.Image, data: bytes, allocate: Allocate = pageable) -> Pixels | None:
     """The pixels `[H, W, 3]` of a JPEG in colour, in three quarters of the time that Pillow takes for the same ones.
 
     None where Pillow has to judge: a damaged file, or another kind.
@@ -166,7 +184,8 @@ def _sound_jpeg(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | None
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
         if (width, height) != image.size:  # two headers, of which one was checked
             return None
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        pixels = allocate((int(height), int(width), 3))
+        simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=pixels)
     except ValueError:
         return None
     return pixels

@@ -47,7 +47,7 @@ def leave_bytes_untouched() -> None:
     """Every file is the same picture; the way to the decoding threads and back stays."""
     picture = Picture(torch.zeros((3, 1, 1), dtype=torch.uint8))
     pipeline.open_image = lambda *_, **__: _Unopened()  # type: ignore[assignment]
-    pipeline.upright_rgb = lambda *_: picture
+    pipeline.upright_rgb = lambda *_, **__: picture
 
 
 if __name__ == "__main__":

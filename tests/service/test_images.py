@@ -262,6 +262,36 @@ def test_a_jpeg_of_another_size_than_was_checked_is_left_to_pillow() -> None:
     assert _sound_jpeg(Image.open(io.BytesIO(photograph((100, 50)))), data) is None
 
 
+def given_memory(data: bytes) -> tuple[Picture, list[np.ndarray[Any, Any]]]:
+    given: list[np.ndarray[Any, Any]] = []
+
+    def allocate(shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+        given.append(np.zeros(shape, np.uint8))
+        return given[-1]
+
+    return decode(data, max_pixels=10**6, allocate=allocate), given
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_final_pixels_are_in_the_memory_that_the_caller_gives(image_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file(photo(), image_format, exif=exif)
+    picture, given = given_memory(data)
+    assert len(given) == 1
+    assert np.shares_memory(array(picture), given[0])
+    assert np.array_equal(given[0], array(decode(data, max_pixels=10**6)))
+
+
+def test_a_damaged_jpeg_leaves_its_pixels_in_the_memory_given_last() -> None:
+    data = photograph()
+    damaged = data[:-400] + bytes(200) + data[-200:]
+    picture, given = given_memory(damaged)
+    assert np.shares_memory(array(picture), given[-1])
+    assert np.array_equal(given[-1], np.array(Image.open(io.BytesIO(damaged))))
+
+
 def test_real_photographs_have_the_pixels_that_pillow_sees(coco_photos: list[Path]) -> None:
     for path in coco_photos:
         wanted = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
