@@ -194,7 +194,7 @@ def waiting_in_theory_s(replica: Replica, rate: float) -> float:
 
 def measured(url: str, images: str, rate: float, seconds: float) -> dict[str, float]:
     """By `frcnn loadtest` in open loop."""
-    load = ["--rate", f"{rate:g}", "--duration", f"{seconds:g}", "--warmup", "2", "--transport", "lean", "--json"]
+    load = ["--rate", f"{rate:g}", "--duration", f"{seconds:g}", "--warmup", "2", "--json"]
     command = [sys.executable, "-m", "service", "loadtest", url, "--images", images, *load]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     run = json.loads(shown)["run"]

@@ -1,7 +1,6 @@
 """Holds `frcnn loadtest` against wrk on the same work: closed loop, a server with random delays that are known.
 
     python benchmarks/loadtest_against_wrk.py --rounds 8
-    python benchmarks/loadtest_against_wrk.py --rounds 8 --transport lean --callers 64
 
 The tools take turns, so that what else the machine does hits both, and medians are compared. Needs wrk in the PATH.
 """
@@ -89,9 +88,9 @@ def by_wrk(url: str, image: Path, callers: int, seconds: int, folder: Path) -> d
     return {"answers/s": float(rate[1]), **{name: float(m[1]) * unit[m[2]] for name, m in found.items() if m}}
 
 
-def by_ours(url: str, image: Path, callers: int, seconds: int, transport: str) -> dict[str, float]:
+def by_ours(url: str, image: Path, callers: int, seconds: int) -> dict[str, float]:
     load = ["--images", str(image), "--concurrency", str(callers), "--duration", str(seconds), "--warmup", "1"]
-    command = [sys.executable, "-m", "service", "loadtest", url, *load, "--transport", transport, "--json"]
+    command = [sys.executable, "-m", "service", "loadtest", url, *load, "--json"]
     run = json.loads(_output(command))["run"]
     assert run["failed"] == 0
     busy = {"busy %": 100 * run["generator"]["busy"]}
@@ -107,7 +106,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--callers", type=int, default=16)
-    parser.add_argument("--transport", choices=("httpx", "lean"), default="httpx")
     arguments = parser.parse_args()
     runs: dict[str, list[dict[str, float]]] = {"wrk": [], "ours": []}
     with tempfile.TemporaryDirectory() as name:
@@ -117,7 +115,7 @@ def main() -> None:
             with served(seed) as url:
                 runs["wrk"].append(by_wrk(url, image, arguments.callers, arguments.seconds, Path(name)))
             with served(seed) as url:
-                runs["ours"].append(by_ours(url, image, arguments.callers, arguments.seconds, arguments.transport))
+                runs["ours"].append(by_ours(url, image, arguments.callers, arguments.seconds))
     true_ms = {f"p{q}": 1000 * (LEAST_S - MEAN_MORE_S * math.log(1 - q / 100)) for q in (50, 75, 90, 99)}
     true_ms["mean"] = 1000 * (LEAST_S + MEAN_MORE_S)
     print(f"{'':10}{'true':>9}{'wrk':>9}{'ours':>9}  ours to wrk")
@@ -126,7 +124,7 @@ def main() -> None:
         true = f"{true_ms[figure]:9.1f}" if figure in true_ms else " " * 9
         print(f"{figure:10}{true}{wrk:9.1f}{own:9.1f}  {own / wrk - 1:+.1%}")
     busy = statistics.median(run["busy %"] for run in runs["ours"])
-    print(f"ours, by {arguments.transport}, used {busy:.0f} % of a processor core")
+    print(f"ours used {busy:.0f} % of a processor core")
 
 
 if __name__ == "__main__":

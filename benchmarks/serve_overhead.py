@@ -126,7 +126,6 @@ def measure(url: str, image: bytes, callers: int, seconds: float) -> dict[str, A
         concurrency=callers,
         duration_s=seconds,
         warmup_s=seconds / 4,
-        transport="lean",
     )
     before = processor_s()
     run = summarise(carry_out(plan))

@@ -21,9 +21,8 @@ _LISTS = {
         oip.tensors oip.document oip.routes package_files page.routes docs
         app protocol server image_files detect_files
         client.errors client.images client.timing client.results client.retries client.exchange client.client
-        loadtest.plan loadtest.samples loadtest.transport loadtest.connection loadtest.httpx_transport
-        loadtest.generator loadtest.fleet loadtest.summary loadtest.search loadtest.comparison
-        loadtest.display loadtest.plots loadtest.report loadtest.commands
+        loadtest.plan loadtest.samples loadtest.transport loadtest.generator loadtest.fleet loadtest.summary
+        loadtest.search loadtest.display loadtest.plots loadtest.report loadtest.commands
         bench.plain_app bench.pictures bench.processes bench.measure bench.commands
         scale.arguments scale.replica scale.proxy scale.router scale.deployment
         cli __main__""",

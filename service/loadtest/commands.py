@@ -9,7 +9,6 @@ import json
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -29,22 +28,13 @@ _FORMAT = "frcnn-loadtest/1"
 _GUESS_S = 5.0  # of one caller's pace, from which the search begins
 
 
-class TransportName(StrEnum):
-    """What speaks HTTP."""
-
-    HTTPX = "httpx"
-    LEAN = "lean"
-
-
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 _out = Console(highlight=False, soft_wrap=True)
 
 
 def loadtest(
-    url: Annotated[
-        str | None, typer.Argument(metavar="URL", help="The service, or one of its paths with a query.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images to send, or one.")] = None,
+    url: Annotated[str, typer.Argument(metavar="URL", help="The service, or one of its paths with a query.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the images to send, or one.")],
     rate: Annotated[
         float | None, _number(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
     ] = None,
@@ -61,10 +51,6 @@ def loadtest(
     max_in_flight: Annotated[
         int, _number(min=1, help="Open requests of one process; arrivals beyond are dropped and counted.")
     ] = 1000,
-    transport: Annotated[
-        TransportName,
-        typer.Option(help="What speaks HTTP: httpx, as programs do, or what costs least."),
-    ] = TransportName.HTTPX,
     seed: Annotated[int, _number(min=0, help="Of the arrivals and the images' order.")] = 0,
     api_key: Annotated[
         str | None,
@@ -72,9 +58,6 @@ def loadtest(
     ] = None,
     report: Annotated[Path | None, typer.Option(metavar="HTML", help="Write a report with plots.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-    compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Compare two outputs of --json.")
-    ] = None,
 ) -> None:
     """Put a service under load and tell how fast it answers.
 
@@ -82,11 +65,6 @@ def loadtest(
     """
     from service.loadtest.plan import Goal, Plan, PlanError, Target
 
-    if compare is not None:
-        _compare(compare, report, as_json)
-        return
-    if url is None or images is None:
-        _fail("URL and --images are needed: frcnn loadtest http://127.0.0.1:8000 --images DIR --rate 10", code=_USAGE)
     _check_kind(rate, concurrency, slo)
     if report is not None and not report.resolve().parent.is_dir():  # before the test, and not after it
         _fail(f"{report}: there is no such folder", code=_USAGE)
@@ -103,7 +81,6 @@ def loadtest(
             api_key=api_key,
             most_in_flight=max_in_flight,
             seed=seed,
-            transport=transport.value,
         )
     except PlanError as error:
         _fail(str(error), code=_USAGE)
@@ -167,7 +144,7 @@ def _single(plan: Plan, workers: int) -> dict[str, Any]:
 
 def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
     from service.loadtest.search import Step, best, highest_rate, lowest_missed
-    from service.loadtest.summary import how_to_make_more, is_busy, summarise
+    from service.loadtest.summary import is_busy, summarise
 
     first_rate = plan.rate
     if first_rate is None:
@@ -190,7 +167,7 @@ def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
     if border is not None and is_busy(border.measured):
         run["warnings"].append(
             f"{border.rate:.2f} arrivals/s kept the load generator itself busy, which may be why the goal was missed: "
-            f"{how_to_make_more(plan)} may find a higher rate"
+            "more --workers may find a higher rate"
         )
     return {
         "run": run,
@@ -238,34 +215,6 @@ def _give(document: dict[str, Any], report: Path | None, as_json: bool) -> None:
     if "search" in document:
         print_search(_out, document["search"])
     print_run(_out, document["run"])
-
-
-def _compare(paths: tuple[Path, Path], report: Path | None, as_json: bool) -> None:
-    from service.loadtest.comparison import compare
-    from service.loadtest.display import print_comparison
-    from service.loadtest.report import render_comparison
-
-    before, after = map(_document, paths)
-    comparison = compare(before, after, (paths[0].name, paths[1].name))
-    if report is not None:
-        _write(report, render_comparison(before, after, comparison))
-    if as_json:
-        typer.echo(json.dumps(comparison.as_json(), indent=2))
-    else:
-        print_comparison(_out, comparison)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = document["format"] == _FORMAT
-    except OSError as error:
-        _fail(f"{path}: {error.strerror or error}", code=_USAGE)
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        _fail(f"{path} is no output of frcnn loadtest --json", code=_USAGE)
-    return document
 
 
 def _write(path: Path, page: str) -> None:

@@ -14,7 +14,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from service.loadtest.comparison import Comparison
 from service.loadtest.fleet import Progress
 from service.loadtest.plan import Plan
 
@@ -89,7 +88,7 @@ def print_run(console: Console, run: dict[str, Any]) -> None:
     load = load_in_words(plan["rate_per_s"], plan["concurrency"])
     console.print(
         f"{plan['loop']} loop, {load}, {plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up, "
-        f"{plan['images']} image{'' if plan['images'] == 1 else 's'}, by {plan['transport']}"
+        f"{plan['images']} image{'' if plan['images'] == 1 else 's'}"
     )
     console.print(
         f"{run['throughput_per_s']:.1f} answers/s; of {run['requests']} requests {run['failed']} failed", style="bold"
@@ -131,23 +130,6 @@ def print_search(console: Console, search: dict[str, Any]) -> None:
         console.print(f"{found:.2f} arrivals/s is the highest rate that met {search['goal']}; its run:", style="bold")
 
 
-def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Two runs side by side."""
-    table = Table("", *comparison.names, "change", box=None, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in comparison.rows:
-        style = {True: "green", False: "red", None: ""}[row.is_better]
-        table.add_row(row.name, _figure(row.before), _figure(row.after), Text(row.change_in_words, style=style))
-    console.print(table)
-    for difference in comparison.differences:
-        console.print(f"Note: {difference}", style="yellow", markup=False)
-
-
 def _milliseconds(value: float) -> str:
     """Short: nine of them stand in a line."""
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"

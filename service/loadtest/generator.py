@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from itertools import cycle
 
-from service.loadtest.connection import LeanTransport
-from service.loadtest.httpx_transport import HttpxTransport
 from service.loadtest.plan import Plan
 from service.loadtest.samples import Recorder, Samples
 from service.loadtest.transport import Transport
@@ -18,7 +16,6 @@ from service.loadtest.transport import Transport
 DROPPED = "not sent: too many in flight"
 _PAUSE_AFTER_FAILURE_S = 0.1  # of a caller in closed loop, or a service that refuses would be asked as fast as it can
 _SWITCH_INTERVAL_S = 0.0005  # Python's own is 5 ms, by which the pacer could come late
-_TRANSPORTS: dict[str, type[HttpxTransport] | type[LeanTransport]] = {"httpx": HttpxTransport, "lean": LeanTransport}
 
 
 class Generator:
@@ -30,7 +27,7 @@ class Generator:
         self.in_flight = 0
         self._images = cycle(plan.order())
         self._tasks = asyncio.TaskGroup()  # the transport's; a bug in one of them ends the run
-        self._transport: Transport = _TRANSPORTS[plan.transport](plan, self._tasks)
+        self._transport = Transport(plan, self._tasks)
         self._to_come = 0  # of what is not in flight: 1 while arrivals go on, and each caller that pauses
         self._done = asyncio.Event()
 

@@ -6,7 +6,6 @@ import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -73,7 +72,6 @@ class Plan:
         timeout_s: an answer that takes longer counts as failed. The service is told.
         most_in_flight: requests of one process at a time in open loop; arrivals beyond it are dropped, and counted.
         seed: of the arrivals and of the images' order.
-        transport: what speaks HTTP: httpx, or what costs least.
     """
 
     target: Target
@@ -86,7 +84,6 @@ class Plan:
     api_key: str | None = None
     most_in_flight: int = 1000
     seed: int = 0
-    transport: Literal["httpx", "lean"] = "httpx"
 
     def headers(self) -> list[tuple[str, str]]:
         """What every request says, whatever its image."""

@@ -8,7 +8,6 @@ from datetime import datetime
 from html import escape
 from typing import Any, TypeAlias
 
-from service.loadtest.comparison import Comparison
 from service.loadtest.display import load_in_words
 from service.loadtest.plots import Axis, Line, bar_plot, line_plot, scatter_plot
 
@@ -58,35 +57,9 @@ def render(document: Document) -> str:
     if search is not None:
         body += ["<h2>The search</h2>", f'<div class="plots">{_search_plot(search)}</div>', _search_table(search)]
         body.append(f"<h2>The run at {run['plan']['rate_per_s']:.2f} arrivals/s</h2>")
-    names = ("",)
-    body.append(
-        f'<div class="plots">{_curves([run], names)}{_timelines([run], names)}{_distributions(run)}{_stages(run)}</div>'
-    )
+    body.append(f'<div class="plots">{_curve(run)}{_timelines(run)}{_distributions(run)}{_stages(run)}</div>')
     body += ["<h2>Where the time went</h2>", _spread_table(run), _failure_table(run), _setup(document)]
     return _page("Load test", body)
-
-
-def render_comparison(before: Document, after: Document, comparison: Comparison) -> str:
-    """Two documents over one another."""
-    runs = [before["run"], after["run"]]
-    rows: list[Row] = [
-        [
-            row.name,
-            _number(row.before),
-            _number(row.after),
-            (row.change_in_words, {True: "good", False: "bad", None: ""}[row.is_better]),
-        ]
-        for row in comparison.rows
-    ]
-    body = [
-        f'<h1>Load tests compared</h1><p class="soft">{escape(comparison.names[0])} and '
-        f"{escape(comparison.names[1])}</p>",
-        _notes(comparison.differences),
-        f'<div class="plots">{_curves(runs, comparison.names)}{_timelines(runs, comparison.names)}</div>',
-        "<h2>Figures</h2>",
-        _table(["", *comparison.names, "change"], rows),
-    ]
-    return _page("Load tests compared", body)
 
 
 def _page(title: str, body: Iterable[str]) -> str:
@@ -103,7 +76,7 @@ def _header(title: str, document: Document) -> str:
     return (
         f"<h1>{title} of {escape(plan['url'])}</h1>"
         f'<p class="soft">{when} · {plan["loop"]} loop, {load_in_words(plan["rate_per_s"], plan["concurrency"])} · '
-        f"{plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up · by {plan['transport']}</p>"
+        f"{plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up</p>"
     )
 
 
@@ -136,30 +109,25 @@ def _notes(notes: Iterable[str]) -> str:
     return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
-def _curves(runs: Sequence[Document], names: Sequence[str]) -> str:
-    curves = [run["curve_ms"] for run in runs]
-    if not all(curves):
+def _curve(run: Document) -> str:
+    curve = run["curve_ms"]
+    if not curve:
         return ""
-    x = Axis.tail("share of the requests", max(curve[-1][0] for curve in curves))
-    y = Axis.linear("latency, ms", 0, max(curve[-1][1] for curve in curves))
-    lines = [Line(name, curve) for name, curve in zip(names, curves, strict=True)]
-    return line_plot("Latency by percentile", x, y, lines)
+    x, y = Axis.tail("share of the requests", curve[-1][0]), Axis.linear("latency, ms", 0, curve[-1][1])
+    return line_plot("Latency by percentile", x, y, [Line("", curve)])
 
 
-def _timelines(runs: Sequence[Document], names: Sequence[str]) -> str:
-    latency_lines, rate_lines = [], []
-    for run, name in zip(runs, names, strict=True):
-        rows = run["timeline"]
-        middle = run["plan"]["duration_s"] / len(rows) / 2
-        for percentile in ("p50", "p99"):
-            points = [(row["at_s"] + middle, _or_nan(row[f"{percentile}_ms"])) for row in rows]
-            latency_lines.append(Line(f"{name} {percentile}".strip(), points))
-        rate_lines.append(Line(name, [(row["at_s"] + middle, row["throughput_per_s"]) for row in rows]))
-    if len(runs) > 1:  # four lines over one another tell nothing
-        latency_lines = [line for line in latency_lines if line.name.endswith("p99")]
-    x = Axis.linear("seconds", 0, max(run["plan"]["duration_s"] for run in runs))
-    return line_plot("Latency over time", x, Axis.linear("ms", 0, _top(latency_lines)), latency_lines) + line_plot(
-        "Answers a second over time", x, Axis.linear("answers/s", 0, _top(rate_lines)), rate_lines
+def _timelines(run: Document) -> str:
+    rows, duration_s = run["timeline"], run["plan"]["duration_s"]
+    middle = duration_s / len(rows) / 2
+    latencies = [
+        Line(percentile, [(row["at_s"] + middle, _or_nan(row[f"{percentile}_ms"])) for row in rows])
+        for percentile in ("p50", "p99")
+    ]
+    rates = [Line("", [(row["at_s"] + middle, row["throughput_per_s"]) for row in rows])]
+    x = Axis.linear("seconds", 0, duration_s)
+    return line_plot("Latency over time", x, Axis.linear("ms", 0, _top(latencies)), latencies) + line_plot(
+        "Answers a second over time", x, Axis.linear("answers/s", 0, _top(rates)), rates
     )
 
 

@@ -1,4 +1,4 @@
-"""From samples to figures: a document of plain JSON values, which the display, the report and the comparison read."""
+"""From samples to figures: a document of plain JSON values, which the display and the report read."""
 
 from __future__ import annotations
 
@@ -61,11 +61,6 @@ def is_busy(measured: Measured) -> bool:
     return measured.busy > _BUSY
 
 
-def how_to_make_more(plan: Plan) -> str:
-    """What to change where the load generator is the bottleneck."""
-    return "more --workers, or --transport lean," if plan.transport == "httpx" else "more --workers"
-
-
 def measured_part(measured: Measured) -> Samples:
     """The requests that were to be sent after the warm-up."""
     plan, everything = measured.plan, measured.samples
@@ -87,7 +82,6 @@ def plan_json(plan: Plan, workers: int) -> Document:
         "mean_image_bytes": round(sum(map(len, plan.images)) / len(plan.images)),
         "workers": workers,
         "seed": plan.seed,
-        "transport": plan.transport,
     }
 
 
@@ -171,7 +165,7 @@ def _warnings(document: Document, measured: Measured) -> list[str]:
     if is_busy(measured):
         found.append(
             f"the load generator used {measured.busy:.0%} of a processor core: the latencies are partly its own, and "
-            f"{how_to_make_more(measured.plan)} will tell more of the service"
+            "more --workers will tell more of the service"
         )
     if generator["late_ms"] and generator["late_ms"]["p99"] > _LATE_S * 1000:
         found.append(

@@ -26,6 +26,8 @@ class Service(asyncio.Protocol):
     def __init__(self, delay_s: Callable[[int, float], float], answer: Callable[[int], bytes]) -> None:
         self.delay_s, self.answer = delay_s, answer
         self.received: list[bytes] = []
+        self.times: list[float] = []  # when each was
+        self.responded: dict[int, float] = {}
         self.connections = 0
         self.began = 0.0
 
@@ -50,11 +52,13 @@ class _Connection(asyncio.Protocol):
         service, loop = self.service, asyncio.get_running_loop()
         number = len(service.received)
         service.received.append(self.data)
+        service.times.append(loop.time())
         self.data = b""
-        loop.call_later(service.delay_s(number, loop.time() - service.began), self.respond, service.answer(number))
+        loop.call_later(service.delay_s(number, loop.time() - service.began), self.respond, number)
 
-    def respond(self, answer: bytes) -> None:
-        if answer:
+    def respond(self, number: int) -> None:
+        self.service.responded[number] = asyncio.get_running_loop().time()
+        if answer := self.service.answer(number):
             self.transport.write(answer)
         else:
             self.transport.abort()
@@ -65,7 +69,7 @@ Measure = Callable[..., tuple[Samples, Service]]
 
 @pytest.fixture
 def measure() -> Measure:
-    """`measure(delay_s=, answer=, tls=, **plan)`: carry a plan out against such a server, lean by default."""
+    """`measure(delay_s=, answer=, tls=, **plan)`: carry a plan out against such a server."""
 
     def measure(
         delay_s: Callable[[int, float], float] = lambda n, now: 0.0,
@@ -79,7 +83,7 @@ def measure() -> Measure:
             loop = asyncio.get_running_loop()
             server = await loop.create_server(service, "127.0.0.1", 0, ssl=tls)
             target = Target("127.0.0.1", server.sockets[0].getsockname()[1], "/detect", tls=tls is not None)
-            settings = {"images": (b"image",), "duration_s": 1.0, "warmup_s": 0.0, "transport": "lean", **plan}
+            settings = {"images": (b"image",), "duration_s": 1.0, "warmup_s": 0.0, **plan}
             service.began = loop.time()
             try:
                 return await Generator(Plan(target=target, **settings)).run(service.began)

@@ -31,8 +31,7 @@ def test_figures_of_all_processes_are_drawn_on_a_terminal() -> None:
 def test_a_run_fits_a_terminal_of_80_columns() -> None:
     spread = dict.fromkeys(("mean", "min", "p50", "p75", "p90", "p95", "p99", "p99.9", "max"), 12345.678)
     run = {
-        "plan": {"loop": "open", "rate_per_s": 20.0, "concurrency": None, "duration_s": 1, "warmup_s": 0, "images": 1,
-                 "transport": "httpx"},
+        "plan": {"loop": "open", "rate_per_s": 20.0, "concurrency": None, "duration_s": 1, "warmup_s": 0, "images": 1},
         "throughput_per_s": 19.9, "requests": 20, "failed": 1, "failures": {"429 queue-full": 1},
         "latency_ms": spread, "stages_ms": {"inference": spread, "elsewhere": spread}, "batch_sizes": {"1": 19, "4": 1},
         "warnings": ["1 requests failed"],

@@ -1,4 +1,4 @@
-"""What both transports do beneath a plan: TLS, and the words for connections that fail."""
+"""What the transport does beneath a plan: TLS, and the words for connections that fail."""
 
 from __future__ import annotations
 
@@ -29,16 +29,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return certificate, key
 
 
-@pytest.mark.parametrize("transport", ["httpx", "lean"])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_tls(
-    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, measure: Any, transport: str, trusted: bool
-) -> None:
+def test_tls(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, measure: Any, trusted: bool) -> None:
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(*certificate)
-    plan = {"concurrency": 2, "duration_s": 0.5, "images": (b"x" * 100_000,), "transport": transport}
+    plan = {"concurrency": 2, "duration_s": 0.5, "images": (b"x" * 100_000,)}
     samples, service = measure(lambda n, now: 0.02, tls=server, **plan)
     if trusted:
         assert samples.succeeded.all()
