@@ -73,6 +73,7 @@ def scale_boxes(boxes: Tensor, from_hw: SizeHW, to_hw: SizeHW) -> Tensor:
 
     The ratio is a quotient of float32 numbers, as in torchvision's `resize_boxes`.
     """
-    ratio = torch.tensor(to_hw, dtype=torch.float32) / torch.tensor(from_hw, dtype=torch.float32)
-    ratio_y, ratio_x = ratio.tolist()
-    return boxes * boxes.new_tensor((ratio_x, ratio_y, ratio_x, ratio_y))
+    to, before = (torch.tensor(size_hw, dtype=torch.float32, device="cpu") for size_hw in (to_hw, from_hw))
+    ratio_y, ratio_x = (to / before).tolist()
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1 * ratio_x, y1 * ratio_y, x2 * ratio_x, y2 * ratio_y), dim=-1)

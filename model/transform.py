@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -97,8 +98,8 @@ class GeneralizedRCNNTransform(nn.Module):
             raise ValueError(f"an image must have the shape [C, H, W], not {list(image.shape)}")
         if not image.is_floating_point():
             raise TypeError(f"an image must be floating point with values in 0..1, not {image.dtype}")
-        mean = image.new_tensor(self.image_mean)[:, None, None]
-        std = image.new_tensor(self.image_std)[:, None, None]
+        mean = _per_channel(self.image_mean, image.dtype, image.device)
+        std = _per_channel(self.image_std, image.dtype, image.device)
         return (image - mean) / std
 
     def resize(self, image: Tensor) -> Tensor:
@@ -141,13 +142,20 @@ class GeneralizedRCNNTransform(nn.Module):
 
     def _draw_min_size(self) -> int:
         # A torch draw per image even where there is one size: seeds then mean the same as in torchvision.
-        return self.min_size[int(torch.empty(1).uniform_(0.0, float(len(self.min_size))).item())]
+        return self.min_size[int(torch.empty(1, device="cpu").uniform_(0.0, float(len(self.min_size))).item())]
 
     def _round_up(self, side: int) -> int:
         return math.ceil(side / self.size_divisible) * self.size_divisible
 
     def extra_repr(self) -> str:
         return f"min_size={self.min_size}, max_size={self.max_size}, mean={self.image_mean}, std={self.image_std}"
+
+
+@functools.lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Constants `[C, 1, 1]`, kept: to make them for each image would let the host wait for a GPU each time."""
+    with torch.inference_mode(False):  # else one that detection makes could not be trained with
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 def _size_hw(image: Tensor) -> SizeHW:

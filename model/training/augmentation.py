@@ -1,6 +1,7 @@
 """Random changes to an image and its boxes, so that few images teach more.
 
-All draws come from torch's global generator, which the trainer seeds for each batch.
+Pixels are changed on the device that they are on. All draws come from torch's global CPU generator, which the trainer
+seeds for each batch, so they are the same on every device, and the host does not wait for any.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from model.boxes import box_area, clip_boxes
 from model.structures import Target
+from model.training.loading import to_device
 
 # Luma of ITU-R BT.601, as in Pillow's conversion to grey.
 _LUMA = (0.299, 0.587, 0.114)
@@ -42,10 +44,15 @@ class Augmentation:
             raise ValueError(f"crop must be over 0 and at most 1, not {self.crop}")
 
     def __call__(self, image: Tensor, target: Target, *, transpose: bool) -> tuple[Tensor, Target]:
-        """`[3, H, W]` float in 0..1 and its target, changed.
+        """Change an image and its target.
 
         Args:
+            image: uint8 `[3, H, W]`, on any device.
+            target: on the CPU.
             transpose: swap the axes, which is drawn once for a batch so that its images stay alike in shape.
+
+        Returns:
+            The image, float in 0..1 and on its device, and the target, on the CPU.
         """
         boxes, labels = target["boxes"], target["labels"]
         if self.crop < 1:
@@ -56,6 +63,7 @@ class Augmentation:
             image, boxes = flip_vertically(image, boxes)
         if transpose:
             image, boxes = image.transpose(1, 2), boxes[:, [1, 0, 3, 2]]
+        image = image.float() / 255  # only now: bytes are quicker to move
         if self.colour > 0:
             image = self._recoloured(image)
         return image, cast(Target, {**target, "boxes": boxes, "labels": labels})
@@ -66,17 +74,19 @@ class Augmentation:
     def _cropped(self, image: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         height, width = image.shape[1:]
         rows, columns = max(1, round(height * self.crop)), max(1, round(width * self.crop))
-        top, left = (int(torch.randint(n, ()).item()) for n in (height - rows + 1, width - columns + 1))
+        top, left = (int(torch.randint(n, (), device="cpu").item()) for n in (height - rows + 1, width - columns + 1))
         shifted = clip_boxes(boxes - boxes.new_tensor((left, top, left, top)), (rows, columns))
         sides = shifted[:, 2:] - shifted[:, :2]
         kept = (box_area(shifted) >= self.min_visible * box_area(boxes)) & (sides >= 1).all(dim=1)
         return image[:, top : top + rows, left : left + columns], shifted[kept], labels[kept]
 
     def _recoloured(self, image: Tensor) -> Tensor:
-        brightness, contrast, saturation, *channels = (1 + self.colour * (2 * torch.rand(6) - 1)).tolist()
-        image = image * image.new_tensor(channels)[:, None, None] * brightness
+        factors = 1 + self.colour * (2 * torch.rand(6, device="cpu") - 1)
+        brightness, contrast, saturation = factors[:3].tolist()
+        image = image * to_device(factors[3:], image.device)[:, None, None] * brightness
         image = torch.lerp(image.mean(), image, contrast)
-        grey = (image * image.new_tensor(_LUMA)[:, None, None]).sum(0, keepdim=True)
+        luma = to_device(torch.tensor(_LUMA, device="cpu"), image.device)
+        grey = (image * luma[:, None, None]).sum(0, keepdim=True)
         return torch.lerp(grey.expand_as(image), image, saturation).clamp(0, 1)
 
 
@@ -95,4 +105,4 @@ def flip_vertically(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _coin() -> bool:
-    return bool(torch.rand(()) < 0.5)
+    return bool(torch.rand((), device="cpu") < 0.5)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class MovingAverage:
@@ -26,11 +27,14 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
         for key, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                self.state_dict[key].lerp_(tensor, 1 - decay)
+                floats[0].append(self.state_dict[key])
+                floats[1].append(tensor)
             else:
                 self.state_dict[key].copy_(tensor)
+        get_ema_multi_avg_fn(decay)(*floats, 0)  # all tensors in a few launches, where a GPU holds them
 
     def load(self, state_dict: Mapping[str, Tensor], updates: int) -> None:
         for key, tensor in self.state_dict.items():

@@ -63,17 +63,22 @@ def joined_processes(device_name: str) -> Iterator[Processes]:
     """
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = find_device(device_name, os.environ.get("LOCAL_RANK", "0"))
+    threads = torch.get_num_threads()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if count == 1:
-        yield Processes(rank=0, count=1, device=device)
-        return
-    # The others wait while the first evaluates, which may take long.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+        torch.set_num_threads(1)  # else each thread that decodes would keep a team of its own on all cores
     try:
-        yield Processes(rank=rank, count=count, device=device)
+        if count == 1:
+            yield Processes(rank=0, count=1, device=device)
+            return
+        # The others wait while the first evaluates, which may take long.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+        try:
+            yield Processes(rank=rank, count=count, device=device)
+        finally:
+            dist.destroy_process_group()
     finally:
-        dist.destroy_process_group()
+        torch.set_num_threads(threads)
 
 
 def find_device(name: str, local_rank: str = "0") -> torch.device:

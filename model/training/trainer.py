@@ -10,8 +10,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from model.training.data import DetectionData
 from model.training.detector import result_info
 from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.identity import check_agreement, check_same_run, identity
+from model.training.loading import Shard, load_ahead, targets_to_device, to_device
 from model.training.losses import class_weights
 from model.training.norm import measure_norm
 from model.training.processes import Processes
@@ -42,8 +42,6 @@ _CALMER = "Begin again with a lower --learning-rate, a longer --warmup, or --cli
 BEST_NAME = "best.safetensors"
 LOG_NAME = "log.jsonl"
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
-
-Loaded = list[tuple[Tensor, Target]]
 
 
 class TrainingError(RuntimeError):
@@ -129,37 +127,37 @@ class Trainer:
         check_agreement(self.processes, self.iteration, self._identity, self.folder)
         sizes = [self.data.size_hw(index) for index in range(len(self.data))]
         order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
-        with ThreadPoolExecutor() as pool:
-            ahead = self._load_ahead(order, pool)
+        on_gpu = self.processes.device.type == "cuda"
+        with load_ahead(self.data, map(self._own_shards, order), pin=on_gpu) as loaded:
             while self.iteration < self.settings.iterations:
-                self._update(next(ahead))
+                self._update(next(loaded))
         self.processes.wait()
         return Result(iterations=self.iteration, best_ap=self.best_ap)
 
-    def _update(self, loaded: list[Loaded]) -> None:
+    def _update(self, loaded: list[Shard]) -> None:
         """One step of the weights, and what is due after it."""
         settings = self.settings
         rate = settings.learning_rate * rate_factor(
             settings.schedule, self.iteration, settings.iterations, settings.warmup
         )
         losses = self._gradients(loaded)
+        norm = losses.new_zeros(())
         if settings.clip_norm > 0:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-            if not norm.isfinite():
-                raise TrainingError(f"the gradients at iteration {self.iteration} are no longer finite. {_CALMER}")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.model)
+        values = self._finite(losses, norm)
         self.iteration += 1
         if self.processes.is_first:
             for listener in self.listeners:
-                listener.updated(self.iteration, losses, rate)
+                listener.updated(self.iteration, values, rate)
         self._after_update()
 
-    def _gradients(self, loaded: list[Loaded]) -> dict[str, float]:
-        """Backward passes over this process's shards; the losses are means over all shards of all processes."""
+    def _gradients(self, loaded: list[Shard]) -> Tensor:
+        """Backward passes over this process's shards; the `LOSSES` are means over all shards of all processes."""
         accumulate = self.settings.accumulate
         total = torch.zeros(len(LOSSES), device=self.processes.device)
         for part, shard in enumerate(loaded):
@@ -170,9 +168,16 @@ class Trainer:
                 losses = self._losses(images, targets)
                 (torch.stack(list(losses.values())).sum() / accumulate).backward()
             total += torch.stack([losses[name].detach() for name in LOSSES]) / accumulate
-        values = dict(zip(LOSSES, self.processes.mean(total).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in values.values()):
+        return self.processes.mean(total)
+
+    def _finite(self, losses: Tensor, norm: Tensor) -> dict[str, float]:
+        """The losses by name. The host waits for a GPU only here, once everything of the update is under way."""
+        *of_losses, of_gradients = torch.cat((losses, norm[None].to(losses.dtype))).tolist()
+        values = dict(zip(LOSSES, of_losses, strict=True))
+        if not all(math.isfinite(value) for value in of_losses):
             raise TrainingError(f"the losses at iteration {self.iteration} are {values}: no longer finite. {_CALMER}")
+        if not math.isfinite(of_gradients):
+            raise TrainingError(f"the gradients at iteration {self.iteration} are no longer finite. {_CALMER}")
         return values
 
     def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
@@ -183,22 +188,25 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
-    def _augmented(self, loaded: Loaded) -> tuple[list[Tensor], list[Target]]:
-        """Draw what happens to this shard, and set the size that the model resizes it to."""
+    def _augmented(self, shard: Shard) -> tuple[list[Tensor], list[Target]]:
+        """Draw what happens to this shard, set the size that the model resizes it to, and put it on the device.
+
+        Pixels go there as bytes and are changed there. Boxes are few: the host changes them, and they go in one copy.
+        """
         settings, device = self.settings, self.processes.device
         augmentation = settings.augmentation
         if self.iteration >= settings.whole_from * settings.iterations:
             augmentation = replace(augmentation, crop=1.0)
-        factor = augmentation.crop * (1 + settings.scale_jitter * (2 * torch.rand(()).item() - 1))
+        factor = augmentation.crop * (1 + settings.scale_jitter * (2 * torch.rand((), device="cpu").item() - 1))
         self.model.transform.min_size = (round(settings.min_size * factor),)
         self.model.transform.max_size = round(settings.max_size * factor)
         transpose = augmentation.draw_transpose()
         images, targets = [], []
-        for image, target in loaded:
-            changed, changed_target = augmentation(image.float() / 255, target, transpose=transpose)
-            images.append(changed.to(device))
-            targets.append(Target(boxes=changed_target["boxes"].to(device), labels=changed_target["labels"].to(device)))
-        return images, targets
+        for image, target in shard:
+            changed, changed_target = augmentation(to_device(image, device), target, transpose=transpose)
+            images.append(changed)
+            targets.append(changed_target)
+        return images, targets_to_device(targets, device)
 
     def _after_update(self) -> None:
         settings = self.settings
@@ -280,19 +288,10 @@ class Trainer:
         engine: nn.Module = DistributedDataParallel(self.model, device_ids=[self.processes.device] if on_gpu else None)
         return engine
 
-    def _load_ahead(self, order: Iterator[list[int]], pool: ThreadPoolExecutor) -> Iterator[list[Loaded]]:
-        """This process's shards of each batch, decoded while the batch before is computed."""
+    def _own_shards(self, batch: list[int]) -> list[list[int]]:
+        """The parts of a batch that this process computes, one after the other."""
         accumulate, rank = self.settings.accumulate, self.processes.rank
-
-        def begin() -> list[list[Future[tuple[Tensor, Target]]]]:
-            parts = shards(next(order), self.processes.count * accumulate)
-            mine = parts[rank * accumulate : (rank + 1) * accumulate]
-            return [[pool.submit(self.data.__getitem__, index) for index in part] for part in mine]
-
-        upcoming = begin()
-        while True:
-            current, upcoming = upcoming, begin()
-            yield [[future.result() for future in part] for part in current]
+        return shards(batch, self.processes.count * accumulate)[rank * accumulate : (rank + 1) * accumulate]
 
 
 def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from model.training.augmentation import Augmentation, flip_horizontally, flip_ve
 
 def blob(height: int, width: int, box: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
     """A black picture with a white box, and that box."""
-    image = torch.zeros(3, height, width)
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
     x1, y1, x2, y2 = box
-    image[:, y1:y2, x1:x2] = 1
+    image[:, y1:y2, x1:x2] = 255
     return image, torch.tensor([box], dtype=torch.float32)
 
 
@@ -54,10 +54,44 @@ def test_colour_changes_pixels_only_and_stays_in_range() -> None:
     image, boxes = blob(20, 20, (2, 2, 9, 9))
     target = {"boxes": boxes, "labels": torch.tensor([1])}
     changed, kept = Augmentation(flips="none", colour=0.5)(image, target, transpose=False)  # type: ignore[arg-type]
-    assert not changed.equal(image)
+    assert not changed.equal(image / 255)
     assert changed.min() >= 0
     assert changed.max() <= 1
     assert kept["boxes"].equal(boxes)
+
+
+def test_without_changes_the_pixels_are_those_of_the_file_in_0_to_1() -> None:
+    image = torch.arange(256, dtype=torch.uint8).expand(3, 2, 256)
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    changed, _ = Augmentation(flips="none")(image, target, transpose=False)  # type: ignore[arg-type]
+    assert changed.equal(image.float() / 255)
+
+
+@given(seed=st.integers(0, 10_000), crop=st.sampled_from([1.0, 0.7]), colour=st.sampled_from([0.0, 0.3]))
+def test_geometry_on_bytes_is_geometry_on_floats(seed: int, crop: float, colour: float) -> None:
+    """Bit for bit: bytes move less memory, and change no number of a run."""
+    image = torch.randint(256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    target = {"boxes": torch.tensor([[2.0, 3.0, 9.0, 11.0]]), "labels": torch.tensor([1])}
+    augmentation = Augmentation(flips="dihedral", crop=crop, colour=colour)
+    changed = []
+    for kind in (image, image.float()):
+        torch.manual_seed(seed)
+        changed.append(augmentation(kind, target, transpose=augmentation.draw_transpose())[0])  # type: ignore[arg-type]
+    assert changed[0].equal(changed[1])
+
+
+def test_another_device_changes_neither_draws_nor_boxes_and_is_never_waited_for() -> None:
+    """The meta device has no values, so it raises where the host would wait for one."""
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[10.0, 8.0, 34.0, 30.0]]), "labels": torch.tensor([3])}
+    augmentation = Augmentation(flips="dihedral", crop=0.8, colour=0.2)
+    found = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(5)
+        changed, changed_target = augmentation(image.to(device), target, transpose=True)  # type: ignore[arg-type]
+        found.append((changed.shape, changed_target["boxes"].tolist(), torch.rand(()).item()))
+        assert changed.device.type == device
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("wrong", [{"flips": "sideways"}, {"crop": 0.0}])

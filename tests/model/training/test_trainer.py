@@ -266,6 +266,21 @@ def test_infinite_gradients_say_what_to_do(tiny: ModuleType, tmp_path: Path) -> 
         run.run()
 
 
+def test_a_batch_is_prepared_without_waiting_for_its_device(tiny: ModuleType, tmp_path: Path) -> None:
+    """The meta device has no values, so it raises where the host would wait for one, and mixes with no other."""
+    settings = tiny.tiny_settings(1, augmentation=Augmentation(flips="dihedral", crop=0.8, colour=0.1))
+    run = trainer(tiny, tmp_path, settings)
+    torch.manual_seed(3)
+    images, targets = run._augmented([run.data[0], run.data[1]])
+    batch, _ = run.model.transform.with_targets(images, targets)
+    run.processes = Processes(rank=0, count=1, device=torch.device("meta"))
+    torch.manual_seed(3)
+    images, targets = run._augmented([run.data[0], run.data[1]])
+    elsewhere, resized = run.model.transform.with_targets(images, targets)
+    assert elsewhere.tensors.shape == batch.tensors.shape
+    assert {elsewhere.tensors.device.type} | {target["boxes"].device.type for target in resized} == {"meta"}
+
+
 def test_bf16_touches_neither_boxes_nor_losses(tiny: ModuleType, tmp_path: Path) -> None:
     settings = tiny.tiny_settings(1, precision="bf16")
     run = trainer(tiny, tmp_path, settings)
