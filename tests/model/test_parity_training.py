@@ -1,4 +1,10 @@
-"""The four losses and every gradient, against torchvision with the same weights and the same seed."""
+"""The four losses and every gradient, against torchvision with the same weights and the same seed.
+
+Training decides by comparison: which anchor overlaps a box enough, which of two proposals scores higher, whether an
+activation is above zero. Where two values nearly tie, the rounding of float32 decides, and that differs between
+processors. The models are therefore compared in float64, where nothing near a tie is left to rounding. In float32 both
+are compared with the float64 result, and ours may be no further from it than torchvision's.
+"""
 
 from __future__ import annotations
 
@@ -47,28 +53,31 @@ TARGETS = {
 }
 
 
-def targets_of(boxes_of_images):
-    tables = [torch.tensor(rows, dtype=torch.float32).reshape(-1, 5) for rows in boxes_of_images]
+def targets_of(boxes_of_images, dtype=torch.float64):
+    tables = [torch.tensor(rows, dtype=dtype).reshape(-1, 5) for rows in boxes_of_images]
     return [{"boxes": table[:, :4].clone(), "labels": table[:, 4].to(torch.int64)} for table in tables]
 
 
-def losses_and_gradients(model, images, targets, seed):
+def losses_and_gradients(model, images, targets, seed=5):
     model.train()
+    model.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
     losses = model(images, targets)
     sum(losses.values()).backward()
     state_of_the_dice = torch.get_rng_state()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {name: loss.detach() for name, loss in losses.items()}, gradients, state_of_the_dice
+    return {name: loss.detach().double() for name, loss in losses.items()}, gradients, state_of_the_dice
 
 
-def assert_equal_training(theirs, ours, images, targets, seed=5):
-    expected, expected_gradients, expected_dice = losses_and_gradients(theirs, images, targets, seed)
-    got, gradients, dice = losses_and_gradients(ours, images, targets, seed)
+def assert_equal_training(theirs, ours, images, targets):
+    """Compare in float64; `targets` are float64."""
+    images = [image.double() for image in images]
+    expected, expected_gradients, expected_dice = losses_and_gradients(theirs.double(), images, targets)
+    got, gradients, dice = losses_and_gradients(ours.double(), images, targets)
 
     assert got.keys() == expected.keys() == LOSSES
     for name, loss in expected.items():
-        torch.testing.assert_close(got[name], loss, rtol=1e-5, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(got[name], loss, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
     assert torch.equal(dice, expected_dice)  # so the next step draws the same too
 
     assert gradients.keys() == expected_gradients.keys()
@@ -78,7 +87,7 @@ def assert_equal_training(theirs, ours, images, targets, seed=5):
             assert gradients[name] is None, name
             continue
         difference = (gradients[name] - gradient).norm()
-        assert difference <= 1e-4 * gradient.norm(), f"{name}: {difference:.3g} of {gradient.norm():.3g}"
+        assert difference <= 1e-9 * gradient.norm(), f"{name}: {difference:.3g} of {gradient.norm():.3g}"
         moved += bool(gradient.norm() > 0)
     assert moved > 20, "almost nothing has a gradient, so the test proves nothing"
 
@@ -104,7 +113,34 @@ def test_losses_and_gradients_equal_torchvisions_with_live_norm(case, make_pair,
     assert got.keys() == expected.keys()
     assert any("running_mean" in name for name in got)
     for name, buffer in expected.items():  # the running statistics moved alike
-        torch.testing.assert_close(got[name], buffer, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got[name], buffer, rtol=1e-9, atol=1e-12)
+
+
+def as_vectors(model, images, targets):
+    """The losses `[4]` and the gradients of all parameters, one after the other, both in float64."""
+    losses, gradients, _ = losses_and_gradients(model, images, targets)
+    present = [gradient for gradient in gradients.values() if gradient is not None]
+    assert {gradient.dtype for gradient in present} == {images[0].dtype}
+    in_one = torch.cat([gradient.double().flatten() for gradient in present])
+    return torch.stack([losses[name] for name in sorted(LOSSES)]), in_one
+
+
+def test_float32_trains_as_near_to_float64_as_torchvisions(make_frozen_pair, make_picture):
+    """Over several cases together: a case that rounding flips in one of the two models then decides nothing."""
+    distances = {"theirs": [], "ours": []}  # relative ones, of the losses and of the gradients, for each case
+    for case in ("many", "own thresholds", "size left alone"):
+        boxes, settings = TARGETS[case]
+        theirs, ours = make_frozen_pair(**SMALL | settings)
+        images = [make_picture(96, 144, seed) for seed in range(len(boxes))]
+        narrow = targets_of(boxes, torch.float32)
+        results = {"theirs": as_vectors(theirs, images, narrow), "ours": as_vectors(ours, images, narrow)}
+        exact = as_vectors(theirs.double(), [image.double() for image in images], targets_of(boxes))
+        for name, result in results.items():
+            pairs = zip(result, exact, strict=True)
+            distances[name].append(torch.stack([(got - right).norm() / right.norm() for got, right in pairs]))
+    theirs, ours = (torch.stack(distances[name]).norm(dim=0) for name in ("theirs", "ours"))
+    assert (ours <= 1.5 * theirs + 1e-5).all(), (ours, theirs)
+    assert ours.max() < 0.5, "so far from float64 that the comparison proves nothing"
 
 
 def test_all_parameters_train_alike_with_every_layer_thawed(make_frozen_pair, make_picture):
