@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -28,10 +29,10 @@ from service.middleware import REQUEST_ID_HEADER, RequestContext
 from service.oip.routes import LENGTH_HEADER
 from service.oip.routes import router as oip_router
 from service.package_files import PackageFiles
-from service.page.routes import STATIC
+from service.page.routes import STATIC, is_for_a_person, not_found_page
 from service.page.routes import router as page_router
 from service.pipeline import ClientGoneError
-from service.problems import error_response, problem_response
+from service.problems import error_response, is_of_protocol, problem_response
 from service.routes import detect_route, router
 from service.schemas import DetectQuery
 from service.settings import TIMEOUT_HEADER, Settings
@@ -186,7 +187,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no-such-path", 405: "wrong-method"}.get(error.status_code, "http-error")
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    return problem_response(request.scope, status=error.status_code, code=code, detail=detail, headers=error.headers)
+    problem = problem_response(request.scope, status=error.status_code, code=code, detail=detail, headers=error.headers)
+    if code != "http-error" and is_for_a_person(request) and not is_of_protocol(request.url.path):
+        return not_found_page(request, HTTPStatus(error.status_code), error.headers)
+    return problem
 
 
 async def _client_gone(_request: Request, _error: Exception) -> Response:

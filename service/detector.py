@@ -231,17 +231,20 @@ def device_memory(device: str) -> dict[str, int]:
 
 
 def weights_caveat(asked: str, info: ModelInfo) -> str | None:
-    """What to say loudly of the weights that are served, if they are not what a caller would expect.
+    """A warning about the weights that are served, if they are not what a caller expects.
 
     Args:
         asked: the `--weights` argument.
         info: what is served.
     """
     if info.weights == RANDOM:
-        return "UNTRAINED, RANDOM WEIGHTS are served: what they find means nothing"
+        return "the weights are random and untrained: what they find means nothing"
     if asked == AUTO and info.weights == BUNDLED:
         names = ", ".join(info.categories.objects().values())
-        return f"COCO_V1 COULD NOT BE HAD: the bundled detector is served, which finds only {names}"
+        return (
+            f"the COCO weights could not be fetched: the bundled detector serves and finds only {names}. "
+            "For everyday objects restart it with a network, or set FRCNN_WEIGHTS to a file"
+        )
     return None
 
 

@@ -40,7 +40,7 @@ class DetectQuery(BaseModel):
     labels: str | None = Field(
         None,
         max_length=16_384,  # fits the head of a request; the Open Inference Protocol has it in a body of megabytes
-        description="Keep only these classes: names or ids, separated by commas. See /labels.",
+        description="Keep only these classes: names or ids, separated by commas; empty keeps none. See /labels.",
         examples=["1,2"],
     )
     box_format: BoxFormat = Field("xyxy", description="Corners; or corner, width, height; or centre, width, height.")
@@ -55,7 +55,7 @@ class DetectQuery(BaseModel):
         labels = None
         if self.labels is not None:
             try:
-                labels = categories.labels(self.labels.split(","))
+                labels = categories.labels(self.labels.split(",") if self.labels else ())
             except KeyError as error:
                 known = list(categories.objects().values())
                 shown = ", ".join(known) if len(known) <= 12 else f"{', '.join(known[:5])}, ... (all at /labels)"
@@ -194,9 +194,18 @@ def result_json(found: Detections, query: DetectQuery, size_hw: tuple[int, int],
 
 
 def captions(found: Detections, categories: Categories) -> list[str]:
-    """What to write at each box: the class and the score in per cent."""
+    """The text at each box: the class and the score, as the page writes them."""
     names = label_names(found.labels.tolist(), categories)
-    return [f"{name} {score:.0%}" for name, score in zip(names, found.scores.tolist(), strict=True)]
+    return [f"{name} {score_text(score)}" for name, score in zip(names, found.scores.tolist(), strict=True)]
+
+
+def score_text(score: float) -> str:
+    """A score with two digits, rounded down.
+
+    0.9995 is not certain, and a score below a threshold never reads as equal to it.
+    """
+    hundredths = round(score * 10**_SCORE_DECIMALS) // 10 ** (_SCORE_DECIMALS - 2)
+    return f"{hundredths / 100:.2f}"
 
 
 def label_names(labels: Sequence[int], categories: Categories) -> list[str]:

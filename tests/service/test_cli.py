@@ -48,7 +48,9 @@ class TestDetect:
         result = invoke("detect", folder / "b.png", "--weights", "random", "--score-threshold", "0.2")
         assert result.exit_code == 0
         assert result.stdout == (
-            f"{folder / 'b.png'}: 2 detections\n  person 90%  x 7 to 11, y 1 to 9\n  dog 30%     x 2 to 12, y 3 to 23\n"
+            f"{folder / 'b.png'}: 2 detections\n"
+            "  person 0.90  x 7 to 11, y 1 to 9\n"
+            "  dog 0.30     x 2 to 12, y 3 to 23\n"
         )
 
     def test_json_of_a_folder_in_order(self, folder: Path) -> None:

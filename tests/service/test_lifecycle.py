@@ -134,8 +134,8 @@ async def test_draining_lets_a_request_finish_whose_body_was_still_arriving(fake
 @pytest.mark.parametrize(
     ("asked", "served", "words"),
     [
-        ("random", "random", "UNTRAINED"),
-        ("auto", "bundled", "COCO_V1 COULD NOT BE HAD"),
+        ("random", "random", "the weights are random and untrained"),
+        ("auto", "bundled", "the COCO weights could not be fetched"),
         ("bundled", "bundled", "the model is loaded"),
         ("auto", "COCO_V1", "the model is loaded"),
     ],

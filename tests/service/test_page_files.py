@@ -10,6 +10,7 @@ import pytest
 from service.page.routes import STATIC
 
 pytestmark = pytest.mark.anyio
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
 async def test_the_page_may_load_and_talk_to_nothing_but_its_own_service(fake: Any, serving: Any) -> None:
@@ -47,6 +48,52 @@ async def test_no_other_file_is_served(path: str, fake: Any, serving: Any) -> No
         response = await client.get(f"/page/{path}")
         assert response.status_code == 404
         assert response.json()["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "root"), [("/nowhere", "./"), ("/a/b/c", "../../"), ("/page/nothing.js", "../"), ("/<b>", "./")]
+)
+async def test_an_unknown_path_gives_a_person_a_page(path: str, root: str, fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        response = await client.get(path, headers={"Accept": BROWSER})
+        assert response.status_code == 404
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert response.headers["vary"] == "Accept"
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert "There is no such page" in response.text
+        assert "<b>" not in response.text
+        assert f'href="{root}page/style.css"' in response.text
+        for link in set(re.findall(r'(?:src|href)="([^"]+)"', response.text)):
+            assert (await client.get(response.url.join(link))).status_code == 200, link
+        assert 'code="no-such-path"} 1.0' in (await client.get("/metrics")).text
+
+
+async def test_a_path_for_programs_says_so_to_a_person(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        response = await client.get("/detect", headers={"Accept": BROWSER})
+        assert response.status_code == 405
+        assert response.headers["allow"] == "POST"
+        assert "/detect takes POST." in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "accept"),
+    [
+        ("GET", "/nowhere", "*/*"),
+        ("GET", "/nowhere", "application/json"),
+        ("GET", "/nowhere", None),
+        ("POST", "/nowhere", BROWSER),
+        ("GET", "/v2/nowhere", BROWSER),
+    ],
+)
+async def test_an_unknown_path_gives_a_program_a_document(
+    method: str, path: str, accept: str | None, fake: Any, serving: Any
+) -> None:
+    async with serving(fake()) as client:
+        client.headers.pop("accept")
+        response = await client.request(method, path, headers={"Accept": accept} if accept else {})
+        assert response.status_code == 404
+        assert response.headers["content-type"] in {"application/problem+json", "application/json"}
 
 
 def test_the_page_has_no_external_address_and_nothing_inline() -> None:

@@ -1,20 +1,33 @@
-// Boxes on a canvas, and which of them is under the pointer.
+// Boxes on a canvas, and the one under the pointer. Colours and captions are those of service/drawing.py and schemas.py.
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
-const INK = "#101114";
 const [SIZE, PADDING] = [11.5, 4]; // of captions, in units
 
-/** A class's colour: hues a golden angle apart, all of one lightness, so that dark letters are legible on each. */
-export function classColor(label) {
-  return `oklch(0.78 0.16 ${((label * 137.508 + 20) % 360).toFixed(1)})`;
+const [SATURATION, VALUE, GOLDEN] = [0.85, 0.95, 0.618034]; // neighbouring classes differ by a golden section of the hues
+
+/** The colour of a class, and the ink that is legible on it: CSS colours, equal to those of pictures that the service draws. */
+export function classColors(label) {
+  const hue = ((label * GOLDEN) % 1) * 6;
+  const channel = (offset) => {
+    const distance = (offset + hue) % 6;
+    return VALUE * (1 - SATURATION * Math.max(0, Math.min(distance, 4 - distance, 1)));
+  };
+  const [red, green, blue] = [5, 3, 1].map((offset) => Math.round(channel(offset) * 255));
+  const isLight = 0.299 * red + 0.587 * green + 0.114 * blue > 128;
+  return { color: `rgb(${red} ${green} ${blue})`, ink: isLight ? "#000" : "#fff" };
+}
+
+/** A score with two digits, rounded down: 0.9995 is not certain, and a score below a threshold never reads as equal to it. */
+export function scoreText(score) {
+  return (Math.floor(Math.round(score * 1e6) / 1e4) / 100).toFixed(2);
 }
 
 /**
- * Draw detections, best last, so on top. Where one is brought out, the others step back and lose their captions.
+ * Draw detections, the best on top. Where one is active, the others fade and lose their captions.
  *
  * @param {CanvasRenderingContext2D} context
  * @param {object} options
- * @param {{box: number[], name: string, score: number, color: string}[]} options.detections best first
+ * @param {{box: number[], name: string, score: number, color: string, ink: string}[]} options.detections best first
  * @param {number} options.scale from the picture's pixels to the canvas's
  * @param {number} options.unit what one pixel of a line is on this canvas
  * @param {object|null} options.active the detection to bring out
@@ -60,13 +73,13 @@ function plates(context, detections, scale, unit) {
   const height = (SIZE + 5) * unit;
   const { width: right, height: bottom } = context.canvas;
   const placed = [];
-  for (const { box, name, score, color } of detections) {
-    const text = `${name.length > 24 ? `${name.slice(0, 23)}…` : name} ${score.toFixed(2)}`;
+  for (const { box, name, score, color, ink } of detections) {
+    const text = `${name.length > 24 ? `${name.slice(0, 23)}…` : name} ${scoreText(score)}`;
     const width = context.measureText(text).width + 2 * PADDING * unit;
     const x = Math.max(0, Math.min(box[0] * scale - unit, right - width));
     const [top, end] = [box[1] * scale, box[3] * scale];
     const candidates = [top - height, top, end]
-      .map((y) => ({ x, y: Math.max(0, Math.min(y, bottom - height)), width, height, text, color }))
+      .map((y) => ({ x, y: Math.max(0, Math.min(y, bottom - height)), width, height, text, color, ink }))
       .filter((one) => one.height < end - top || one.y !== top); // inside only where there is an inside
     placed.push(candidates.find((one) => !placed.some((other) => overlap(one, other))) ?? candidates[0]);
   }
@@ -82,11 +95,11 @@ function overlap(one, other) {
   );
 }
 
-function caption(context, { x, y, width, height, text, color }, unit) {
+function caption(context, { x, y, width, height, text, color, ink }, unit) {
   context.beginPath();
   context.roundRect(x, y, width, height, 2 * unit);
   context.fillStyle = color;
   context.fill();
-  context.fillStyle = INK;
+  context.fillStyle = ink;
   context.fillText(text, x + PADDING * unit, y + height / 2 + 0.5 * unit);
 }

@@ -1,4 +1,4 @@
-// The same request for a terminal or a program. Nothing in a file's name can break out of its quotes.
+// The same request for a terminal or a program. No file name can break out of its quotes.
 
 /**
  * @param {object} request
@@ -15,6 +15,26 @@ export function asCurl({ url, name, type, source, query, withKey }) {
   lines.push(`  --data-binary ${shell(`@${name}`)}`);
   const fetching = source ? `curl -o ${shell(name)} ${shell(source)}\n` : "";
   return fetching + lines.join(" \\\n");
+}
+
+/** For Node 18 and newer, as a module; a browser takes a File in place of `readFile`. */
+export function asJavaScript({ url, name, type, source, query, withKey }) {
+  const headers = [`"Content-Type": ${quoted(contentType(type))}`];
+  if (withKey) headers.push('"Authorization": `Bearer ${process.env.FRCNN_KEY}`');
+  const body = source ? `await (await fetch(${quoted(source)})).blob()` : `await readFile(${quoted(name)})`;
+  return [
+    ...(source ? [] : ['import { readFile } from "node:fs/promises";', ""]),
+    `const response = await fetch(${quoted(url + search(query))}, {`,
+    '  method: "POST",',
+    `  headers: { ${headers.join(", ")} },`,
+    `  body: ${body},`,
+    "});",
+    "if (!response.ok) throw new Error(await response.text());",
+    "const found = await response.json();",
+    "for (const [index, box] of found.boxes.entries()) {",
+    "  console.log(found.label_names[index], found.scores[index], box);",
+    "}",
+  ].join("\n");
 }
 
 export function asPython({ url, name, type, source, query, withKey }) {
@@ -67,7 +87,7 @@ function shell(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** JSON's strings are Python's, too. */
+/** A string of JSON is one of Python and of JavaScript, too. */
 function quoted(text) {
   return JSON.stringify(text);
 }

@@ -1,7 +1,7 @@
 // The page: a picture comes in, is detected in once, and everything after that happens here.
 
-import { classColor } from "./boxes.js";
-import { asCurl, asJson, asPython } from "./code.js";
+import { classColors } from "./boxes.js";
+import { asCurl, asJavaScript, asJson, asPython } from "./code.js";
 import { Notice } from "./notice.js";
 import { List, fillClasses, fillTimings, summary, updateClasses } from "./results.js";
 import { Problem, apiKey, detect, picture } from "./service.js";
@@ -28,7 +28,7 @@ const stage = new Stage(
   (one) => hover(one),
   (one) => (one ? list.focus(one) : list.blur()),
 );
-const list = new List($("list"), {
+const list = new List($("list"), $("list-more"), {
   onHover: (one) => hover(one),
   onFocus: (one) => {
     state.focused = one;
@@ -44,13 +44,14 @@ new Status(
     facts: $("status-facts"),
     forgetKey: $("forget-key"),
     caveat: $("caveat"),
+    sample: $("sample"),
   },
   (status) => {
     if (status === "ok" && notice.waits) notice.retryNow();
   },
 );
 
-/** Begin anew with a file. */
+/** Start with another file. */
 function open(file, source = null) {
   Object.assign(state, { file, source });
   run();
@@ -73,7 +74,7 @@ async function run() {
     const { width, height } = result.answer.image;
     let bitmap = own;
     if (!bitmap || bitmap.width !== width || bitmap.height !== height) {
-      // The browser cannot show this kind of file, or sees it otherwise: then as the service sees it.
+      // The browser cannot show this kind of file, or decodes it to another size: show what the service decodes.
       bitmap = await createImageBitmap(await picture(file, request.signal));
       if (request === state.request) stage.show(bitmap);
     }
@@ -115,7 +116,7 @@ function show(result) {
     label: answer.labels[index],
     name: answer.label_names[index],
     score: answer.scores[index],
-    color: classColor(answer.labels[index]),
+    ...classColors(answer.labels[index]),
   }));
   const found = new Set(answer.labels);
   state.hidden = new Set([...state.hidden].filter((label) => found.has(label)));
@@ -124,7 +125,7 @@ function show(result) {
   $("main").dataset.state = "shown";
   list.fill(state.all);
   fillClasses($("classes"), state.all, toggleClass);
-  $("classes-line").hidden = found.size < 3;
+  $("classes-line").hidden = found.size < 2;
   fillTimings({ total: $("time-total"), track: $("time-track"), legend: $("time-stages") }, result);
   stage.layout();
   render();
@@ -193,7 +194,7 @@ function code() {
   const query = [["score_threshold", threshold()]];
   if (state.hidden.size > 0) {
     const shownLabels = new Set(state.all.map((one) => one.label).filter((label) => !state.hidden.has(label)));
-    if (shownLabels.size > 0) query.push(["labels", [...shownLabels].sort((a, b) => a - b).join(",")]);
+    query.push(["labels", [...shownLabels].sort((a, b) => a - b).join(",")]); // an empty list asks for no class
   }
   const request = {
     url: new URL("detect", document.baseURI).href,
@@ -203,7 +204,7 @@ function code() {
     query,
     withKey: apiKey.get() !== null,
   };
-  return language === "python" ? asPython(request) : asCurl(request);
+  return { curl: asCurl, python: asPython, javascript: asJavaScript }[language](request);
 }
 
 async function copy() {

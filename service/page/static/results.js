@@ -1,4 +1,6 @@
-// The panel: how many, which classes, the list, the time. All text goes in as text: class names come from a weights file.
+// The panel: the count, the classes, the list, the time. Text is never markup: class names come from a weights file.
+
+import { scoreText } from "./boxes.js";
 
 const STAGE_WORDS = { decode: "Decoding", queue: "Waiting", inference: "Inference" };
 
@@ -13,11 +15,14 @@ export function element(tag, className, text) {
 export class List {
   /**
    * @param {HTMLElement} root a listbox
+   * @param {HTMLElement} more says how many rows are below the visible ones
    * @param {{onHover: Function, onFocus: Function}} reactions both get a detection, or null when it is left
    */
-  constructor(root, { onHover, onFocus }) {
-    Object.assign(this, { root, onHover, onFocus });
+  constructor(root, more, { onHover, onFocus }) {
+    Object.assign(this, { root, more, onHover, onFocus });
     this.rows = new Map();
+    root.addEventListener("scroll", () => this.countBelow());
+    new ResizeObserver(() => this.countBelow()).observe(root);
     root.addEventListener("keydown", (event) => this.onKey(event));
   }
 
@@ -36,7 +41,7 @@ export class List {
     const bar = element("span", "bar-of-score");
     row.style.setProperty("--color", one.color);
     row.style.setProperty("--score", one.score);
-    row.append(swatch, element("span", "name", one.name), bar, element("span", "number", one.score.toFixed(3)));
+    row.append(swatch, element("span", "name", one.name), bar, element("span", "number", scoreText(one.score)));
     row.addEventListener("pointerenter", () => this.onHover(one));
     row.addEventListener("pointerleave", () => this.onHover(null));
     row.addEventListener("focus", () => this.onFocus(one));
@@ -45,7 +50,7 @@ export class List {
     return row;
   }
 
-  /** Show these only; `active` is brought out and, unless it is under the pointer, scrolled to. */
+  /** Show only these rows, mark the active one, and scroll to it. */
   update(visible, active) {
     this.visible = visible;
     const shown = new Set(visible);
@@ -57,6 +62,15 @@ export class List {
     const entry = active ?? visible[0];
     if (entry) this.rows.get(entry).tabIndex = 0;
     if (active) this.scrollTo(this.rows.get(active));
+    this.countBelow();
+  }
+
+  countBelow() {
+    const { scrollHeight, scrollTop, clientHeight, firstElementChild: first } = this.root;
+    const height = [...this.rows.values()].find((row) => !row.hidden)?.offsetHeight;
+    const below = first && height ? Math.round((scrollHeight - scrollTop - clientHeight) / height) : 0;
+    this.more.textContent = below > 0 ? `${below} more below` : "End of the list";
+    this.more.hidden = scrollHeight <= clientHeight;
   }
 
   focus(one) {
@@ -69,7 +83,7 @@ export class List {
 
   scrollTo(row) {
     // Not scrollIntoView, which would move the page as well.
-    const top = row.offsetTop - this.root.offsetTop;
+    const top = row.offsetTop; // from the top of the list, which is positioned
     const { scrollTop, clientHeight } = this.root;
     if (top < scrollTop) this.root.scrollTop = top;
     else if (top + row.offsetHeight > scrollTop + clientHeight) this.root.scrollTop = top + row.offsetHeight - clientHeight;

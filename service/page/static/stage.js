@@ -51,9 +51,7 @@ export class Stage {
     const top = this.view.getBoundingClientRect().top + window.scrollY;
     const room = narrow.matches ? window.innerHeight * 0.5 : Math.max(320, window.innerHeight - top - 24);
     const largest = Math.max(ENLARGED_BY, ENLARGED_TO / Math.max(width, height));
-    const { paddingLeft, paddingRight } = getComputedStyle(this.view);
-    const across = this.view.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
-    const scale = Math.min(across / width, room / height, largest);
+    const scale = Math.min(this.view.clientWidth / width, room / height, largest);
     const [shownWidth, shownHeight] = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
     this.density = window.devicePixelRatio || 1;
     const key = `${shownWidth} ${shownHeight} ${this.density}`;

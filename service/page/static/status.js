@@ -1,4 +1,4 @@
-// How the service is: asked of /healthz often while it is not ready, seldom while it is.
+// The state of the service from /healthz: every second while it is not ready, every ten seconds while it is.
 
 import { apiKey, health, sentence } from "./service.js";
 import { element } from "./results.js";
@@ -11,6 +11,7 @@ const WORDS = {
   unreachable: "Not reachable",
 };
 const EVERYDAY = "the model is loaded and its device answers";
+const SAMPLE_SUITS = "bundled"; // the sample is a drawing of blood cells, of which other weights know nothing
 const SELDOM_MS = 10_000;
 const OFTEN_MS = 1_000;
 
@@ -52,7 +53,8 @@ export class Status {
     this.detail.textContent = detail;
     this.facts.replaceChildren(...facts(found).map(([name, value]) => pair(name, value)));
     this.forgetKey.hidden = apiKey.get() === null;
-    // What is out of the ordinary is said without being asked for.
+    this.sample.hidden = found.model?.weights !== SAMPLE_SUITS;
+    // What is unusual shows without a click.
     this.caveat.hidden = detail === sentence(EVERYDAY);
     if (this.caveat.textContent !== detail) this.caveat.textContent = detail;
     this.caveat.dataset.status = status;

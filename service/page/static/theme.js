@@ -22,6 +22,7 @@
   apply(stored());
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
+    if (!button) return; // the page of an unknown path has none
     const tell = () => {
       const text = `Colours: ${WORDS[document.documentElement.dataset.theme]}`;
       button.setAttribute("aria-label", text);

@@ -55,7 +55,7 @@ def test_the_sample_gets_its_boxes(visit: Any) -> None:
     assert visit.text("#count") == "4 objects"
     assert "640 × 480 px" in visit.text("#count-note")
     assert "2 below 0.50" in visit.text("#count-note")
-    assert rows(visit) == [("cat", "0.980"), ("dog", "0.910"), ("cat", "0.720"), (HOSTILE, "0.550")]
+    assert rows(visit) == [("cat", "0.98"), ("dog", "0.91"), ("cat", "0.72"), (HOSTILE, "0.55")]
     assert visit.pixel("picture", 0.5, 0.5)[3] == 255
     assert visit.pixel("boxes", 0.901, 0.7)[3] > 0  # the right edge of the third box
     assert visit.pixel("boxes", 0.95, 0.5)[3] == 0
@@ -65,10 +65,10 @@ def test_the_sample_gets_its_boxes(visit: Any) -> None:
 
 def test_it_says_which_weights_serve_and_how(visit: Any) -> None:
     assert visit.text("#status-word") == "Ready"
-    assert visit.text("#status-weights") == "fake"
+    assert visit.text("#status-weights") == "bundled"
     assert visit.page.is_hidden("#caveat")  # nothing out of the ordinary: this also holds the sentence it is known by
     visit.page.click("#status summary")
-    assert {"fasterrcnn_resnet50_fpn", "fake", "cpu", "fp32", "0 of at most 256"} <= set(
+    assert {"fasterrcnn_resnet50_fpn", "bundled", "cpu", "fp32", "0 of at most 256"} <= set(
         visit.page.locator("#status-facts dd").all_inner_texts()
     )
     assert fits(visit)
@@ -144,7 +144,7 @@ def test_threshold_and_classes_ask_the_service_nothing(visit: Any) -> None:
     set_threshold(visit, 0.05)
     assert visit.text("#count") == "6 objects"
     set_threshold(visit, 0.9)
-    assert [score for _, score in rows(visit)] == ["0.980", "0.910"]
+    assert [score for _, score in rows(visit)] == ["0.98", "0.91"]
     assert visit.text("#threshold-value") == "0.90"
     assert visit.pixel("boxes", *third_box)[3] == 0
     set_threshold(visit, 0.5)
@@ -177,7 +177,7 @@ def test_a_row_brings_out_its_box_and_a_box_its_row(visit: Any, look: Any) -> No
     first = visit.page.locator("#list .row").first
     first.hover()
     assert visit.pixel("boxes", *third_box)[3] < plain  # the others step back
-    assert selected(visit) == ["0.980"]
+    assert selected(visit) == ["0.98"]
     visit.page.locator("h1").hover()
     assert selected(visit) == []
     assert visit.pixel("boxes", *third_box)[3] == plain
@@ -187,15 +187,15 @@ def test_a_row_brings_out_its_box_and_a_box_its_row(visit: Any, look: Any) -> No
         return area["x"] + x * area["width"], area["y"] + y * area["height"]
 
     visit.page.mouse.move(*at(0.7, 0.7))
-    assert selected(visit) == ["0.720"]
+    assert selected(visit) == ["0.72"]
     visit.page.mouse.move(*at(0.25, 0.25))
-    assert selected(visit) == ["0.910"]  # the smaller of the two that are there
+    assert selected(visit) == ["0.91"]  # the smaller of the two that are there
     if look.touch:
         visit.page.touchscreen.tap(*at(0.7, 0.2))
     else:
         visit.page.mouse.click(*at(0.7, 0.2))
     visit.page.locator("h1").hover()
-    assert selected(visit) == ["0.550"]  # it stays
+    assert selected(visit) == ["0.55"]  # it stays
     visit.page.keyboard.press("Escape")
     assert selected(visit) == []
 
@@ -233,12 +233,12 @@ def test_everything_is_reached_by_keyboard(visit: Any) -> None:
     page.locator("#list .row").first.focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert selected(visit) == ["0.720"]
+    assert selected(visit) == ["0.72"]
     page.keyboard.press("End")
-    assert selected(visit) == ["0.550"]
+    assert selected(visit) == ["0.55"]
     page.keyboard.press("Home")
     page.keyboard.press("ArrowUp")
-    assert selected(visit) == ["0.980"]
+    assert selected(visit) == ["0.98"]
     page.locator(".chip").first.focus()
     page.keyboard.press("Space")
     assert len(rows(visit)) == 2
@@ -262,7 +262,12 @@ def test_the_code_is_copied(visiting: Any, page_url: str) -> None:
     with visiting(page_url, permissions=["clipboard-read", "clipboard-write"]) as visit:
         visit.page.click("#sample")
         visit.until_shown()
-        for language, sign in (("curl", "curl "), ("python", "httpx.post("), ("json", '"label_names"')):
+        for language, sign in (
+            ("curl", "curl "),
+            ("python", "httpx.post("),
+            ("javascript", "await fetch("),
+            ("json", '"label_names"'),
+        ):
             visit.page.locator(f"input[value={language}]").check(force=True)
             visit.until_text("#copy", "Copy")
             visit.page.click("#copy")

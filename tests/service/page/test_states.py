@@ -57,13 +57,14 @@ def test_axe_finds_nothing_serious_in_what_stands_in_the_way(detector: Any, serv
         visit.page.click("#camera-cancel")
 
 
-def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any) -> None:
+def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any, picture_file: Any) -> None:
     detector.loading.clear()
     with serve(detector, ready=False) as url, visiting(url, refused=True) as visit:
         visit.page.wait_for_selector("#status[data-status=loading]")
         assert visit.text("#status-word") == "Loading the model"
         assert visit.text("#caveat") == "The model is being loaded."
-        visit.page.click("#sample")
+        assert visit.page.is_hidden("#sample")
+        visit.pick("mine.png", picture_file())
         visit.page.wait_for_selector(".countdown")
         assert "The service is not ready" in visit.text("#notice")
         assert "Trying again in" in visit.text(".countdown")
