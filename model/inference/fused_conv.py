@@ -7,6 +7,7 @@ the backend's convolution, which does it while the result is still in cache.
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import torch
@@ -107,4 +108,14 @@ def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
 
 
 def _can_fuse(x: Tensor) -> bool:
-    return x.device.type == "cpu" and torch.backends.mkldnn.is_available() and not is_tracing()
+    return x.device.type == "cpu" and _mkldnn_has(x.dtype) and not is_tracing()
+
+
+@functools.cache
+def _mkldnn_has(dtype: torch.dtype) -> bool:
+    """Whether mkldnn convolves in this type on this processor. Where it does not, torch does, without fusing."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32

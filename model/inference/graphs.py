@@ -234,6 +234,6 @@ def _parts(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
 
 def _sizes(images: Sequence[Tensor], resized: Sequence[SizeHW]) -> Tensor:
     """See `FixedShapeHeads`. The ratio is a quotient of float32 numbers, as in `scale_boxes`."""
-    resized_hw = torch.tensor(resized, dtype=torch.float32)
-    original_hw = torch.tensor([image.shape[1:] for image in images], dtype=torch.float32)
+    resized_hw = torch.tensor(resized, dtype=torch.float32, device="cpu")
+    original_hw = torch.tensor([image.shape[1:] for image in images], dtype=torch.float32, device="cpu")
     return torch.cat((resized_hw, original_hw / resized_hw), dim=1)

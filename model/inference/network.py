@@ -129,7 +129,9 @@ def _without_norm(block: nn.Module, dtype: torch.dtype) -> FusedConv:
 
 def _joined(*convs: nn.Conv2d) -> nn.Conv2d:
     """One 1x1 convolution with the output channels of all, so that their input is read once."""
-    joined = nn.Conv2d(convs[0].in_channels, sum(conv.out_channels for conv in convs), kernel_size=1)
+    joined = nn.Conv2d(
+        convs[0].in_channels, sum(conv.out_channels for conv in convs), kernel_size=1, device=convs[0].weight.device
+    )
     with torch.no_grad():
         joined.weight.copy_(torch.cat([conv.weight for conv in convs]))
         assert joined.bias is not None

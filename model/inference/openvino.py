@@ -128,7 +128,7 @@ def _quantise(model: FasterRCNN, pictures: Sequence[Tensor]) -> openvino.Model:
 
         network = _Outputs(_with_biases(TorchNetwork(model))).eval()
         with torch.no_grad():
-            example = torch.zeros(1, 3, 128, 160)
+            example = torch.zeros(1, 3, 128, 160, device="cpu")
             converted = openvino.convert_model(network, example_input=example, input=[-1, 3, -1, -1])
         dataset = nncf.Dataset(pictures, lambda picture: model.transform([picture.float() / 255]).tensors.numpy())
         result: openvino.Model = nncf.quantize(

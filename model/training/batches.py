@@ -24,7 +24,7 @@ def batches(sizes_hw: Sequence[SizeHW], batch_size: int, seed: int) -> Iterator[
     generator = torch.Generator().manual_seed(seed)
     rest: list[int] = []  # of the epoch before; fewer than a batch
     while True:
-        order: list[int] = torch.randperm(len(bins), generator=generator).tolist()
+        order: list[int] = torch.randperm(len(bins), generator=generator, device="cpu").tolist()
         if rest:
             added = _to_fill(rest, order, bins, batch_size)
             rest = rest + added

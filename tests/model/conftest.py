@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torchvision.models.detection as oracle
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model import fasterrcnn_resnet50_fpn
 from model.faster_rcnn import FasterRCNN
@@ -203,3 +205,41 @@ def make_picture() -> Callable[..., Tensor]:
 @pytest.fixture(scope="session")
 def make_opinionated() -> Callable[[nn.Module], None]:
     return _make_opinionated
+
+
+_FACTORIES = {
+    getattr(torch, name)
+    for name in (
+        *(
+            "arange",
+            "as_tensor",
+            "bartlett_window",
+            "blackman_window",
+            "empty",
+            "empty_permuted",
+            "empty_strided",
+            "eye",
+        ),
+        *("full", "hamming_window", "hann_window", "kaiser_window", "linspace", "logspace", "ones", "rand", "randint"),
+        *("randn", "randperm", "range", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros"),
+    )
+}
+
+
+class NoDefaultDevice(TorchFunctionMode):
+    """Raise where our code creates a tensor without a device. Constructors of modules call factories too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        takes_device_of_input = func is torch.as_tensor and isinstance(args[0], torch.Tensor)
+        if func in _FACTORIES and kwargs.get("device") is None and not takes_device_of_input:
+            # torchvision's operators bring such tensors to the device of their input.
+            caller = sys._getframe(1).f_globals["__name__"]
+            assert caller.startswith("torchvision."), f"{caller} calls torch.{func.__name__} without a device"
+        return func(*args, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def no_default_device() -> type[NoDefaultDevice]:
+    """`with no_default_device():` rejects every tensor that is created without a device."""
+    return NoDefaultDevice

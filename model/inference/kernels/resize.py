@@ -27,6 +27,7 @@ def picture_table(pictures: Sequence[Tensor], resized: Sequence[SizeHW]) -> Tens
     return torch.tensor(
         [(p.data_ptr(), *p.shape[1:], *p.stride(), *size_hw) for p, size_hw in zip(pictures, resized, strict=True)],
         dtype=torch.int64,
+        device="cpu",
     )
 
 

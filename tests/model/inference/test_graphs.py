@@ -217,21 +217,6 @@ def test_pictures_are_uploaded_while_graphs_are_captured(make_pair, make_picture
 
 @pytest.mark.gpu
 @on_gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_half_precision_on_the_gpu_agrees(precision, make_pair, make_picture):
-    from model.inference.agreement import agreement
-    from model.inference.build import serving_model
-
-    _, model = make_pair(min_size=320, max_size=480)
-    exact = serving_model(model, device=torch.device("cuda"), precision="fp32")
-    form = serving_model(model, device=torch.device("cuda"), precision=precision)
-    picture = [as_uint8(make_picture(240, 320))]
-    share = agreement(exact.detect(picture)[0], form.detect(picture)[0])
-    assert share is None or share > 0.8
-
-
-@pytest.mark.gpu
-@on_gpu
 def test_memory_is_flat_over_many_shapes(make_pair, make_picture):
     _, model = make_pair(min_size=320, max_size=480)
     model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))

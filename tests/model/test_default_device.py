@@ -1,0 +1,92 @@
+"""No form that serves and no training step creates a tensor without saying on which device.
+
+On a CPU the default device is right by chance, so only this test finds there what fails on a GPU.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model import fasterrcnn_resnet50_fpn
+from model.inference.build import serving_model
+
+CPU = torch.device("cpu")
+SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_nms_top_n_test": 1}
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda: torch.zeros(2),
+        lambda: torch.tensor([1.0]),
+        lambda: torch.as_tensor([1.0]),
+        lambda: torch.nn.Conv2d(1, 1, 1),
+        lambda: torch.nn.BatchNorm2d(1),
+    ],
+)
+def test_the_default_device_is_rejected(create, no_default_device):
+    with no_default_device(), pytest.raises(AssertionError, match="without a device"):
+        create()
+
+
+def test_a_named_device_is_accepted(no_default_device):
+    with no_default_device():
+        x = torch.zeros(2, device=CPU)
+        assert torch.as_tensor(x).new_ones(2).device == x.device
+        torch.nn.Conv2d(1, 1, 1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Untrained: its detections mean nothing, but every stage has work."""
+    model = fasterrcnn_resnet50_fpn(num_classes=4, **SMALL).eval()
+    model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    return model
+
+
+@pytest.fixture
+def picture():
+    return torch.randint(0, 256, (3, 60, 80), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_forms_of_a_cpu(precision, model, picture, monkeypatch, no_default_device):
+    monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32", "bf16"])
+    monkeypatch.setattr("model.inference.build.fastest", lambda runs: [run() for run in runs.values()] and "bf16")
+    monkeypatch.setattr("model.inference.build.calibration_pictures", lambda count: [picture])
+    with no_default_device():
+        form = serving_model(model, device=CPU, precision=precision)
+        (found,) = form.detect([picture])
+    assert len(found["labels"]) > 0
+
+
+def test_plain_form_with_votes(model, picture, monkeypatch, no_default_device):
+    """The detector as it evaluates in training."""
+    monkeypatch.setattr(model.roi_heads, "vote_thresh", 0.5)
+    with torch.no_grad(), no_default_device():
+        (found,) = model([picture / 255])
+    assert len(found["labels"]) > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_form_of_a_gpu(precision, model, picture, no_default_device):
+    """Its kernels run in Triton's interpreter, and what a graph would record runs once."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("the interpreter runs where there is no GPU")
+    from model.inference.graphs import GraphedModel
+    from model.inference.precision import DTYPES
+
+    class RunOnce:
+        def __call__(self, work):
+            return (lambda: None), work()
+
+        def forget(self):
+            """Keep nothing."""
+
+    with no_default_device():
+        form = GraphedModel(model, precision=precision, dtype=DTYPES[precision], capture=RunOnce(), candidates=8)
+        (found,) = form.detect([picture])
+    assert len(found["labels"]) > 0
+    assert len(form._graphs) == 1
