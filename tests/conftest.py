@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 import uvicorn
@@ -190,3 +191,50 @@ def _numbered_png(number: int, fault: int = 0, size: int = 32) -> bytes:
 def numbered_png() -> Callable[..., bytes]:
     """`numbered_png(number, fault)`: a picture for `faulty`, whose answer has its number as the first coordinate."""
     return _numbered_png
+
+
+# An object of an annotation: its class name and xmin, ymin, xmax, ymax.
+VocObject = tuple[str, float | str, float | str, float | str, float | str]
+
+
+@pytest.fixture(scope="session")
+def script_environment() -> dict[str, str]:
+    """For child processes: they find the packages here, and warn about nothing."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def make_voc(tmp_path: Path) -> Callable[..., Path]:
+    """Write a Pascal VOC folder of grey pictures, 100 wide and 80 high, in which everything can be odd."""
+
+    def make(
+        objects: dict[str, Sequence[VocObject]],
+        *,
+        splits: dict[str, Sequence[str]] | None = None,
+        stated_hw: tuple[int, int] = (80, 100),
+    ) -> Path:
+        folder = tmp_path / "voc"
+        for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (folder / name).mkdir(parents=True)
+        for name, listed in objects.items():
+            pixels = np.full((80, 100, 3), 128, np.uint8)
+            Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg")
+            (folder / "Annotations" / f"{name}.xml").write_text(_annotation(name, listed, stated_hw))
+        for split, names in (splits or {"train": list(objects), "val": list(objects)}).items():
+            (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+        return folder
+
+    return make
+
+
+def _annotation(name: str, objects: Sequence[VocObject], stated_hw: tuple[int, int]) -> str:
+    boxes = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+        "</bndbox></object>"
+        for label, x1, y1, x2, y2 in objects
+    )
+    height, width = stated_hw
+    return (
+        f"<annotation><filename>{name}.jpg</filename><path>C:\\elsewhere\\{name}.jpg</path>"
+        f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>{boxes}</annotation>"
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from model.arguments import AUTO, COCO_V1, NONE, RANDOM
 from model.build import resolve_checkpoint
@@ -16,11 +16,11 @@ from model.training.board import TensorBoard
 from model.training.data import DataError, DetectionData
 from model.training.detector import detector_from, result_info, untrained_detector
 from model.training.evaluation import check_evaluator
+from model.training.log import JsonLog
 from model.training.processes import Processes
-from model.training.progress import JsonLog, ProgressBar
 from model.training.settings import TrainSettings
-from model.training.snapshot import LAST_NAME, finished_iterations, read_snapshot
-from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer, TrainingError
+from model.training.snapshot import LAST_NAME, read_snapshot
+from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer
 from model.weights import Checkpoint, CheckpointInfo, WeightsUnavailableError, bundled_is_present
 
 _FETCH_TIMEOUT_S = 60.0
@@ -45,17 +45,16 @@ class RunRequest:
     tensorboard: bool = False
 
 
-def read_start(name: str, console: Console) -> Checkpoint | None:
-    """The weights to begin with; None for "none" and "random". "auto" is the first of COCO_V1, bundled and none that
-    can be had.
+def read_start(name: str, tell: Callable[[str], None]) -> Checkpoint | None:
+    """Read the weights to begin with; None for "none" and "random". "auto" is the first of COCO_V1, bundled and none
+    that can be had.
+
+    Args:
+        tell: called with what is chosen, in words.
 
     Raises:
         WeightsError, WeightsUnavailableError: they cannot be had.
     """
-
-    def tell(message: str) -> None:
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
-
     begin: Checkpoint | None = None
     if name == AUTO:
         try:
@@ -101,8 +100,14 @@ def read_earlier(folder: Path, weights: str) -> EarlierRun | None:
     return EarlierRun(begin=begin, settings=state["settings"])
 
 
-def run_training(request: RunRequest, processes: Processes, console: Console) -> Result:
+def run_training(
+    request: RunRequest, processes: Processes, tell: Callable[[str], None], listeners: Sequence[Listener] = ()
+) -> Result:
     """Train, and say where the result is.
+
+    Args:
+        tell: called with what happens, in words, in the first process.
+        listeners: called with how the run goes, in the first process.
 
     Raises:
         DataError: the folder already has a run that is not to be resumed, or the batch cannot be shared out.
@@ -122,20 +127,16 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     if request.resume and not (folder / LAST_NAME).exists():
-        console.print(f"{folder} has no state to resume from: beginning anew", markup=False, highlight=False)
+        tell(f"{folder} has no state to resume from: beginning anew")
     categories = request.data.categories
     begin = request.begin
     model = untrained_detector(categories, settings) if begin is None else detector_from(begin, categories, settings)
     with ExitStack() as stack:
         torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
         stack.callback(torch.set_flush_denormal, False)  # it is the whole thread's
-        done = finished_iterations(folder) if request.resume else 0
-        listeners: list[Listener] = []
-        if processes.is_first:
-            bar = ProgressBar(settings.iterations, done, console=console)
-            listeners = [stack.enter_context(bar), JsonLog(folder / LOG_NAME)]
-            if request.tensorboard:
-                listeners.append(stack.enter_context(TensorBoard(folder)))
+        listeners = [*listeners, JsonLog(folder / LOG_NAME)] if processes.is_first else []
+        if processes.is_first and request.tensorboard:
+            listeners.append(stack.enter_context(TensorBoard(folder)))
         trainer = Trainer(
             model=model,
             categories=categories,
@@ -150,13 +151,5 @@ def run_training(request: RunRequest, processes: Processes, console: Console) ->
         )
         result = trainer.run(resume=request.resume, allow_changes=request.allow_changes)
     best = "" if result.best_ap is None else f", AP {result.best_ap:.3f}"
-    console.print(
-        f"done{best}. Serve it: frcnn serve --weights {folder / BEST_NAME}",
-        markup=False,
-        soft_wrap=True,
-        highlight=False,
-    )
+    tell(f"done{best}. Serve it: frcnn serve --weights {folder / BEST_NAME}")
     return result
-
-
-__all__ = ["EarlierRun", "RunRequest", "TrainingError", "read_earlier", "read_start", "run_training"]

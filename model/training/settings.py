@@ -1,92 +1,117 @@
-"""What a training run is told: every number that decides its result."""
+"""The numbers that decide the result of a training run. Needs no torch: `frcnn train` makes its options from them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from model.training.augmentation import Augmentation
-from model.training.losses import BOX_LOSSES
-from model.training.schedule import SCHEDULES
+if TYPE_CHECKING:
+    from model.training.augmentation import Augmentation
+
+
+def _setting(
+    default: Any, about: str, *, least: float | None = None, most: float | None = None, derived: bool = False
+) -> Any:
+    """A field that carries its help and its bounds.
+
+    Args:
+        derived: the command line computes the default from the data, the weights or other settings; `about` tells how.
+    """
+    return field(default=default, metadata={"about": about, "least": least, "most": most, "derived": derived})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How to train.
 
-    Attributes:
-        iterations: updates of the weights in all.
-        batch_size: images for each update, over all processes and accumulated parts.
-        accumulate: parts in which a process computes its share of a batch, one after the other, to save memory.
-        learning_rate: the peak; 0.02 suits batches of 16, and smaller ones in proportion.
-        warmup: iterations of linear rise.
-        weight_decay: of convolutions and linear layers; norms and biases have none.
-        clip_norm: bound on the norm of all gradients together; 0 for none.
-        live_norm: batch norm learns; else it is constant. Training from scratch needs it, small batches suffer by it.
-        trainable_layers: stages of the body that learn, 0 to 5, counted from its output.
-        average_decay: of the moving average that is evaluated and kept as the result; 0 for the weights as they are.
-        norm_images: of the training data, that live batch norm of the average is measured on before it is evaluated; 0
-            averages it like the weights.
-        precision: "fp32" or "bf16" arithmetic. Boxes and losses are float32 in both.
-        min_size, max_size: what images are resized to, in pixels; the result carries them.
-        scale_jitter: both are scaled by a factor of 1 +- this, drawn for each batch.
-        whole_from: share of the run after which images are no longer cropped.
-        rpn_samples, roi_samples: anchors and proposals of an image that enter the losses.
-        box_loss: of the RoI heads, "smooth_l1" or "giou".
-        class_balance: how much more the boxes of rare classes weigh in the losses of the RoI heads, from 0 to 1; see
-            `losses.class_weights`.
-        proposals: that the RPN hands on in training.
-        detection_proposals: that it hands on when the result detects; fewer are faster where objects are few. None for
-            what its first weights have, or 1,000.
-        box_vote_thresh: of the result, see `RoIHeads`; 0 for no votes, None for what its first weights have.
-        evaluate_every, save_every: in iterations; 0 for the end only.
+    Raises:
+        ValueError: a value is out of its bounds.
     """
 
-    iterations: int
-    batch_size: int = 8
-    accumulate: int = 1
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    warmup: int = 100
-    clip_norm: float = 5.0
+    iterations: int = field(
+        metadata={"about": "Updates of the weights; wins over --epochs", "least": 1, "most": None, "derived": True}
+    )
+    batch_size: int = _setting(8, "Images an update, over all processes", least=1)
+    accumulate: int = _setting(1, "Compute a batch in so many parts, one after the other, to save memory", least=1)
+    # 0.02 suits batches of 16, and smaller ones in proportion.
+    learning_rate: float = _setting(
+        0.01, "Its peak; by default 0.00125 for each image of a batch", least=0, derived=True
+    )
+    momentum: float = _setting(0.9, "Of the updates", least=0, most=1)
+    weight_decay: float = _setting(1e-4, "Of all weights but norms and biases", least=0)
+    schedule: Literal["cosine", "onecycle", "step"] = _setting("cosine", "How the learning rate falls")
+    warmup: int = _setting(100, "Iterations of linear rise; by default 5 %", least=0, derived=True)
+    clip_norm: float = _setting(5.0, "Bound on the norm of all gradients together; 0 for none", least=0)
+    # Batch norm learns; else it is constant. Training from scratch needs it, small batches suffer by it.
     live_norm: bool = False
-    trainable_layers: int = 3
-    average_decay: float = 0.998
-    norm_images: int = 200
-    precision: str = "bf16"
-    min_size: int = 800
-    max_size: int = 1333
-    scale_jitter: float = 0.1
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    whole_from: float = 0.7
-    rpn_samples: int = 256
-    roi_samples: int = 512
-    roi_positive_fraction: float = 0.25
-    box_loss: str = "smooth_l1"
-    class_balance: float = 0.0
-    proposals: int = 2000
-    detection_proposals: int | None = None
-    box_vote_thresh: float | None = None
-    evaluate_every: int = 0
-    save_every: int = 200
-    seed: int = 0
+    trainable_layers: int = _setting(
+        3,
+        "Stages of the body that learn, from its output; by default 3, from scratch 5",
+        least=0,
+        most=5,
+        derived=True,
+    )
+    # The average is evaluated and kept as the result.
+    average_decay: float = _setting(0.998, "Of the weights' moving average; 0 for the weights", least=0, most=1)
+    norm_images: int = _setting(
+        200, "Training images to measure live batch norm of the average on; 0: average it", least=0
+    )
+    # Boxes and losses are float32 in both.
+    precision: Literal["fp32", "bf16"] = _setting("bf16", "Of the network's arithmetic")
+    min_size: int = _setting(800, "Shorter side, px; by default the weights', or 800", least=1, derived=True)
+    max_size: int = _setting(1333, "Longer side, px; by default the weights', or 1333", least=1, derived=True)
+    scale_jitter: float = _setting(0.1, "Sizes vary by this share, drawn for each batch", least=0, most=0.9)
+    flips: Literal["none", "horizontal", "both", "dihedral"] = _setting("horizontal", "dihedral adds quarter turns")
+    crop: float = _setting(1.0, "Learn from parts with this share of each side", least=0.1, most=1)
+    whole_from: float = _setting(0.7, "Crop no more after this share of the run", least=0, most=1)
+    colour: float = _setting(0.0, "Brightness and colours vary by this share", least=0, most=0.9)
+    rpn_samples: int = _setting(256, "Anchors an image in the losses", least=1)
+    roi_samples: int = _setting(512, "Proposals an image in the losses", least=1)
+    roi_positive_fraction: float = _setting(0.25, "Most of them that may lie on an object, as a share", least=0, most=1)
+    box_loss: Literal["smooth_l1", "giou"] = _setting(
+        "smooth_l1", "Of the final boxes; giou is nearer to what AP measures"
+    )
+    # See `losses.class_weights`.
+    class_balance: float = _setting(
+        0.0, "Rare classes weigh more, as by 0.5; with 1 each as much as any other", least=0, most=1
+    )
+    proposals: int = _setting(2000, "That the RPN hands on in training", least=1)
+    # None for what its first weights have. Fewer proposals are faster where objects are few.
+    detection_proposals: int | None = _setting(
+        None, "That it hands on when the result detects; by default the weights', or 1000", least=1
+    )
+    # None for what its first weights have, 0 for no votes; see `RoIHeads`.
+    box_vote_thresh: float | None = _setting(
+        None,
+        "When it detects, a box moves to the mean of the candidates that overlap it by this IoU (say 0.8); 0: none "
+        "does; by default as the weights have it",
+        least=0,
+        most=1,
+    )
+    evaluate_every: int = _setting(
+        0, "Iterations between evaluations; 0: at the end; by default a tenth of the run", least=0, derived=True
+    )
+    save_every: int = _setting(200, "Iterations between states to resume from; 0: at the end", least=0)
+    seed: int = _setting(0, "Of all that is random", least=0)
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "accumulate", "min_size", "max_size", "rpn_samples", "roi_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
-        if self.box_loss not in BOX_LOSSES:
-            raise ValueError(f"box_loss must be one of {', '.join(BOX_LOSSES)}, not {self.box_loss!r}")
-        if not 0 <= self.class_balance <= 1:
-            raise ValueError(f"class_balance must be from 0 to 1, not {self.class_balance}")
-        if self.precision not in {"fp32", "bf16"}:
-            raise ValueError(f"precision must be fp32 or bf16, not {self.precision!r}")
-        if not 0 <= self.scale_jitter < 1:
-            raise ValueError(f"scale_jitter must be at least 0 and under 1, not {self.scale_jitter}")
+        types = get_type_hints(type(self))
+        for one in fields(self):
+            value, choices = getattr(self, one.name), get_args(types[one.name])
+            if isinstance(value, str) and value not in choices:
+                raise ValueError(f"{one.name} must be one of {', '.join(choices)}, not {value!r}")
+            least, most = one.metadata.get("least"), one.metadata.get("most")
+            # Written so that NaN is refused.
+            if value is not None and not ((least is None or value >= least) and (most is None or value <= most)):
+                bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+                raise ValueError(f"{one.name} must be {bounds}, not {value}")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What may happen to an image."""
+        from model.training.augmentation import Augmentation
+
+        return Augmentation(flips=self.flips, crop=self.crop, colour=self.colour)
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
@@ -99,7 +124,5 @@ class TrainSettings:
         return kwargs
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, the augmentation's among them, for a snapshot."""
-        values = asdict(self)
-        augmentation: dict[str, Any] = values.pop("augmentation")
-        return values | augmentation
+        """Plain values by name, for a snapshot."""
+        return asdict(self)

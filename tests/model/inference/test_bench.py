@@ -11,7 +11,7 @@ from model.build import random_checkpoint
 from model.inference.bench import BASELINE, available_precisions, bench_model, lively
 from model.inference.peak_memory import peak_memory
 from model.weights import Checkpoint, CheckpointInfo, save_checkpoint
-from service.cli import app
+from service.cli.app import app
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from model.structures import Detection, SizeHW, Target
 from model.training.data import DataError
 from model.training.evaluation import evaluate
 from model.training.plots import plot_all
-from model.training.table import metrics_table
+from service.cli.evaluate import metrics_table
 
 
 class Listed:

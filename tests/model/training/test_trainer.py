@@ -15,12 +15,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.training.augmentation import Augmentation
 from model.training.batches import batches
 from model.training.data import DataError
 from model.training.evaluation import Metrics, detect_all, evaluate
+from model.training.log import JsonLog
 from model.training.processes import Processes
-from model.training.progress import JsonLog
 from model.training.settings import TrainSettings
 from model.training.synthetic import SyntheticData
 from model.training.trainer import BEST_NAME, LOG_NAME, LOSSES, Trainer, TrainingError
@@ -224,7 +223,7 @@ def test_accumulating_changes_the_memory_needed_but_not_the_step(tiny: ModuleTyp
         settings = tiny.tiny_settings(
             1,
             accumulate=accumulate,
-            augmentation=Augmentation(flips="none"),
+            flips="none",
             scale_jitter=0.0,
             rpn_samples=10_000,
             roi_samples=10_000,
@@ -268,7 +267,7 @@ def test_infinite_gradients_say_what_to_do(tiny: ModuleType, tmp_path: Path) -> 
 
 def test_a_batch_is_prepared_without_waiting_for_its_device(tiny: ModuleType, tmp_path: Path) -> None:
     """The meta device has no values, so it raises where the host would wait for one, and mixes with no other."""
-    settings = tiny.tiny_settings(1, augmentation=Augmentation(flips="dihedral", crop=0.8, colour=0.1))
+    settings = tiny.tiny_settings(1, flips="dihedral", crop=0.8, colour=0.1)
     run = trainer(tiny, tmp_path, settings)
     torch.manual_seed(3)
     images, targets = run._augmented([run.data[0], run.data[1]])
@@ -325,7 +324,7 @@ def test_another_runs_classes_or_a_broken_state_are_told(tiny: ModuleType, tmp_p
 
 def test_a_run_goes_on_only_as_it_was_begun(tiny: ModuleType, tmp_path: Path) -> None:
     trainer(tiny, tmp_path, tiny.tiny_settings(1)).run()
-    changed = tiny.tiny_settings(2, learning_rate=0.5, augmentation=Augmentation(flips="none", colour=0.1))
+    changed = tiny.tiny_settings(2, learning_rate=0.5, flips="none", colour=0.1)
     with pytest.raises(DataError, match=r"learning_rate 0\.02 -> 0\.5; flips dihedral -> none\. Repeat"):
         trainer(tiny, tmp_path, changed).run(resume=True)
     assert trainer(tiny, tmp_path, changed).run(resume=True, allow_changes=True).iterations == 2

@@ -17,9 +17,8 @@ from model.faster_rcnn import FasterRCNN
 from model.resnet import FrozenBatchNorm2d
 from model.roi_heads import FastRCNNPredictor, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
-from model.training.augmentation import Augmentation
+from model.training.log import JsonLog
 from model.training.processes import joined_processes
-from model.training.progress import JsonLog
 from model.training.settings import TrainSettings
 from model.training.synthetic import SyntheticData
 from model.training.trainer import LOG_NAME, Trainer
@@ -83,7 +82,8 @@ def tiny_settings(iterations: int, **changes: object) -> TrainSettings:
         "proposals": 50,
         "detection_proposals": 50,
         "save_every": 3,
-        "augmentation": Augmentation(flips="dihedral", colour=0.1),
+        "flips": "dihedral",
+        "colour": 0.1,
     }
     return TrainSettings(**(values | changes))  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from service.bench.measure import BenchError, bare_rate, load
 from service.bench.pictures import jpeg
 from service.bench.plain_app import plain_app
 from service.bench.processes import running
-from service.cli import app
+from service.cli.app import app
 
 
 def test_the_picture_has_the_size_of_a_photograph() -> None:

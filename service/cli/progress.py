@@ -1,13 +1,11 @@
-"""How a run goes, told to people and to files."""
+"""Progress bars: of training, and of anything that is counted."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from model.training.evaluation import Metrics
+from service.cli.errors import stderr
+
+if TYPE_CHECKING:
+    from model.training.evaluation import Metrics
 
 _SHORT = {
     "loss_objectness": "objectness",
@@ -32,10 +33,10 @@ _SMOOTHING = 0.95
 
 
 class ProgressBar:
-    """A bar with the smoothed losses, the rate and the time left; plain lines where there is no terminal."""
+    """Shows how a training run goes: a bar with the smoothed losses and the time left, or lines without a terminal."""
 
     def __init__(self, iterations: int, done: int = 0, *, line_every: int = 20, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or stderr
         self._line_every = line_every
         self._smoothed: dict[str, float] = {}
         self._begun = (done, time.monotonic())
@@ -85,20 +86,3 @@ class ProgressBar:
             soft_wrap=True,
             highlight=False,
         )
-
-
-class JsonLog:
-    """One JSON object a line: every update's losses in full, and every evaluation."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def updated(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None:
-        self._write({"iteration": iteration, "learning_rate": learning_rate, **losses})
-
-    def evaluated(self, iteration: int, metrics: Metrics, is_best: bool) -> None:
-        self._write({"iteration": iteration, "is_best": is_best, **metrics.as_json()})
-
-    def _write(self, values: Mapping[str, object]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")

@@ -18,13 +18,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from service import cli, detector
+from service import detector
+from service.cli.app import app
 
 runner = CliRunner()
 
 
 def invoke(*arguments: object) -> Any:
-    return runner.invoke(cli.app, [str(argument) for argument in arguments])
+    return runner.invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_what_cannot_be_is_told_before_torch_is_imported(folder: Path) -> None:
         ("bench", "model", "--size", "480"): "'480' is not numbers with 'x' between",
         ("weights", "pack", "w.pth", "w.frcnn"): "no such file of weights: w.pth",
     }.items():
-        script = "import sys; sys.modules['torch'] = None\nfrom service.cli import main; main()"
+        script = "import sys; sys.modules['torch'] = None\nfrom service.cli.app import main; main()"
         child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
         assert child.returncode in {1, 2}
         assert message in child.stderr
@@ -258,7 +259,7 @@ def test_sigterm_ends_a_service_that_is_still_loading() -> None:
     script = (
         "import time, service.detector as d\n"
         "d.load_detectors = lambda _: time.sleep(100)\n"
-        "from service.cli import main; main()"
+        "from service.cli.app import main; main()"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script, "serve", "--port", "0", "--weights", "random"],

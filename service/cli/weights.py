@@ -1,17 +1,16 @@
-"""The commands `frcnn weights list | fetch | inspect | pack`, as functions for a typer app."""
+"""`frcnn weights list | fetch | inspect | pack`."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from model.arguments import no_such_weights
-from model.commands.errors import refuse_at_once, told_errors
+from service.cli.errors import refuse, stderr
+from service.cli.options import number
 
 
 def list_weights() -> None:
@@ -32,41 +31,34 @@ def fetch_weights() -> None:
     """Fetch COCO_V1 into the cache, unless it is there."""
     from model.weights import fetch_coco
 
-    with told_errors():
-        typer.echo(fetch_coco())
+    typer.echo(fetch_coco())
 
 
 def inspect_weights(
     weights: Annotated[str, typer.Argument(metavar="W", help="COCO_V1, bundled, random or a file.")],
 ) -> None:
     """Say what a file of weights holds, and whether it fits the model."""
-    with told_errors():
-        from model.build import from_checkpoint, resolve_checkpoint
+    from model.build import from_checkpoint, resolve_checkpoint
 
-        checkpoint = resolve_checkpoint(weights)
-        names = checkpoint.categories.objects()
-        typer.echo(f"name        {checkpoint.name}")
-        typer.echo(f"tensors     {len(checkpoint.state_dict)}")
-        typer.echo(f"parameters  {sum(t.numel() for t in checkpoint.state_dict.values()):,}")
-        typer.echo(
-            f"classes     {len(names)}: {', '.join(list(names.values())[:8])}{', ...' if len(names) > 8 else ''}"
-        )
-        typer.echo(f"norm eps    {checkpoint.info.norm_eps}")
-        typer.echo(f"arguments   {checkpoint.info.model_kwargs or 'the defaults'}")
-        from_checkpoint(checkpoint)
-        typer.echo("fits        yes")
+    checkpoint = resolve_checkpoint(weights)
+    names = checkpoint.categories.objects()
+    typer.echo(f"name        {checkpoint.name}")
+    typer.echo(f"tensors     {len(checkpoint.state_dict)}")
+    typer.echo(f"parameters  {sum(t.numel() for t in checkpoint.state_dict.values()):,}")
+    typer.echo(f"classes     {len(names)}: {', '.join(list(names.values())[:8])}{', ...' if len(names) > 8 else ''}")
+    typer.echo(f"norm eps    {checkpoint.info.norm_eps}")
+    typer.echo(f"arguments   {checkpoint.info.model_kwargs or 'the defaults'}")
+    from_checkpoint(checkpoint)
+    typer.echo("fits        yes")
 
 
 def pack(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A file of weights")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The packed file to write; ends in .frcnn")],
-    step: Annotated[
-        float, typer.Option(metavar="N", min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")
-    ] = 0.125,
+    step: Annotated[float, number(min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")] = 0.125,
     box_vote_thresh: Annotated[
         float | None,
-        typer.Option(
-            metavar="N",
+        number(
             min=0.0,
             max=1.0,
             help="A box found moves to the mean of the candidates that overlap it by this IoU; 0: none does; by "
@@ -80,15 +72,14 @@ def pack(
     """
     if target.suffix != ".frcnn":
         raise typer.BadParameter("the packed file must end in .frcnn", param_hint="TARGET")
-    refuse_at_once(None if source.is_file() else no_such_weights(source))
+    refuse(None if source.is_file() else no_such_weights(source))
     from model.weights import read_checkpoint, save_checkpoint
 
-    with told_errors():
-        checkpoint = read_checkpoint(source)
-        info = checkpoint.info
-        if box_vote_thresh is not None:
-            info = replace(info, model_kwargs=info.model_kwargs | {"box_vote_thresh": box_vote_thresh or None})
-        with Console(stderr=True).status("packing, which takes about a minute"):
-            save_checkpoint(target, checkpoint.state_dict, info, packing_step=step)
-        before, after = (path.stat().st_size / 1e6 for path in (source, target))
-        sys.stdout.write(f"{target}: {after:.1f} MB, from {before:.1f} MB\n")
+    checkpoint = read_checkpoint(source)
+    info = checkpoint.info
+    if box_vote_thresh is not None:
+        info = replace(info, model_kwargs=info.model_kwargs | {"box_vote_thresh": box_vote_thresh or None})
+    with stderr.status("packing, which takes about a minute"):
+        save_checkpoint(target, checkpoint.state_dict, info, packing_step=step)
+    before, after = (path.stat().st_size / 1e6 for path in (source, target))
+    typer.echo(f"{target}: {after:.1f} MB, from {before:.1f} MB")

@@ -1,63 +1,53 @@
-"""The command `frcnn loadtest`, as a function for a typer app.
-
-What a user can put right ends with exit code 1 and a message, never with a trace; a wrong flag with 2.
-"""
+"""`frcnn loadtest`: how much load a service bears, and how fast it answers under it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from service.cli.errors import USAGE, fail, say, stderr, stdout
+from service.cli.options import Json, number
 from service.image_files import image_files
 
 if TYPE_CHECKING:
     from service.loadtest.fleet import Measured
     from service.loadtest.plan import Goal, Plan, Target
 
-_FAILED, _USAGE = 1, 2
-_number = partial(typer.Option, metavar="N")  # typer would call it <int range>
 _FORMAT = "frcnn-loadtest/1"
 _GUESS_S = 5.0  # of one caller's pace, from which the search begins
-
-
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
-_out = Console(highlight=False, soft_wrap=True)
 
 
 def loadtest(
     url: Annotated[str, typer.Argument(metavar="URL", help="The service, or one of its paths with a query.")],
     images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the images to send, or one.")],
     rate: Annotated[
-        float | None, _number(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
+        float | None, number(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
     ] = None,
     concurrency: Annotated[
-        int | None, _number(min=1, help="Closed loop: so many callers, each waiting for its answer.")
+        int | None, number(min=1, help="Closed loop: so many callers, each waiting for its answer.")
     ] = None,
     slo: Annotated[
         str | None, typer.Option(metavar="p99=200ms", help="Find the highest rate that meets this goal.")
     ] = None,
-    duration: Annotated[float, _number(min=0.1, help="Seconds to measure; with --slo, at each rate.")] = 30.0,
-    warmup: Annotated[float, _number(min=0, help="Seconds of the same load before.")] = 3.0,
-    workers: Annotated[int, _number(min=1, help="Processes that make the load.")] = 1,
-    timeout: Annotated[float, _number(min=0.001, max=3600, help="Seconds that an answer may take.")] = 60.0,
+    duration: Annotated[float, number(min=0.1, help="Seconds to measure; with --slo, at each rate.")] = 30.0,
+    warmup: Annotated[float, number(min=0, help="Seconds of the same load before.")] = 3.0,
+    workers: Annotated[int, number(min=1, help="Processes that make the load.")] = 1,
+    timeout: Annotated[float, number(min=0.001, max=3600, help="Seconds that an answer may take.")] = 60.0,
     max_in_flight: Annotated[
-        int, _number(min=1, help="Open requests of one process; arrivals beyond are dropped and counted.")
+        int, number(min=1, help="Open requests of one process; arrivals beyond are dropped and counted.")
     ] = 1000,
-    seed: Annotated[int, _number(min=0, help="Of the arrivals and the images' order.")] = 0,
+    seed: Annotated[int, number(min=0, help="Of the arrivals and the images' order.")] = 0,
     api_key: Annotated[
         str | None,
         typer.Option(metavar="KEY", envvar="FRCNN_API_KEY", show_envvar=True, help="Key of the service, if it asks."),
     ] = None,
     report: Annotated[Path | None, typer.Option(metavar="HTML", help="Write a report with plots.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Put a service under load and tell how fast it answers.
 
@@ -67,7 +57,7 @@ def loadtest(
 
     _check_kind(rate, concurrency, slo)
     if report is not None and not report.resolve().parent.is_dir():  # before the test, and not after it
-        _fail(f"{report}: there is no such folder", code=_USAGE)
+        fail(f"{report}: there is no such folder", code=USAGE)
     try:
         goal = None if slo is None else Goal.parse(slo)
         plan = Plan(
@@ -83,21 +73,21 @@ def loadtest(
             seed=seed,
         )
     except PlanError as error:
-        _fail(str(error), code=_USAGE)
+        fail(str(error), code=USAGE)
     document = _measured(plan, goal, workers)
     _give(document, report, as_json)
     if goal is not None and document["search"]["found_rate_per_s"] is None:
-        _fail(f"no rate that was tried met the goal: {goal}")
+        fail(f"no rate that was tried met the goal: {goal}")
     if document["run"]["succeeded"] == 0:
-        _fail("no request succeeded")
+        fail("no request succeeded")
 
 
 def _check_kind(rate: float | None, concurrency: int | None, slo: str | None) -> None:
     """Exactly one kind of load is asked for; a search may be told a rate to begin with."""
     if slo is not None and concurrency is not None:
-        _fail("--slo searches for a rate, and takes no --concurrency", code=_USAGE)
+        fail("--slo searches for a rate, and takes no --concurrency", code=USAGE)
     if slo is None and (rate is None) == (concurrency is None):
-        _fail("give one of --rate, --concurrency and --slo", code=_USAGE)
+        fail("give one of --rate, --concurrency and --slo", code=USAGE)
 
 
 def _measured(plan: Plan, goal: Goal | None, workers: int) -> dict[str, Any]:
@@ -113,9 +103,9 @@ def _images(path: Path) -> tuple[bytes, ...]:
     try:
         files = image_files([path])
     except FileNotFoundError as error:
-        _fail(str(error), code=_USAGE)
+        fail(str(error), code=USAGE)
     if not files:
-        _fail(f"no images in {path}", code=_USAGE)
+        fail(f"no images in {path}", code=USAGE)
     return tuple(file.path.read_bytes() for file in files)
 
 
@@ -128,11 +118,11 @@ def _service(target: Target, api_key: str | None) -> dict[str, Any] | None:
         try:
             health = client.health()
         except (ConnectionLostError, DeadlineError) as error:
-            _fail(f"no service answers: {error}")
+            fail(f"no service answers: {error}")
         except ClientError:
             return None
     if health["status"] != "ok":
-        _fail(f"the service is {health['status']}: {health.get('detail', '')}")
+        fail(f"the service is {health['status']}: {health.get('detail', '')}")
     return health
 
 
@@ -153,7 +143,7 @@ def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
 
     def tell(step: Step) -> None:
         verdict = "met" if step.met else "missed"
-        _errors.print(f"{step.rate:.2f} arrivals/s: {goal} {verdict} ({step.value_s * 1000:.1f} ms)", markup=False)
+        say(f"{step.rate:.2f} arrivals/s: {goal} {verdict} ({step.value_s * 1000:.1f} ms)")
 
     steps = highest_rate(lambda rate: _carry_out(replace(plan, rate=rate), workers), goal, first_rate, on_step=tell)
     found = best(steps)
@@ -195,12 +185,12 @@ def _carry_out(plan: Plan, workers: int) -> Measured:
     from service.loadtest.fleet import WorkerLostError, carry_out
 
     try:
-        with LiveDisplay(_errors, plan) as display:
+        with LiveDisplay(stderr, plan) as display:
             return carry_out(plan, workers=workers, on_progress=display.update)
     except WorkerLostError as error:
-        _fail(str(error))
+        fail(str(error))
     except KeyboardInterrupt:
-        _fail("interrupted: nothing is reported of a test that did not end")
+        fail("interrupted: nothing is reported of a test that did not end")
 
 
 def _give(document: dict[str, Any], report: Path | None, as_json: bool) -> None:
@@ -213,18 +203,13 @@ def _give(document: dict[str, Any], report: Path | None, as_json: bool) -> None:
         typer.echo(json.dumps(document, indent=2))
         return
     if "search" in document:
-        print_search(_out, document["search"])
-    print_run(_out, document["run"])
+        print_search(stdout, document["search"])
+    print_run(stdout, document["run"])
 
 
 def _write(path: Path, page: str) -> None:
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        _fail(f"{path}: {error.strerror or error}")
-    _errors.print(f"report: {path}", markup=False)
-
-
-def _fail(message: str, *, code: int = _FAILED) -> NoReturn:
-    _errors.print(f"frcnn: {message}", markup=False)
-    sys.exit(code)
+        fail(f"{path}: {error.strerror or error}")
+    say(f"report: {path}")

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from model.build import from_checkpoint, random_checkpoint
-from model.commands.weights import pack
-from model.training import commands
 from model.training.run import RunRequest
 from model.weights import CheckpointInfo, read_checkpoint, save_checkpoint
+from service.cli.app import app
 from service.detector import load_detectors
 from service.settings import Settings
 
@@ -32,11 +30,6 @@ QUICK = (
 
 @pytest.fixture
 def run() -> Callable[..., Result]:
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command("train")(commands.train)
-    app.command("evaluate")(commands.evaluate_command)
-    app.command("sample")(commands.sample)
-    app.command("pack")(pack)
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -103,7 +96,7 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(
     few = {"roi_heads.box_predictor.cls_score.weight": torch.ones(2, 4)}
     save_checkpoint(plain, few, CheckpointInfo(model_kwargs=votes))
     for options, expected in (((), 0.7), (("--box-vote-thresh", 0.8), 0.8), (("--box-vote-thresh", 0), None)):
-        done = run("pack", plain, packed, *options)
+        done = run("weights", "pack", plain, packed, *options)
         assert done.exit_code == 0, done.output
         assert read_checkpoint(packed).info.model_kwargs == votes | {"box_vote_thresh": expected}
 
@@ -136,7 +129,7 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(
         ),
         (("evaluate", "--weights", "random", "--data", "nowhere", "--device", "cpu"), 1, "no such data"),
         (("evaluate", "--weights", "gone.frcnn", "--data", "synthetic"), 1, "no such file of weights"),
-        (("pack", "a.pth", "b.zip"), 2, "must end in .frcnn"),
+        (("weights", "pack", "a.pth", "b.zip"), 2, "must end in .frcnn"),
     ],
 )
 def test_what_is_wrong_is_told_without_a_trace(
@@ -222,5 +215,5 @@ def test_sample_writes_pictures_and_what_they_show(run: Callable[..., Result], t
 
 
 def test_asking_for_help_does_not_import_torch(script_environment: dict[str, str]) -> None:
-    code = "import sys, model.commands.weights, model.training.commands; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.cli.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=script_environment, check=False).returncode == 0

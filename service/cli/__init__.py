@@ -1,0 +1,1 @@
+"""The command `frcnn`: a module for each of its commands."""

@@ -1,0 +1,91 @@
+"""`frcnn detect`: objects in image files, without a server."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from model.arguments import complaint
+from service.cli.errors import USAGE, fail, refuse, say, stderr
+from service.cli.options import Device, Json, number
+from service.cli.serve import settings_from
+from service.image_files import IMAGE_SUFFIXES, ImageFile, image_files
+from service.settings import Precision
+
+
+def detect(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")],
+    weights: Annotated[
+        str, typer.Option(metavar="W", help="COCO_V1, auto, bundled, random, or a .pth, .safetensors or .frcnn file.")
+    ] = "auto",
+    score_threshold: Annotated[float, number(min=0, max=1, help="Drop detections that score lower.")] = 0.5,
+    as_json: Json = False,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the pictures with their boxes into this folder.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(metavar="L,L", help="Keep only these classes, separated by commas.")
+    ] = None,
+    max_detections: Annotated[int, number(min=1, max=100, help="Keep so many of the best of an image.")] = 100,
+    device: Device = "auto",
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Arithmetic of the network; auto measures first which is fastest, for many images."),
+    ] = "fp32",
+) -> None:
+    """Detect objects in image files, without a server."""
+    logging.basicConfig(level="WARNING", format="%(levelname)s: %(message)s")
+    # One image at a time: to measure how many are fastest would take longer than most folders.
+    settings = settings_from({"weights": weights, "device": device, "precision": precision, "max_batch_size": 1})
+    files = _image_files(images)
+    refuse(complaint(weights=settings.weights))  # before torch is imported, which takes seconds
+    if draw is not None:
+        _make_folder(draw)
+
+    from service import detect_files
+    from service.detector import load_detectors
+    from service.schemas import DetectQuery
+
+    query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=labels)
+    detector = load_detectors(settings)[0]
+    selection = query.selection(detector.info.categories)
+    failed = 0
+    documents = []
+    results = detect_files.detect_files(detector, files, selection, max_pixels=settings.max_image_pixels)
+    for result in track(results, "Detecting", total=len(files), console=stderr, disable=len(files) < 2, transient=True):
+        if result.error is not None:
+            failed += 1
+            say(f"frcnn: {result.file.path}: {result.error}")
+        elif draw is not None:
+            detect_files.save_drawn(result, detector, draw)
+        if as_json:
+            documents.append(detect_files.as_json(result, query, detector))
+        elif result.error is None:
+            typer.echo(detect_files.as_text(result, detector))
+    if as_json:
+        typer.echo(json.dumps(documents, indent=2))
+    if failed:
+        fail(f"{failed} of {len(files)} images could not be read")
+
+
+def _image_files(paths: list[Path]) -> list[ImageFile]:
+    try:
+        files = image_files(paths)
+    except FileNotFoundError as error:
+        fail(str(error), code=USAGE)
+    if not files:
+        fail(f"no images in {', '.join(map(str, paths))}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return files
+
+
+def _make_folder(folder: Path) -> None:
+    """Before anything is looked at, so that nobody waits for pictures that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"cannot write to {folder}: {error.strerror or error}", code=USAGE)

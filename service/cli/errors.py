@@ -1,0 +1,82 @@
+"""How the commands speak and end: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+What a user can put right ends a command with a message, never with a trace. torch takes seconds to import, so what
+needs it is imported late.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True)
+
+
+class Commands(TyperGroup):
+    """Ends a command that fails as expected, or is interrupted, with a message and an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted", code=INTERRUPTED)
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            fail(str(error))
+
+
+def say(message: str) -> None:
+    """Print a line about what goes on, to stderr."""
+    stderr.print(message, markup=False)
+
+
+def fail(message: str, *, code: int = FAILED) -> NoReturn:
+    """End the command with a message."""
+    say(f"frcnn: {message}")
+    sys.exit(code)
+
+
+def refuse(message: str | None) -> None:
+    """End the command if there is something to complain about."""
+    if message is not None:
+        fail(message)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a ValueError of settings that contradict each other, or mean nothing, into wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _is_expected(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno != errno.EPIPE  # typer ends silently where nobody reads the output
+    if sys.modules.get("torch") is None:
+        return False
+    from model.inference.errors import ServingFormError
+    from model.training.data import DataError
+    from model.training.processes import DeviceError
+    from model.training.trainer import TrainingError
+    from model.weights import WeightsError, WeightsUnavailableError
+    from service.detector import DetectorError
+    from service.errors import ServiceError
+
+    expected = (
+        DataError, DetectorError, DeviceError, ServingFormError, ServiceError, TrainingError, WeightsError,
+        WeightsUnavailableError,
+    )  # fmt: skip
+    return isinstance(error, expected)

@@ -1,0 +1,102 @@
+"""`frcnn evaluate`: average precision by COCO's rules."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from model.arguments import complaint
+from service.cli.errors import refuse, say, stderr, stdout
+from service.cli.options import DATA, IMAGES, Device, Json, folder, number
+from service.settings import Precision
+
+if TYPE_CHECKING:
+    from model.training import evaluation
+
+
+def evaluate(
+    weights: Annotated[
+        str, typer.Option(metavar="W", help="COCO_V1, bundled, auto for the first there is, a path, or random")
+    ],
+    data: Annotated[str, DATA],
+    split: Annotated[str, typer.Option(metavar="NAME", help="Measure on this split")] = "val",
+    images: Annotated[Path | None, IMAGES] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the network's arithmetic, as in serving; auto is the fastest")
+    ] = "fp32",
+    calibration_images: Annotated[
+        Path | None, folder(help="Folder of typical pictures that int8 is fitted to; by default generated ones")
+    ] = None,
+    as_json: Json = False,
+    plot: Annotated[Path | None, folder(help="Write precision-recall curves and example pictures here")] = None,
+    min_size: Annotated[int | None, number(min=32, help="Shorter side, px; by default the weights' own")] = None,
+    max_size: Annotated[int | None, number(min=32, help="Longer side, px; by default the weights' own")] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a detector's average precision by COCO's rules."""
+    refuse(complaint(weights=weights, data=data))
+    from model.build import from_checkpoint, resolve_checkpoint
+    from model.inference.build import serving_model
+    from model.inference.calibration import calibration_pictures
+    from model.inference.precision import check_precision
+    from model.training.coco import is_named_for
+    from model.training.evaluation import check_evaluator, detect_all
+    from model.training.evaluation import evaluate as measure
+    from model.training.plots import plot_all
+    from model.training.processes import find_device, joined_processes
+    from model.training.sources import open_data
+
+    check_precision(precision, find_device(device))
+    check_evaluator()  # before pictures are looked at for minutes
+    checkpoint = resolve_checkpoint(weights, tell=say)
+    chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
+    model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
+    whole = is_named_for(Path(data), split)
+    measured, report = open_data(data, split, keep_empty=True, whole=whole, images=images)
+    for line in report.lines():
+        say(line)
+    with joined_processes(device) as processes, Progress(console=stderr, transient=True) as bar:
+        task = bar.add_task("detecting", total=len(measured))
+        served = serving_model(
+            model,
+            device=processes.device,
+            precision=precision,
+            calibration=partial(calibration_pictures, calibration_images),
+        )
+        found = detect_all(served.detect, measured, advance=lambda: bar.advance(task))
+    metrics = measure(measured, found, checkpoint.categories)
+    if as_json:
+        about = {"weights": checkpoint.name, "data": data, "split": split, "precision": served.precision}
+        typer.echo(json.dumps(about | metrics.as_json() | {"left_out": report.counts()}, indent=2))
+    else:
+        stdout.print(metrics_table(metrics, title=f"{checkpoint.name} on {report.source}"))
+    if plot is not None:
+        written = plot_all(plot, metrics, measured, found, checkpoint.categories)
+        say(f"wrote {len(written)} pictures to {plot}")
+
+
+def metrics_table(metrics: evaluation.Metrics, *, title: str) -> Table:
+    """A table with a row for all boxes, one for each class and one for each of COCO's sizes."""
+    table = Table(title=escape(title))
+    table.add_column("")
+    for name in ("AP", "AP50", "AP75", "AR", "boxes"):
+        table.add_column(name, justify="right")
+    table.add_row("all", *_cells(metrics.overall), style="bold", end_section=True)
+    for name, precision in metrics.by_class.items():
+        table.add_row(escape(name), *_cells(precision))
+    table.add_section()
+    for name, precision in metrics.by_size.items():
+        table.add_row(name, *_cells(precision))
+    return table
+
+
+def _cells(precision: evaluation.Precision) -> list[str]:
+    values = (precision.ap, precision.ap50, precision.ap75, precision.recall)
+    return ["-" if value is None else f"{value:.3f}" for value in values] + [str(precision.boxes)]

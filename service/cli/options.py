@@ -1,0 +1,48 @@
+"""Options that several commands have, and options made from settings."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+number = partial(typer.Option, metavar="N")  # typer would call it <int range>
+folder = partial(typer.Option, metavar="DIR")
+DATA = typer.Option(metavar="DATA", help="A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic")
+IMAGES = folder(help="Folder of a COCO JSON's images; by default the JSON's own, or images in it")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, or a GPU such as cuda:0.")]
+
+
+def of_setting(
+    name: str,
+    plain: Any,
+    about: str,
+    *,
+    default: object = None,
+    metavar: str | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> inspect.Parameter:
+    """The option of one setting. It is None where it is not given, so that the settings' own default holds.
+
+    Args:
+        plain: type of the value: str, int, float, bool or a Literal of words.
+        default: shown in the help.
+    """
+    shown = "" if default in (None, ()) else f" [default: {_in_words(default)}]"
+    metavar = metavar or ("N" if plain in (int, float) else None)
+    bounds: dict[str, Any] = {"min": least, "max": most} if plain in (int, float) else {}
+    option = typer.Option(metavar=metavar, help=f"{about}{shown}", show_default=False, **bounds)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[plain | None, option]
+    )
+
+
+def _in_words(default: object) -> str:
+    """As a user would write it on the command line."""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, float) else str(default)

@@ -1,0 +1,110 @@
+"""`frcnn serve`: the service until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import logging
+import os
+import socket
+import tempfile
+from typing import Any, Literal, get_origin
+
+from pydantic import SecretStr, ValidationError
+
+from model.arguments import complaint
+from service import logs
+from service.cli.errors import USAGE, fail, refuse, say
+from service.cli.options import of_setting
+from service.settings import Settings, misspelt_variables
+
+logger = logging.getLogger(__name__)
+
+# What stands for a setting's value in the help, where its type says too little.
+_METAVARS = {
+    "host": "ADDRESS", "weights": "W", "device": "DEVICE", "calibration_images": "DIR", "max_batch_size": "N|auto",
+    "api_keys_file": "FILE", "cors_origins": "ORIGINS", "otlp_endpoint": "URL", "decode_threads": "N",
+}  # fmt: skip
+
+
+def serve(**flags: Any) -> None:
+    """Serve the detector over HTTP until SIGTERM or Ctrl-C.
+
+    Every option can also be set in the environment as FRCNN_<NAME>; the option wins.
+    """
+    settings = settings_from({name: value for name, value in flags.items() if value is not None})
+    _refuse_read_only_tmp()
+    logs.configure(settings)
+    for name in misspelt_variables():
+        logger.warning("%s is set, and is no setting: is it misspelt?", name)
+    refuse(complaint(weights=settings.weights))  # before torch is imported, which takes seconds
+
+    from service.auth import KeysError
+    from service.server import serve as serve_until_the_end
+    from service.tracing import TracingError
+
+    try:
+        hopeless = serve_until_the_end(settings, _listen(settings.host, settings.port))
+    except (KeysError, TracingError) as error:
+        fail(str(error), code=USAGE)
+    if hopeless is not None:
+        fail(hopeless)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Taken before anything is loaded, so that a port that is not free ends the process at once."""
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        another = ". Choose another: --port 8001" if error.errno == errno.EADDRINUSE else ""
+        fail(f"cannot listen on {host}:{port}: {reason}{another}")
+    shown = f"[{host}]" if ":" in host else host
+    logger.info("listening on http://%s:%d (Ctrl-C ends it)", shown, listener.getsockname()[1])
+    return listener
+
+
+def settings_from(overrides: dict[str, Any]) -> Settings:
+    """The settings of the environment, overridden; a wrong one ends the command."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        *first, last = [
+            f"--{name.replace('_', '-')} (FRCNN_{name.upper()}): "
+            f"{problem['msg'].removeprefix('Value error, ')}, not {problem['input']!r}"
+            for problem in error.errors()
+            for name in [str(problem["loc"][0])]
+        ]
+        for message in first:
+            say(f"frcnn: {message}")
+        fail(last, code=USAGE)
+
+
+def _refuse_read_only_tmp() -> None:
+    """Importing torch would end in a traceback."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        fail("there is no folder for temporary files: let /tmp be written; docker run needs --tmpfs /tmp")
+
+
+def _settings_as_options() -> inspect.Signature:
+    """One option per setting. Secrets have none: everybody on a machine sees the arguments of its processes."""
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        if field.annotation == SecretStr | None:
+            continue
+        is_plain = get_origin(field.annotation) is Literal or field.annotation in (int, float, bool)
+        parameters.append(
+            of_setting(
+                name,
+                field.annotation if is_plain else str,
+                field.description or "",
+                default=field.default,
+                metavar=_METAVARS.get(name),
+            )
+        )
+    return inspect.Signature(parameters)
+
+
+serve.__signature__ = _settings_as_options()  # type: ignore[attr-defined]
