@@ -180,7 +180,6 @@ def main() -> None:
         BATCH_S: str(arguments.batch_ms / 1e3),
         "PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE))),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.scale.proxy.middlewares",
     }
     image = jpeg((480, 640))
     print("| batch | callers | plain, images/s | by Ray Serve | ratio | plain, p50 ms | by Ray Serve ", end="")

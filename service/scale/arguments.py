@@ -29,7 +29,7 @@ _END_S = 5  # between the last answer and the replica's own end
 _NOT_HERE = {
     "host": "Serve's proxies listen; set http_options",
     "port": "Serve's proxies listen; set http_options",
-    "request_timeout_ms": "Serve's proxies must know it as well; set FRCNN_REQUEST_TIMEOUT_MS on every node",
+    "request_timeout_ms": "request_timeout_s in http_options bounds it too; set FRCNN_REQUEST_TIMEOUT_MS on every node",
     "drain_delay_s": "Serve stops sending requests to a replica before it ends it",
 }
 
@@ -143,7 +143,7 @@ class ScaleArguments(BaseModel):
         return {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": gpus},
             "max_ongoing_requests": settings.queue_capacity + _ROOM_FOR_REFUSALS,
-            # Past this, Serve refuses by itself, in our own way as far as it goes.
+            # Past this, Serve refuses by itself, in plain text: a 429 with Retry-After all the same.
             "max_queued_requests": _WAITING_FOR_A_REPLICA,
             "backpressure_config": {"status_code": 429, "retry_after_s": 1},
             "autoscaling_config": {
