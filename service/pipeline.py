@@ -77,8 +77,8 @@ def _decode(service: Service, batcher: Batcher, room: Room, data: bytes) -> Awai
 
     def decode() -> Picture:
         image = open_image(data, max_pixels=max_pixels)
-        room.take(batcher.pixels(*image.size))
-        return batcher.sent_ahead(upright_rgb(image, data))
+        room.take(batcher.pixels(*image.upright_wh))
+        return batcher.sent_ahead(upright_rgb(image))
 
     return service.in_thread(decode)
 
@@ -86,8 +86,8 @@ def _decode(service: Service, batcher: Batcher, room: Room, data: bytes) -> Awai
 async def _decode_patiently(service: Service, batcher: Batcher, room: Room, data: bytes) -> Picture:
     max_pixels = service.settings.max_image_pixels
     image = await service.in_thread(lambda: open_image(data, max_pixels=max_pixels))
-    await room.wait_for(batcher.pixels(*image.size))  # not in a thread
-    return await service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image, data)))
+    await room.wait_for(batcher.pixels(*image.upright_wh))  # not in a thread
+    return await service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image)))
 
 
 async def find_in_pixels(

@@ -40,7 +40,7 @@ class Nothing:
 
 
 class _Unopened:
-    size = (1, 1)
+    upright_wh = (1, 1)
 
 
 def leave_bytes_untouched() -> None:

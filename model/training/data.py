@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from model.boxes import box_area
 from model.categories import BACKGROUND_NAME, UNUSED_NAME, Categories
+from model.images.decoding import decode, open_image, read_pixels
+from model.images.errors import ImageError, ImageTooLargeError, UnsupportedImageError
 from model.structures import SizeHW, Target
 from model.training.report import Report
 
@@ -29,9 +28,6 @@ INSTALL_EXTRA = 'make install in a clone, or pip install "PATH_OF_CLONE[train]"'
 MIN_BOX_SIDE = 1.0  # px; a thinner box has no area to learn from
 _CACHE_BYTES = 1 << 30  # decoded images are kept up to this sum: a small set is then decoded once
 _MAX_PIXELS = 100_000_000  # an image beyond this is taken for a decompression bomb
-# As served, too: Pillow's other readers are for rarer files, and less well tried.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class DataError(ValueError):
@@ -149,26 +145,16 @@ class FileData:
 
 
 def read_image(path: Path, *, as_stored: bool = False) -> Tensor:
-    """Decode to RGB, uint8 `[3, H, W]`, turned upright as EXIF says unless `as_stored`.
+    """Decode to RGB as serving does, uint8 `[3, H, W]`, turned upright as EXIF says unless `as_stored`.
 
     Raises:
-        DataError: it cannot be decoded, or is too large.
+        DataError: it cannot be read or decoded, or is too large.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as opened:
-            _check_pixels(opened)
-            picture = opened if as_stored else ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            pixels = np.array(picture.convert("RGB"))
-    except _DECODING_ERRORS as error:
+        pixels = decode(path.read_bytes(), max_pixels=_MAX_PIXELS, upright=not as_stored)
+    except (OSError, ImageError) as error:
         raise DataError(f"{path} cannot be decoded: {error}. Replace the file, or take it out of the data") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _check_pixels(picture: Image.Image) -> None:
-    if picture.width * picture.height > _MAX_PIXELS:
-        raise ValueError(f"{picture.width} x {picture.height} pixels are more than {_MAX_PIXELS:,}")
 
 
 def settle(raw_examples: Sequence[RawExample], categories: Categories, report: Report, *, keep_empty: bool) -> FileData:
@@ -204,11 +190,17 @@ def _stored_and_upright_hw(path: Path) -> tuple[SizeHW, SizeHW] | str:
     if not path.is_file():
         return "image file missing, left out"
     try:
-        height, width = read_image(path).shape[1:]
-        with Image.open(path, formats=_FORMATS) as opened:
-            return (opened.height, opened.width), (height, width)
-    except DataError:
+        image = open_image(path.read_bytes(), max_pixels=_MAX_PIXELS)
+        height, width, _ = read_pixels(image).shape
+    except OSError:
+        return "image file not readable, left out"
+    except ImageTooLargeError:
+        return "image too large, left out"
+    except UnsupportedImageError:
+        return "image of a kind that is not taken, left out"
+    except ImageError:
         return "image broken or truncated, left out"
+    return (image.height, image.width), (height, width)
 
 
 def _settle_one(

@@ -66,7 +66,7 @@ async def test_bombs_take_no_memory(fake: Any, serving: Any) -> None:
         await client.post("/detect", content=png_of(10, 10))
         before = memory_kib()
         assert (await client.post("/detect", content=bomb)).status_code == 200
-        assert (await client.post("/detect", content=text)).status_code == 400
+        assert (await client.post("/detect", content=text)).status_code == 200  # the text is not unpacked
         answer = await client.post("/detect", content=zipped, headers={"Content-Encoding": "GZIP"})
         assert answer.status_code == 415
         assert "'gzip'" in answer.json()["detail"]

@@ -1,0 +1,145 @@
+"""Bytes that people really send, to upright RGB pixels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from PIL import features
+
+from model.images import bmp, gif, jpeg, png, tiff
+from model.images.errors import BrokenImageError, ImageError, ImageTooLargeError, UnsupportedImageError
+from model.images.foreign import foreign_name, is_avif
+from model.images.opened import Allocate, OpenedImage, Pixels, pageable, pillow_image, write_rgb
+from model.images.tags import exif_orientation
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
+ACCEPTED = ", ".join(FORMATS)
+
+LONGEST_SIDE = 1_000_000  # decoders take time and memory for each row, however short
+# Sixteen bits a sample take twice the time of eight. An RGBA picture of 8 bits may have all pixels that are allowed.
+_MOST_SAMPLE_BYTES_PER_PIXEL = 4
+# EXIF's place in AVIF files. It does not turn them (their own boxes do), and Pillow refuses those where it is damaged.
+_AVIF_EXIF = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+
+
+def decode(data: bytes, *, max_pixels: int, allocate: Allocate = pageable, upright: bool = True) -> Pixels:
+    """`open_image`, then `read_pixels`."""
+    return read_pixels(open_image(data, max_pixels=max_pixels), allocate=allocate, upright=upright)
+
+
+def open_image(data: bytes, *, max_pixels: int) -> OpenedImage:
+    """Read the header alone: what it is, and how large.
+
+    Args:
+        data: the file.
+        max_pixels: bound on width times height.
+
+    Raises:
+        BrokenImageError: not an image, or its header is damaged.
+        UnsupportedImageError: an image of a kind that is not taken.
+        ImageTooLargeError: too many pixels, or parts.
+        MemoryError
+    """
+    if not data:
+        raise BrokenImageError("the image is empty: it has no bytes")
+    opener = _opener(data)
+    if opener is None:
+        name = foreign_name(data)
+        if name is not None:
+            raise UnsupportedImageError(f"this is {name}; accepted are {ACCEPTED}")
+        raise BrokenImageError(f"this is not an image; accepted are {ACCEPTED}")
+    image = opener(data)
+    check_pixels(image.width, image.height, max_pixels=max_pixels)
+    if image.sample_bytes > _MOST_SAMPLE_BYTES_PER_PIXEL * max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {image.width} x {image.height} pixels of {image.sample_bytes:,} bytes; at most "
+            f"{_MOST_SAMPLE_BYTES_PER_PIXEL * max_pixels:,} are taken"
+        )
+    return image
+
+
+def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
+    """Refuse an image of too many pixels, or of none.
+
+    Raises:
+        ImageTooLargeError, BrokenImageError
+    """
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"the image has {width} x {height} pixels; at most {max_pixels:,} in all are taken")
+    if max(width, height) > LONGEST_SIDE:
+        raise ImageTooLargeError(f"the image has {width} x {height} pixels; at most {LONGEST_SIDE:,} a side are taken")
+    if width < 1 or height < 1:
+        raise BrokenImageError(f"the image has {width} x {height} pixels")
+
+
+def read_pixels(image: OpenedImage, *, allocate: Allocate = pageable, upright: bool = True) -> Pixels:
+    """Decode the first frame to 8-bit RGB, and turn it upright by its EXIF orientation.
+
+    16-bit samples keep their upper eight bits. An alpha channel is dropped: what lies under it stays visible. Colour
+    profiles are not applied.
+
+    Args:
+        image: from `open_image`.
+        allocate: gives the memory for the pixels, C-contiguous uint8 of the shape asked for. It is called once, and
+            its exceptions pass.
+        upright: turn it.
+
+    Returns:
+        `[H, W, 3]`.
+
+    Raises:
+        BrokenImageError: the image is damaged.
+        UnsupportedImageError: its pixels are of a kind that is not taken.
+        MemoryError
+    """
+    orientation = image.orientation if upright else 1
+    width, height = image.upright_wh if upright else (image.width, image.height)
+    pixels = allocate((height, width, 3))
+    try:
+        image.write(_as_stored(pixels, orientation))
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises whatever the malformed bytes lead its decoders to
+        if "out of memory" in str(error).lower():  # which Pillow has no type for in some decoders
+            raise MemoryError from error
+        raise BrokenImageError(f"the {image.format} image is broken or truncated") from error
+    return pixels
+
+
+def _as_stored(upright: Pixels, orientation: int) -> Pixels:
+    """The view of an upright picture that has the rows and columns of the stored one (CIPA DC-008, section 4.6.4 A)."""
+    stored = upright.swapaxes(0, 1) if orientation >= 5 else upright
+    flips_rows, flips_columns = orientation in {3, 4, 6, 7}, orientation in {2, 3, 7, 8}
+    return stored[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
+
+
+def _opener(data: bytes) -> Callable[[bytes], OpenedImage] | None:
+    if data.startswith(jpeg.MAGIC):
+        return jpeg.open_jpeg
+    if data.startswith(png.MAGIC):
+        return png.open_png
+    if data.startswith(gif.MAGICS):
+        return gif.open_gif
+    if data.startswith(bmp.MAGIC):
+        return bmp.open_bmp
+    if data.startswith(tiff.MAGICS):
+        return tiff.open_tiff
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return lambda data: _open_with_pillow(data, "WEBP")
+    if "AVIF" in FORMATS and is_avif(data):
+        return lambda data: _open_with_pillow(_AVIF_EXIF.sub(rb"\1none", data), "AVIF")
+    return None
+
+
+def _open_with_pillow(data: bytes, image_format: str) -> OpenedImage:
+    image = pillow_image(data, image_format)
+    width, height = image.size
+    return OpenedImage(
+        format=image_format,
+        width=width,
+        height=height,
+        orientation=exif_orientation(image.info.get("exif", b"")),
+        sample_bytes=width * height * len(image.getbands()),
+        write=lambda out: write_rgb(image, out),
+    )

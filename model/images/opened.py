@@ -1,0 +1,98 @@
+"""A file whose header is read, and how its pixels get into an array."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from model.images.errors import BrokenImageError, UnsupportedImageError
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
+# Gives the memory for a picture's final pixels of shape (height, width, 3): C-contiguous.
+Allocate = Callable[[tuple[int, int, int]], Pixels]
+
+# Our own limits are checked before anything is decoded; Pillow's would warn from inside the decoding threads.
+Image.MAX_IMAGE_PIXELS = None
+
+_BAND_PIXELS = 1 << 20  # converted at a time, so that conversions need little memory
+
+
+def pageable(shape: tuple[int, int, int]) -> Pixels:
+    """Memory for pixels from the system: the default `Allocate`."""
+    return np.empty(shape, dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedImage:
+    """What the header tells. The pixels are not decoded yet.
+
+    Attributes:
+        format: as in `decoding.FORMATS`.
+        width, height: as stored, before the picture is turned upright.
+        orientation: 1 to 8, as EXIF numbers them.
+        sample_bytes: of all samples, as the file's decoder unpacks them: what decoding takes time for.
+        write: decodes into an array `[height, width, 3]`, which may be a view. Raises `ImageError` where the file is
+            refused, `MemoryError`, or whatever Pillow raises for a damaged file.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int = 1
+    sample_bytes: int
+    write: Callable[[Pixels], None]
+
+    @property
+    def upright_wh(self) -> tuple[int, int]:
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def pillow_image(data: bytes, image_format: str) -> Image.Image:
+    """Open a file as one format.
+
+    Raises:
+        BrokenImageError: Pillow does not take it for one.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=[image_format])
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever the malformed bytes lead its readers to
+        raise BrokenImageError(f"the {image_format} image's header is broken") from error
+
+
+def write_rgb(image: Image.Image, out: Pixels) -> None:
+    """Decode with Pillow and convert to 8-bit RGB, without the alpha channel: what lies under it stays visible.
+
+    Raises:
+        BrokenImageError: another size than the header's.
+        UnsupportedImageError: Pillow does not convert such pixels.
+    """
+    height, width, _ = out.shape
+    if image.size != (width, height):
+        raise BrokenImageError(f"the {image.format} image has two sizes")
+    image.load()
+    image.info.pop("transparency", None)  # of a palette: Pillow would blend or warn, and alpha is dropped anyway
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        band = image if rows >= height else image.crop((0, top, width, bottom))
+        out[top:bottom] = np.asarray(_to_rgb(band))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image  # `convert` would copy it
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in {"I", "F"}:
+        raise UnsupportedImageError(f"{image.format} images of 32 bits a sample are not taken; send 8 or 16")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise UnsupportedImageError(f"{image.format} images of mode {image.mode} are not taken") from error
