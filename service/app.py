@@ -22,7 +22,7 @@ from service.auth import KEY_HEADER, ApiKeys, load_keys, tell_who_may_call
 from service.detector import load_detectors
 from service.docs import FILES_PATH, docs_files
 from service.docs import router as docs_router
-from service.errors import BadParameterError, ServiceError
+from service.errors import OTHER_CODES, BadParameterError, ServiceError
 from service.fast_lane import CLIENT_CLOSED_REQUEST, FastLane, takes
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.middleware import REQUEST_ID_HEADER, RequestContext
@@ -185,7 +185,7 @@ def _in_words(error: Mapping[str, Any]) -> str:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = {404: "no-such-path", 405: "wrong-method"}.get(error.status_code, "http-error")
+    code, _ = OTHER_CODES.get(error.status_code, ("http-error", ""))
     detail = f"{request.method} {request.url.path}: {error.detail}"
     problem = problem_response(request.scope, status=error.status_code, code=code, detail=detail, headers=error.headers)
     if code != "http-error" and is_for_a_person(request) and not is_of_protocol(request.url.path):

@@ -3,17 +3,19 @@
 ServiceError
 +- BadRequestError          400  the body or a header cannot be understood
 +- BrokenImageError         400  not an image, or a damaged one
-+- BodyTimeoutError         408  the body came too slowly; the connection is closed
 +- UnauthorizedError        401  no API key, or a wrong one
++- BodyTimeoutError         408  the body came too slowly; the connection is closed
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken
 +- BadParameterError        422  a query parameter is out of range
++- QueueFullError           429  more work than fits
++- TooLateError             429  the deadline would pass in the queue
 +- HeadTooLargeError        431  the address and the headers are too long; the connection is closed
-+- QueueFullError           429  more work than fits; Retry-After tells when to come back
-+- TooLateError             429  its deadline would pass in the queue; Retry-After likewise
-+- InferenceError           500  the device failed on this image; never the image's fault
++- InferenceError           500  the device failed on this image, which is not the image's fault
 +- UnavailableError         503  loading, draining or failing
-+- DeadlineError            504  the answer would have come too late
++- DeadlineError            504  the deadline passed before the answer was ready
+
+docs/make.py makes the table of codes in docs/api.md from this tree and the classes.
 """
 
 from __future__ import annotations
@@ -24,12 +26,22 @@ from typing import Any, ClassVar
 PROBLEM_TYPE = "application/problem+json"
 
 
+# Codes of answers that come from no ServiceError, by status, and what they mean.
+OTHER_CODES = {
+    404: ("no-such-path", "the service has no such path"),
+    405: ("wrong-method", "the path takes other methods, which `Allow` lists"),
+    500: ("internal", "a fault of the service; its log has the trace"),
+}
+_AFTER_A_PAUSE = "after a pause (`Retry-After`)"
+
+
 class ServiceError(Exception):
     """An expected failure, with the status and the code that HTTP gives it."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     code: ClassVar[str] = "internal"
     closes: ClassVar[bool] = False  # whether the connection is of no more use
+    retry: ClassVar[str] = "no"  # whether, or when, the same request may succeed
 
     def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
@@ -51,13 +63,14 @@ class BrokenImageError(ServiceError):
     status, code = HTTPStatus.BAD_REQUEST, "broken-image"
 
 
+class UnauthorizedError(ServiceError):
+    status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
+
+
 class BodyTimeoutError(ServiceError):
     status, code = HTTPStatus.REQUEST_TIMEOUT, "body-timeout"
     closes = True
-
-
-class UnauthorizedError(ServiceError):
-    status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
+    retry = "on a new connection"
 
 
 class TooLargeError(ServiceError):
@@ -72,28 +85,33 @@ class BadParameterError(ServiceError):
     status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "bad-parameter"
 
 
-class HeadTooLargeError(ServiceError):
-    status, code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"
-
-
 class QueueFullError(ServiceError):
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "queue-full"
+    retry = _AFTER_A_PAUSE
 
 
 class TooLateError(ServiceError):
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "too-late"
+    retry = _AFTER_A_PAUSE
+
+
+class HeadTooLargeError(ServiceError):
+    status, code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"
 
 
 class InferenceError(ServiceError):
     status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "inference-failed"
+    retry = "once"
 
 
 class UnavailableError(ServiceError):
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"
+    retry = _AFTER_A_PAUSE
 
 
 class DeadlineError(ServiceError):
     status, code = HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed"
+    retry = "with more time"
 
 
 def problem(*, status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
