@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LINT := .lint
+RUFF := $(LINT)/bin/ruff
 STAMP := $(VENV)/.installed
 SERVING := $(VENV)/.serving
 # setuptools is pinned as well: it builds the package itself, without a network.
@@ -11,12 +13,14 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-page test-reliability test-docker test-ray lint audit api bench constraints
+.PHONY: help install hooks serve test test-page test-reliability test-docker test-ray lint style types format audit docs \
+	bench constraints
 
+# Durations are those of 2 cores, without the time of the first install.
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-install: $(STAMP) ## Make .venv with the pinned dependencies of everything: serving, training, tests
+install: $(STAMP) ## Make .venv with the pinned dependencies of serving, training and tests (5 to 10 min, 5 to 7 GB)
 
 # What the container image has is enough to serve, and half the packages.
 $(STAMP): REQUIREMENTS := constraints.txt
@@ -30,40 +34,59 @@ $(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (arguments: make serve ARGS="--port 9000")
+serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (ready in 10 s; make serve ARGS="--port 9000")
 	@FRCNN_WEIGHTS=$${FRCNN_WEIGHTS:-auto} exec $(BIN)/frcnn serve $(ARGS)
 
-test: install ## Run the tests (arguments: make test ARGS="-k rpn")
+test: install ## Run the tests (about 20 min; make test ARGS="-k rpn")
 	$(BIN)/python -m pytest $(ARGS)
 
-test-page: install ## Test the page in Chromium, where there is one (arguments: make test-page ARGS="-k camera")
+test-page: install ## Test the page in Chromium, where there is one (5 min; make test-page ARGS="-k camera")
 	$(BIN)/python -m pytest -m browser tests/service/page $(ARGS)
 
-test-reliability: install ## Overload, faults, hostile input: minutes (arguments: make test-reliability ARGS="-k overload")
+test-reliability: install ## Overload, faults, hostile input (minutes; make test-reliability ARGS="-k overload")
 	$(BIN)/python -m pytest -m reliability -rP tests/reliability $(ARGS)
 
-test-docker: install ## Build the image and run it, where a Docker engine answers (arguments: make test-docker ARGS="-k scaled")
+test-docker: install ## Build the image and run it, where Docker answers (minutes; make test-docker ARGS="-k scaled")
 	$(BIN)/python -m pytest -m docker -rPs tests/docker $(ARGS)
 
-test-ray: install ## Scale and lose nodes of a Ray cluster on this machine: minutes (arguments: make test-ray ARGS="-k node")
+test-ray: install ## Scale and lose nodes of a Ray cluster on this machine (minutes; make test-ray ARGS="-k node")
 	tests/scale/apart $(BIN)/python -m pytest -m ray -rP tests/scale $(ARGS)
 
-lint: install ## Check style and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: style types ## Check style and types (1 min)
+
+# The pinned ruff in an environment of its own: style needs neither torch nor the package.
+$(RUFF): constraints.txt
+	@$(PYTHON) -m venv $(LINT)
+	@sed -n '/^ruff==/,/[^\\]$$/p' constraints.txt > $(LINT)/requirements.txt
+	@$(LINT)/bin/python -m pip install --quiet --require-hashes -r $(LINT)/requirements.txt
+	@touch $@
+
+style: $(RUFF) ## Check style: ruff alone, without an install (5 s)
+	$(RUFF) check .
+	$(RUFF) format --check .
+
+types: install ## Check types (1 min)
 	$(BIN)/mypy
 
-api: install ## Write docs/api.md anew, from the OpenAPI document
-	$(BIN)/python docs/make_api.py
+format: $(RUFF) ## Format the code and correct what ruff can correct (5 s)
+	$(RUFF) check --fix .
+	$(RUFF) format .
 
-audit: install ## Look the pinned dependencies up among known vulnerabilities, where the package index knows them
+hooks: $(RUFF) ## Let git run ruff on each commit (20 s)
+	$(LINT)/bin/python -m pip install --quiet pre-commit
+	$(LINT)/bin/pre-commit install
+
+docs: install ## Write docs/api.md and docs/configuration.md from the code (10 s)
+	$(BIN)/python docs/make.py
+
+audit: install ## Look for known vulnerabilities of the pinned dependencies, where the index knows them (1 min)
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement constraints.txt
 
-bench: install ## Compare with torchvision, side by side (arguments: make bench ARGS="--rounds 3")
+bench: install ## Compare with torchvision, side by side (minutes; make bench ARGS="--rounds 3")
 	$(BIN)/frcnn bench model $(ARGS)
 
-constraints: ## Resolve the pinned dependencies anew
+constraints: ## Resolve the pinned dependencies again, to the newest (1 min)
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --extra dev --extra train --extra ray --upgrade --output-file constraints.txt
 	$(COMPILE) --extra otel --constraint constraints.txt --output-file docker/requirements.txt

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = sorted((ROOT / "docker").glob("requirements*.txt"))
@@ -50,3 +54,43 @@ def test_tests_that_the_model_page_names_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "model.md").read_text())
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_continuous_integration_tries_every_python_that_is_promised() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    tried = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    lowest, beyond = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project()["project"]["requires-python"]).groups()
+    assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
+
+
+def test_users_see_our_types() -> None:
+    shipped = project()["tool"]["setuptools"]["package-data"]
+    for package in ("model", "service"):
+        assert "py.typed" in shipped[package]
+        assert (ROOT / package / "py.typed").is_file()
+
+
+def test_hooks_and_make_run_the_same_ruff() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [entry["repo"] for entry in hooks] == ["local"]  # nothing is fetched
+    ruff = re.search(r"^LINT := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1] + "/bin/ruff"
+    entries = [hook["entry"] for hook in hooks[0]["hooks"]]
+    assert [entry.split()[:2] for entry in entries if "ruff" in entry] == [[ruff, "check"], [ruff, "format"]]
+
+
+def test_every_target_says_how_long_it_takes() -> None:
+    helps = re.findall(r"^([a-z-]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(helps) > 10
+    untimed = {name for name, text in helps if not re.search(r"\b(s|min|minutes)\b", text)}
+    assert untimed == {"help"}
+
+
+def test_targets_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / ".ci" / "run"]:
+        named = set(re.findall(r"`make ([a-z-]+)", document.read_text()))
+        assert named <= targets, f"{document.name}: {named - targets}"
