@@ -11,6 +11,7 @@ job is ever overtaken by one that arrives more than two head starts after it, ho
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from enum import IntEnum
 from typing import Generic, Protocol, TypeVar
@@ -82,7 +83,7 @@ class BatchQueue(Generic[Job]):
             if not line:
                 del self._lines[job.shape]
 
-    def take(self, now: float, *, at_most: int | None = None) -> list[Job]:
+    def take(self, now: float, *, at_most: int | None = None, hold_until: float = -math.inf) -> list[Job]:
         """Remove and return the batch to run now, by turn: from the line that holds the earliest.
 
         Empty if there is none, or if every line is still held back for company (see `next_ready`).
@@ -90,9 +91,10 @@ class BatchQueue(Generic[Job]):
         Args:
             now: on the jobs' clock.
             at_most: a bound on the batch below `max_batch_size`.
+            hold_until: when a line is ready that does not fill a batch, on the jobs' clock.
         """
         size = self._size(at_most)
-        ready = [line for line in self._lines.values() if self._ready_at(line, size) <= now]
+        ready = [line for line in self._lines.values() if self._ready_at(line, size, hold_until) <= now]
         if not ready:
             return []
         line = min(ready, key=lambda line: self._turn(self._first(line)))
@@ -102,17 +104,17 @@ class BatchQueue(Generic[Job]):
             self.discard(batch[-1])
         return batch
 
-    def next_ready(self, *, at_most: int | None = None) -> float | None:
+    def next_ready(self, *, at_most: int | None = None, hold_until: float = -math.inf) -> float | None:
         """When `take` will first return a batch, if nothing else arrives; None while the queue is empty."""
         size = self._size(at_most)
-        return min((self._ready_at(line, size) for line in self._lines.values()), default=None)
+        return min((self._ready_at(line, size, hold_until) for line in self._lines.values()), default=None)
 
     def _size(self, at_most: int | None) -> int:
         return self.max_batch_size if at_most is None else min(at_most, self.max_batch_size)
 
-    def _ready_at(self, line: dict[Priority, OrderedDict[int, Job]], size: int) -> float:
+    def _ready_at(self, line: dict[Priority, OrderedDict[int, Job]], size: int, hold_until: float) -> float:
         oldest = min(_head(file).arrived for file in line.values())
-        return oldest if _length(line) >= size else oldest + self.max_delay
+        return oldest if _length(line) >= size else max(oldest + self.max_delay, hold_until)
 
     def _first(self, line: dict[Priority, OrderedDict[int, Job]]) -> Job:
         return min(map(_head, line.values()), key=self._turn)

@@ -1,7 +1,7 @@
 """Dynamic batching: callers in, batches to the devices, each caller's own answer out.
 
-The queue lives on the event loop and nowhere else. Each device has one thread, which sees nothing but a batch of
-pictures. While a device works, jobs gather; when it is free, it takes the next batch at once.
+The queue lives on the event loop and nowhere else. Each device has a worker, which takes batches from it. While a
+device works, pictures gather; when it has room, it takes the next batch.
 """
 
 from __future__ import annotations
@@ -11,40 +11,18 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import NamedTuple
 
 from service.admission import Admission
-from service.batch_queue import BatchQueue, Priority, Shape
-from service.detector import Detections, Detector, EarlyUploader, ModelInfo
-from service.device import Device, DeviceHungError, DeviceMemoryError, Reload
-from service.errors import DeadlineError, InferenceError, ServiceError, UnavailableError
-from service.images import Picture
+from service.batch_queue import BatchQueue, Priority
+from service.detector import Detector, ModelInfo
+from service.device import Device, Reload, pipelined
+from service.device_worker import Answer, DeviceWorker, QueuedPicture, SharedQueue, no_device
+from service.errors import DeadlineError, ServiceError, UnavailableError
+from service.images import Picture, Pixels, pageable
 from service.limits import BatcherLimits
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-
-_CHECK_INTERVAL_S = 1.0
-
-
-class Answer(NamedTuple):
-    """Detections, and where the time went."""
-
-    detections: Detections
-    queue_s: float
-    inference_s: float
-    batch_size: int
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    picture: Picture
-    shape: Shape
-    priority: Priority
-    arrived: float
-    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Batcher:
@@ -89,17 +67,15 @@ class Batcher:
             metrics=metrics,
         )
         self.max_batch_size = limits.max_batch_size
-        self._queue: BatchQueue[_Job] = BatchQueue(
+        self._queue: BatchQueue[QueuedPicture] = BatchQueue(
             max_batch_size=limits.max_batch_size,
             max_delay=limits.max_queue_delay_s,
             head_start=limits.priority_head_start_s,
         )
-        self._changed = asyncio.Event()  # wakes the workers, whenever the queue has got longer
+        self._shared = SharedQueue(self._queue)
         self._on_failure = on_failure
-        self._batch_size = metrics.batch_size
+        self._metrics = metrics
         metrics.queued.set_function(lambda: len(self._queue))
-        self._queue_seconds = metrics.stage_seconds.labels("queue")
-        self._inference_seconds = metrics.stage_seconds.labels("inference")
         self._workers: dict[Device, asyncio.Task[None]] = {}
         self._stopped = False
 
@@ -136,16 +112,18 @@ class Batcher:
         """Whether a device's thread is at work, or hangs."""
         return any(device.busy for device in self._devices)
 
+    def allocate(self, shape: tuple[int, int, int]) -> Pixels:
+        """Memory to decode a picture into, which the devices copy from fastest. May be called in any thread."""
+        ahead = pipelined(self._devices[0].detector)
+        return pageable(shape) if ahead is None else ahead.allocate(shape)
+
     def sent_ahead(self, picture: Picture) -> Picture:
         """The picture, sent to the device already if there is only one and it takes pictures while it works.
 
         Called by the thread that has decoded it.
         """
-        detector = self._devices[0].detector
-        if len(self._devices) > 1 or not _uploads_early(type(detector)):
-            return picture
-        assert isinstance(detector, EarlyUploader)
-        return Picture(picture.pixels, on_device=detector.upload(picture.pixels))
+        ahead = pipelined(self._devices[0].detector) if len(self._devices) == 1 else None
+        return picture if ahead is None else Picture(picture.pixels, on_device=ahead.upload(picture.pixels))
 
     def pixels(self, width: int, height: int) -> int:
         """What a picture counts in the budget: its own pixels, which wait, or those of its padded shape, if more.
@@ -186,12 +164,12 @@ class Batcher:
         if self._stopped:
             raise _shutting_down()
         if self.failure is not None:
-            raise _no_device()
+            raise no_device()
         shape = self._devices[0].detector.padded_shape(picture.size_hw)
-        job = _Job(picture, shape, priority, time.perf_counter())
+        job = QueuedPicture(picture, shape, priority, time.perf_counter())
         expiry = asyncio.get_running_loop().call_at(deadline, _expire, job)
         self._queue.put(job)
-        self._wake()
+        self._shared.wake()
         try:
             return await job.answer
         finally:
@@ -199,15 +177,20 @@ class Batcher:
             self._queue.discard(job)
             del job, expiry  # a failure holds this frame: else only the collector would free the picture
 
-    def _wake(self) -> None:
-        """Have the workers that wait look at the queue."""
-        self._changed.set()
-        self._changed.clear()
-
     def _employ(self, device: Device) -> None:
         """Start the worker of a device."""
-        worker = self._workers[device] = asyncio.create_task(self._serve(device), name=f"worker-{device.name}")
-        worker.add_done_callback(lambda done: self._replace(done, device))
+        worker = DeviceWorker(
+            device,
+            self._shared,
+            idle_s=self._idle_s,
+            others_answer=lambda: self.failure is None,
+            on_lost=self._lose,
+            on_measured=self.admission.measure,
+            metrics=self._metrics,
+        )
+        serving = worker.run(lambda: _shutting_down() if self._stopped else no_device())
+        task = self._workers[device] = asyncio.create_task(serving, name=f"worker-{device.name}")
+        task.add_done_callback(lambda done: self._replace(done, device))
 
     def _replace(self, worker: asyncio.Task[None], device: Device) -> None:
         """A worker only ever ends by `stop`. Should it not, its device must not look well until another has begun."""
@@ -219,118 +202,21 @@ class Batcher:
         self._lose()
         self._employ(device)
 
-    async def _serve(self, device: Device) -> None:
-        while True:
-            if device.failure is None and (batch := await self._next_batch(device)):
-                try:
-                    await self._run(device, batch)
-                except BaseException:  # cancelled by `stop`, or a bug
-                    _fail(batch, _shutting_down() if self._stopped else _no_device())
-                    raise
-                finally:
-                    del batch  # not until there is another
-            elif not await device.check():
-                self._lose()
-                await asyncio.sleep(_CHECK_INTERVAL_S)
-
-    async def _next_batch(self, device: Device) -> list[_Job]:
-        """What to run next; nothing once the device has been idle for so long that it should be checked."""
-        loop = asyncio.get_running_loop()
-        idle_until = time.perf_counter() + self._idle_s
-        while not (batch := self._queue.take(time.perf_counter(), at_most=device.cap.now)):
-            if time.perf_counter() >= idle_until:
-                return []
-            ready = self._queue.next_ready(at_most=device.cap.now)
-            until = idle_until if ready is None else min(ready, idle_until)
-            alarm = None if until == math.inf else loop.call_later(until - time.perf_counter(), self._wake)
-            try:
-                await self._changed.wait()
-            finally:
-                if alarm is not None:
-                    alarm.cancel()
-        return batch
-
-    async def _run(self, device: Device, batch: Sequence[_Job]) -> None:
-        batch = [job for job in batch if not job.answer.done()]
-        if not batch:
-            return
-        if device.failure is not None:
-            await self._hand_over(batch)
-            return
-        started = time.perf_counter()  # the event loop's own clock ticks in milliseconds
-        self._batch_size.observe(len(batch))
-        try:
-            found = await device.detect([job.picture for job in batch])
-        except Exception as error:
-            logger.exception("%s failed on a batch of %d", device.name, len(batch))
-            await self._recover(device, batch, error)
-            return
-        elapsed = time.perf_counter() - started
-        self.admission.measure(len(batch), elapsed)
-        self._inference_seconds.observe(elapsed)
-        for job, detections in zip(batch, found, strict=True):
-            self._queue_seconds.observe(started - job.arrived)
-            if not job.answer.done():
-                job.answer.set_result(Answer(detections, started - job.arrived, elapsed, len(batch)))
-
-    async def _recover(self, device: Device, batch: list[_Job], error: Exception) -> None:
-        """After a failure: is it the batch's size, the device, or a picture? Nobody else's answer is lost to it."""
-        if isinstance(error, DeviceMemoryError) and len(batch) > 1:
-            half = -(-len(batch) // 2)
-            await self._run(device, batch[:half])
-            await self._run(device, batch[half:])
-        elif isinstance(error, DeviceHungError):
-            _fail(batch, UnavailableError("the device hangs; one of these images may be why", retry_after_s=1))
-            self._lose()
-        elif not await device.check():
-            await self._hand_over(batch)
-        elif len(batch) > 1:
-            for job in batch:
-                await self._run(device, [job])
-        elif isinstance(error, DeviceMemoryError):
-            _fail(batch, UnavailableError("the device has not enough memory for this image now", retry_after_s=1))
-        else:
-            _fail(batch, InferenceError("the device failed on this image; the failure is logged"))
-
-    async def _hand_over(self, batch: Sequence[_Job]) -> None:
-        """To the other devices, if any answers."""
-        if self.failure is not None:
-            _fail(batch, _no_device())
-            self._lose()
-            return
-        for job in reversed(batch):
-            self._queue.put_back(job)
-        self._wake()
-
     def _lose(self) -> None:
         """A device does not answer. If it was the last one, nobody is left waiting for it."""
         if self.failure is not None:
-            self._fail_all_waiting(_no_device())
+            self._fail_all_waiting(no_device())
             self._on_failure(all(device.beyond_repair for device in self._devices))
 
     def _fail_all_waiting(self, error: ServiceError) -> None:
         while waiting := self._queue.take(math.inf):
-            _fail(waiting, error)
-
-
-@cache
-def _uploads_early(kind: type[Detector]) -> bool:
-    return issubclass(kind, EarlyUploader)  # a look at a protocol takes longer than all else that is done for a picture
+            for one in waiting:
+                one.fail(error)
 
 
 def _shutting_down() -> UnavailableError:
     return UnavailableError("the service is shutting down")
 
 
-def _no_device() -> UnavailableError:
-    return UnavailableError("no device answers", retry_after_s=1)
-
-
-def _expire(job: _Job) -> None:
-    _fail([job], DeadlineError("the image waited for a device, or for its answer, until its time was over"))
-
-
-def _fail(batch: Sequence[_Job], error: ServiceError) -> None:
-    for job in batch:
-        if not job.answer.done():
-            job.answer.set_exception(error)
+def _expire(job: QueuedPicture) -> None:
+    job.fail(DeadlineError("the image waited for a device, or for its answer, until its time was over"))

@@ -1,4 +1,4 @@
-"""How many processor cores this process may keep busy."""
+"""How many processor cores this process may use, and how many threads compute on them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,36 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """The cores it may run on, or fewer where a container's quota gives it less time than they have; at least 1.
+    """The cores this process may run on, or fewer where a container's quota gives it less time; at least 1.
 
-    More threads than that would share the quota and wait for each other. OMP_NUM_THREADS is a bound as well: by it
-    whoever starts several processes on one machine, such as Ray, shares the cores among them.
+    More threads than that would share the quota and wait for each other.
 
     Args:
-        cgroup: where the system tells of the quota.
+        cgroup: where the system shows the quota.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(asked) > 0:
-        cores = min(cores, int(asked))
     quota = _quota(cgroup)
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def compute_threads(devices: list[str], cgroup: Path = _CGROUP) -> int:
+    """Threads that torch computes with inside one operation.
+
+    On a CPU: one per usable core, and at most OMP_NUM_THREADS, by which Ray, for example, shares the cores of a machine
+    among its processes. It bounds the computing threads alone: FRCNN_DECODE_THREADS bounds those that decode.
+
+    With GPUs alone: 1. What is left to the CPU are copies of single pictures, in many decoding threads. With OpenMP
+    each of them would start as many threads again, which spin while they wait.
+
+    Args:
+        devices: names of the devices that the detectors run on.
+        cgroup: see `usable_cores`.
+    """
+    if "cpu" not in devices:
+        return 1
+    cores = usable_cores(cgroup)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdecimal() and int(asked) > 0 else cores
 
 
 def _quota(cgroup: Path) -> float | None:

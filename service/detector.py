@@ -24,16 +24,25 @@ from model.inference.errors import ServingFormError
 from model.inference.memory import is_out_of_memory as is_out_of_memory
 from model.inference.memory import trim_host_memory as trim_host_memory
 from model.inference.precision import best_batch_size, check_precision
+from model.inference.serving import Pending
+from model.structures import Detection
 from model.weights import WeightsError, WeightsUnavailableError
-from service.cores import usable_cores
+from service.cores import compute_threads
+from service.gpus import DetectorError, parse_devices
+from service.images import Pixels
 from service.settings import Precision, Settings
+from service.staging import cuda_uploads, page_locked
 
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "fasterrcnn_resnet50_fpn"
 _USUAL_HW = (480, 640)
+# 4:3, 3:2 and 16:9, each upright too, the most usual first: what cameras and phones make.
+_USUAL_SIZES = (_USUAL_HW, (640, 480), (2000, 3000), (1080, 1920), (3000, 2000), (1920, 1080))
 _GREY = 127
-_LARGEST_GPU_BATCH, _LARGEST_CPU_BATCH = 64, 4
+_LARGEST_CPU_BATCH, _LARGEST_GPU_BATCH = 4, 32
+# Of pictures that are decoded and not yet answered: 280 of 640x480. Those beyond are copied from pageable memory.
+_MOST_STAGED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +89,37 @@ class Detector(Protocol):
         ...
 
 
-@runtime_checkable
-class EarlyUploader(Protocol):
-    """A detector that can bring a picture to its device while the device works on others."""
+class Launched(Protocol):
+    """A batch that a device works on."""
 
-    def upload(self, image: Tensor) -> Tensor:
-        """The picture, on its way to the device or there; called by any thread."""
+    def wait(self) -> None:
+        """Block until the device is done with it. Called in another thread than what else the detector does."""
+        ...
+
+    def fetch(self) -> list[Detections]:
+        """What was found. Called once, after `wait`, by the detector's thread."""
         ...
 
 
-class DetectorError(Exception):
-    """The detector cannot be set up as asked. The message tells what to do."""
+@runtime_checkable
+class Pipelined(Protocol):
+    """A detector whose device works by itself: it takes pictures early, and a batch while it works on another."""
+
+    def allocate(self, shape: tuple[int, int, int]) -> Pixels:
+        """Memory to decode a picture into: see `service.images.Allocate`. Called by any thread."""
+        ...
+
+    def upload(self, image: Tensor) -> Tensor:
+        """The picture, on its way to the device or there. Called by any thread."""
+        ...
+
+    def launch(self, images: Sequence[Tensor]) -> Launched:
+        """Begin to detect, as `detect` does, and return before it is done. Batches are done in the order of launch."""
+        ...
+
+    def prepare(self) -> bool:
+        """Do a piece of work, well under a second, that makes later batches faster. False when none is left."""
+        ...
 
 
 # What whoever starts the service can mend; the message tells how.
@@ -124,8 +153,6 @@ class ModelDetector:
         except ServingFormError as error:
             raise DetectorError(str(error)) from error
         self.precision = self._model.precision
-        # Of the other priority than those that graphs are captured on, as torch hands out the same ones again.
-        self._uploads = torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
         self.best_batch_size = 1
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -134,37 +161,86 @@ class ModelDetector:
     def measure_batch_size(self) -> None:
         """Find `best_batch_size` on pictures of a usual size; seconds on a CPU."""
         self.best_batch_size = best_batch_size(
-            lambda size: self.detect([torch.full((3, *_USUAL_HW), _GREY, dtype=torch.uint8)] * size),
-            largest=_LARGEST_GPU_BATCH if self._device.type == "cuda" else _LARGEST_CPU_BATCH,
+            lambda size: self.detect([_grey(_USUAL_HW)] * size), largest=_LARGEST_CPU_BATCH
         )
-        self._model.forget()  # what the batches took that are too large
         release_memory(self.device)
 
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        return [_as_arrays(found) for found in self._model.detect(images)]
+
+
+class GPUDetector(ModelDetector):
+    """A `Pipelined` detector on a GPU. The arguments are those of `ModelDetector`."""
+
+    def __init__(self, model: FasterRCNN, info: ModelInfo, *, device: str, settings: Settings) -> None:
+        super().__init__(model, info, device=device, settings=settings)
+        # Of the other priority than those that graphs are captured on, as torch hands out the same ones again.
+        self._upload_stream = torch.cuda.Stream(self._device, priority=-1)
+        self._uploads = cuda_uploads(self._device, self._upload_stream)
+        self._staging = page_locked(min(3 * settings.queue_capacity_pixels, _MOST_STAGED_BYTES))
+
+    def measure_batch_size(self) -> None:
+        """Find `best_batch_size` on pictures of a usual size; a second or two."""
+
+        def run(size: int) -> None:
+            self._model.capture_for(_USUAL_HW, size)
+            self.detect([_grey(_USUAL_HW)] * size)
+
+        self.best_batch_size = best_batch_size(run, smallest=4, largest=_LARGEST_GPU_BATCH, patience=2)
+
+    def get_ready(self, max_batch_size: int) -> None:
+        """Prepare for the most usual pictures now, and list what `prepare` does later."""
+        sizes = [1 << power for power in range(max_batch_size.bit_length())]
+        for size in sizes:
+            self._model.capture_for(_USUAL_HW, size)
+        self._model.capture_when_idle(_USUAL_SIZES, sizes)
+
+    def prepare(self) -> bool:
+        return self._model.capture_next()
+
+    def allocate(self, shape: tuple[int, int, int]) -> Pixels:
+        return self._staging.allocate(shape)
+
     def upload(self, image: Tensor) -> Tensor:
-        """See `EarlyUploader`. On a CPU, and where it cannot be, the picture stays where it is."""
-        if self._uploads is None:
-            return image
+        """See `Pipelined`. Where the picture cannot be sent, it stays where it is."""
         try:
-            with torch.cuda.stream(self._uploads):
-                return image.pin_memory().to(self._device, non_blocking=True)
+            return self._uploads.send(image)
         except RuntimeError:  # no memory, or no device any more: its own thread will meet that, and tell
             return image
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        if self._uploads is not None:
-            torch.cuda.current_stream(self._device).wait_stream(self._uploads)
+    def launch(self, images: Sequence[Tensor]) -> Launched:
+        torch.cuda.current_stream(self._device).wait_stream(self._upload_stream)
         try:
-            found = self._model.detect(images)
+            return _ArraysLaunched(self._model.launch(images))
         except Exception as error:
             if is_out_of_memory(error):
                 self._model.forget()
             raise
-        return [
-            Detections(
-                boxes=one["boxes"].cpu().numpy(), labels=one["labels"].cpu().numpy(), scores=one["scores"].cpu().numpy()
-            )
-            for one in found
-        ]
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        launched = self.launch(images)
+        launched.wait()
+        return launched.fetch()
+
+
+class _ArraysLaunched:
+    """`Launched`, of a batch whose detections come as tensors."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+        self.wait = pending.wait
+
+    def fetch(self) -> list[Detections]:
+        return [_as_arrays(found) for found in self._pending.fetch()]
+
+
+def _as_arrays(found: Detection) -> Detections:
+    boxes, labels, scores = (tensor.cpu().numpy() for tensor in (found["boxes"], found["labels"], found["scores"]))
+    return Detections(boxes=boxes, labels=labels, scores=scores)
+
+
+def _grey(size_hw: tuple[int, int]) -> Tensor:
+    return torch.full((3, *size_hw), _GREY, dtype=torch.uint8, device="cpu")
 
 
 def load_detectors(settings: Settings) -> list[Detector]:
@@ -175,8 +251,7 @@ def load_detectors(settings: Settings) -> list[Detector]:
     """
     devices = parse_devices(settings.device)
     check_arithmetic(settings.precision, devices)
-    if "cpu" in devices:
-        torch.set_num_threads(usable_cores())
+    torch.set_num_threads(compute_threads(devices))
     checkpoint = resolve_checkpoint(settings.weights, tell=lambda text: logger.warning("%s", text))
     model = from_checkpoint(checkpoint)
     info = ModelInfo(MODEL_NAME, checkpoint.name, checkpoint.categories)
@@ -185,10 +260,13 @@ def load_detectors(settings: Settings) -> list[Detector]:
     detectors: list[Detector] = []
     for device in devices:
         own = model if len(devices) == 1 else copy.deepcopy(model)
-        detector = ModelDetector(own, info, device=device, settings=settings)
+        kind = GPUDetector if device.startswith("cuda") else ModelDetector
+        detector = kind(own, info, device=device, settings=settings)
         check_device(detector)
         if settings.max_batch_size == AUTO:
             detector.measure_batch_size()
+        if isinstance(detector, GPUDetector):
+            detector.get_ready(min(batch_size(settings, [detector]), _LARGEST_GPU_BATCH))
         detectors.append(detector)
         logger.info(
             "%s weights are on %s in %s, best %d at a time",
@@ -199,9 +277,16 @@ def load_detectors(settings: Settings) -> list[Detector]:
     return detectors
 
 
+def batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
+    """Most pictures in one batch, of all the detectors."""
+    if settings.max_batch_size != "auto":
+        return settings.max_batch_size
+    return min(detector.best_batch_size for detector in detectors)
+
+
 def check_device(detector: Detector) -> None:
     """Have the device answer for one small grey picture; whatever it raises tells that it cannot."""
-    detector.detect([torch.full((3, 64, 64), _GREY, dtype=torch.uint8)])
+    detector.detect([_grey((64, 64))])
 
 
 def release_memory(device: str) -> None:
@@ -209,25 +294,6 @@ def release_memory(device: str) -> None:
     trim_host_memory()
     if device.startswith("cuda") and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def device_name(device: str) -> str:
-    """What its maker calls it."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
-
-
-def device_memory(device: str) -> dict[str, int]:
-    """Bytes of a GPU's memory: those of tensors, those torch holds for them, all there are. Of a CPU, nothing.
-
-    From torch's own books, so that it neither waits for a device that hangs nor fails on one that is lost.
-    """
-    if torch.device(device).type != "cuda":
-        return {}
-    return {
-        "allocated": torch.cuda.memory_allocated(device),
-        "reserved": torch.cuda.memory_reserved(device),
-        "total": torch.cuda.get_device_properties(device).total_memory,
-    }
 
 
 def weights_caveat(asked: str, info: ModelInfo) -> str | None:
@@ -246,26 +312,6 @@ def weights_caveat(asked: str, info: ModelInfo) -> str | None:
             "For everyday objects restart it with a network, or set FRCNN_WEIGHTS to a file"
         )
     return None
-
-
-def parse_devices(text: str) -> list[str]:
-    """Devices from "auto" (every GPU, or else the CPU), "cpu", "cuda", or a comma-separated list.
-
-    Raises:
-        DetectorError: a device that does not exist here, or is named twice.
-    """
-    gpus = torch.cuda.device_count()
-    if text == "auto":
-        return [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
-    names = ["cuda:0" if name.strip() == "cuda" else name.strip() for name in text.split(",")]
-    known = {"cpu", *(f"cuda:{index}" for index in range(gpus))}
-    for name in names:
-        if name not in known:
-            given = "" if gpus else ". A container sees the GPUs that it is given: docker run --gpus all"
-            raise DetectorError(f"there is no device {name!r} here; there is {', '.join(sorted(known))}{given}")
-    if len(set(names)) < len(names):
-        raise DetectorError(f"a device is named twice in {text!r}")
-    return names
 
 
 def check_arithmetic(precision: Precision, devices: Sequence[str]) -> None:

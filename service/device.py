@@ -1,16 +1,27 @@
-"""A device of the service: its detector, the thread that alone calls it, and whether it answers."""
+"""A device of the service: its detector, the threads that alone call it, and whether it answers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 from torch import Tensor
 
 from service.batch_cap import BatchCap
-from service.detector import Detections, Detector, check_device, is_out_of_memory, release_memory, trim_host_memory
+from service.detector import (
+    Detections,
+    Detector,
+    Launched,
+    Pipelined,
+    check_device,
+    is_out_of_memory,
+    release_memory,
+    trim_host_memory,
+)
 from service.device_thread import DeviceThread, NotDoneError
 from service.images import Picture
 
@@ -19,6 +30,7 @@ Reload = Callable[[str], Detector]
 logger = logging.getLogger(__name__)
 
 _MOST_STUCK = 3
+_DEPTH = 2  # batches that a pipelined detector has in flight
 
 
 class DeviceMemoryError(Exception):
@@ -29,8 +41,21 @@ class DeviceHungError(Exception):
     """The device has not answered in time, and may never."""
 
 
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """A batch that a device has taken."""
+
+    detector: Detector
+    images: list[Tensor]
+    launched: Launched | None  # None where the detector does everything in one call, which has not begun
+
+
 class Device:
     """Runs batches, and stays usable: a thread that was killed gets a successor, one that hangs too.
+
+    One thread calls the detector. Another waits for the batches that a `Pipelined` detector has launched, so that the
+    first is free to launch the next. On such a device a batch hangs when it is not done within the time from the end of
+    the one before.
 
     A thread cannot be killed from outside in Python. One that hangs keeps its detector, which only one thread may
     call, so its successor gets a detector of its own, loaded anew, and the stuck one ends when its call returns. Memory
@@ -59,7 +84,9 @@ class Device:
         self._reload = reload
         self._hang_timeout_s = hang_timeout_s
         self._canary_timeout_s = canary_timeout_s
+        self._turn = asyncio.Lock()  # of those who want the detector's thread
         self._thread: DeviceThread | None = None
+        self._waiter: DeviceThread | None = None
         self._stuck: list[DeviceThread] = []
         self._held_by: DeviceThread | None = None  # the one of them that is stuck in `detector`
 
@@ -75,27 +102,61 @@ class Device:
     @property
     def busy(self) -> bool:
         """Whether a call is going on in it, or hangs."""
-        return any(thread.busy for thread in (*self._stuck, self._thread) if thread is not None)
+        return any(thread.busy for thread in (*self._stuck, self._thread, self._waiter) if thread is not None)
+
+    @property
+    def depth(self) -> int:
+        """Batches that may be in flight at a time."""
+        return 1 if pipelined(self.detector) is None else _DEPTH
 
     async def detect(self, pictures: Sequence[Picture]) -> list[Detections]:
-        """Detections for each picture.
+        """Detections for each picture. Raises what `launch` and `finish` raise."""
+        return await self.finish(await self.launch(pictures))
+
+    async def launch(self, pictures: Sequence[Picture]) -> InFlight:
+        """Give the device a batch. Batches are to be finished in the order of their launch.
+
+        Raises: see `finish`.
+        """
+        detector, images = self.detector, [picture.nearest for picture in pictures]
+        ahead = pipelined(detector)
+        if ahead is None:
+            return InFlight(detector, images, None)
+        return InFlight(detector, images, await self._for_batch(len(images), lambda: ahead.launch(images)))
+
+    async def finish(self, batch: InFlight) -> list[Detections]:
+        """Detections for each picture of a batch.
 
         Raises:
             DeviceMemoryError: too many at once; the cap has fallen.
             DeviceHungError: the device is failing now.
             Exception: whatever the detector raises, and ThreadEndedError if it ends its thread.
         """
-        detector, images = self.detector, [picture.nearest for picture in pictures]
-        try:
-            found = await self._run(lambda: _detect(detector, images), self._hang_timeout_s)
-        except DeviceMemoryError:
-            self.cap.fall(len(images))
-            logger.warning("%s ran out of memory; at most %d images at once for now", self.name, self.cap.now)
-            raise
+        detector, images, launched = batch.detector, batch.images, batch.launched
+        if launched is None:
+            found = await self._for_batch(len(images), lambda: detector.detect(images))
+        else:
+            await self._for_batch(len(images), launched.wait, waiting=True)
+            found = await self._for_batch(len(images), launched.fetch)
         if len(found) != len(images):
             raise RuntimeError(f"{len(found)} answers for {len(images)} images: this is a bug")
         self.cap.fitted(len(images))
         return found
+
+    async def prepare(self) -> bool:
+        """Let the detector use idle time for what makes later batches faster. False when there is nothing to do."""
+        ahead = pipelined(self.detector)
+        if ahead is None:
+            return False
+        try:
+            return await self._run(lambda: _within_memory(self.name, ahead.prepare), self._hang_timeout_s)
+        except DeviceMemoryError as error:
+            logger.warning("%s has no memory to prepare for other shapes: %s", self.name, error)
+        except DeviceHungError:
+            logger.error("%s hangs", self.name)  # noqa: TRY400 - there is no more to tell
+        except Exception:
+            logger.exception("%s cannot prepare for other shapes", self.name)
+        return False
 
     async def check(self) -> bool:
         """Whether it answers for a picture that cannot be at fault. Repairs what it can before it asks."""
@@ -127,13 +188,30 @@ class Device:
 
     def close(self) -> None:
         """Take no more work; a call that runs is left to end by itself."""
-        if self._thread is not None:
-            self._thread.retire()
+        for thread in (self._thread, self._waiter):
+            if thread is not None:
+                thread.retire()
 
-    async def _run(self, work: Callable[[], T], timeout_s: float) -> T:
-        if self._thread is None or not self._thread.alive:
-            self._thread = DeviceThread(f"device-{self.name}")
-        thread = self._thread
+    async def _for_batch(self, size: int, work: Callable[[], T], *, waiting: bool = False) -> T:
+        """`_run`, for a batch of this size: it raises DeviceMemoryError where that does not fit."""
+        name = self.name
+        try:
+            return await self._run(lambda: _within_memory(name, work), self._hang_timeout_s, waiting=waiting)
+        except DeviceMemoryError:
+            self.cap.fall(size)
+            logger.warning("%s ran out of memory; at most %d images at once for now", name, self.cap.now)
+            raise
+
+    async def _run(self, work: Callable[[], T], timeout_s: float, *, waiting: bool = False) -> T:
+        """Have it done by the detector's thread, or by the one that waits for its batches."""
+        if waiting:
+            thread = self._waiter = _alive(self._waiter, f"wait-{self.name}")
+            return await self._in(thread, work, timeout_s)
+        async with self._turn:
+            thread = self._thread = _alive(self._thread, f"device-{self.name}")
+            return await self._in(thread, work, timeout_s)
+
+    async def _in(self, thread: DeviceThread, work: Callable[[], T], timeout_s: float) -> T:
         try:
             return await thread.run(work, timeout_s=timeout_s)
         except NotDoneError:
@@ -150,17 +228,42 @@ class Device:
         self._stuck.append(thread)
         if self._held_by is None or not self._held_by.alive:
             self._held_by = thread
-        self._thread = None
+        if thread is self._waiter:
+            self._waiter = None
+        else:
+            self._thread = None
 
 
-def _detect(detector: Detector, images: Sequence[Tensor]) -> list[Detections]:
-    """Runs in the device's thread."""
+@cache
+def _is_pipelined(kind: type[Detector]) -> bool:
+    return issubclass(kind, Pipelined)  # a look at a protocol takes longer than all else that is done for a picture
+
+
+def pipelined(detector: Detector) -> Pipelined | None:
+    """The detector, if its device works by itself."""
+    if not _is_pipelined(type(detector)):
+        return None
+    assert isinstance(detector, Pipelined)
+    return detector
+
+
+def _alive(thread: DeviceThread | None, name: str) -> DeviceThread:
+    return DeviceThread(name) if thread is None or not thread.alive else thread
+
+
+def _within_memory(device: str, work: Callable[[], T]) -> T:
+    """Runs in the device's threads.
+
+    Raises:
+        DeviceMemoryError: in place of what says that memory ran out.
+        Exception: what else `work` raises.
+    """
     try:
-        return detector.detect(images)
+        return work()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0]
     # The traceback is gone, and with it the tensors of the batch that did not fit.
-    release_memory(detector.device)
+    release_memory(device)
     raise DeviceMemoryError(reason)

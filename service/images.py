@@ -14,7 +14,9 @@ from torch import Tensor
 from model.images import decoding
 from model.images.errors import BrokenImageError as BrokenFileError
 from model.images.errors import ImageError, ImageTooLargeError, UnsupportedImageError
-from model.images.opened import Allocate, OpenedImage, Pixels, pageable
+from model.images.opened import Allocate, OpenedImage
+from model.images.opened import Pixels as Pixels
+from model.images.opened import pageable as pageable
 from service.errors import BrokenImageError, ServiceError, TooLargeError, UnavailableError, UnsupportedTypeError
 
 _PROBLEMS: dict[type[ImageError], type[ServiceError]] = {

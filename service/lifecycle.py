@@ -16,8 +16,9 @@ from opentelemetry.trace import TracerProvider
 
 from service.batcher import Batcher
 from service.cores import usable_cores
-from service.detector import LOAD_ERRORS, Detector, ModelInfo, device_memory, device_name, weights_caveat
+from service.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, weights_caveat
 from service.errors import UnavailableError
+from service.gpus import device_memory, device_name
 from service.limits import BatcherLimits
 from service.metrics import Metrics
 from service.settings import Settings
@@ -225,7 +226,7 @@ class Service:
         self._batcher = Batcher(
             detectors,
             limits=BatcherLimits(
-                max_batch_size=_batch_size(settings, detectors),
+                max_batch_size=batch_size(settings, detectors),
                 max_queue_delay_s=settings.max_queue_delay_ms / 1000,
                 priority_head_start_s=settings.priority_head_start_s,
                 capacity=settings.queue_capacity,
@@ -264,12 +265,6 @@ class Service:
         """No device answers."""
         if beyond_repair or self.settings.on_failure == "exit":
             self._despair(self._ability.detail)
-
-
-def _batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
-    if settings.max_batch_size != "auto":
-        return settings.max_batch_size
-    return min(detector.best_batch_size for detector in detectors)
 
 
 def service_version() -> str:

@@ -13,8 +13,9 @@ from starlette.requests import Request
 
 from service.admission import Room
 from service.batch_queue import Priority
-from service.batcher import Answer, Batcher
+from service.batcher import Batcher
 from service.deadline import in_time
+from service.device_worker import Answer
 from service.errors import ServiceError, TooLargeError
 from service.exchange import exchange_of
 from service.images import Picture, check_pixels, from_pixels, open_image, upright_rgb
@@ -78,7 +79,7 @@ def _decode(service: Service, batcher: Batcher, room: Room, data: bytes) -> Awai
     def decode() -> Picture:
         image = open_image(data, max_pixels=max_pixels)
         room.take(batcher.pixels(*image.upright_wh))
-        return batcher.sent_ahead(upright_rgb(image))
+        return batcher.sent_ahead(upright_rgb(image, allocate=batcher.allocate))
 
     return service.in_thread(decode)
 
@@ -87,7 +88,7 @@ async def _decode_patiently(service: Service, batcher: Batcher, room: Room, data
     max_pixels = service.settings.max_image_pixels
     image = await service.in_thread(lambda: open_image(data, max_pixels=max_pixels))
     await room.wait_for(batcher.pixels(*image.upright_wh))  # not in a thread
-    return await service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image)))
+    return await service.in_thread(lambda: batcher.sent_ahead(upright_rgb(image, allocate=batcher.allocate)))
 
 
 async def find_in_pixels(
@@ -102,7 +103,7 @@ async def find_in_pixels(
     check_pixels(width, height, max_pixels=service.settings.max_image_pixels)
     with batcher.admission.room() as room:
         room.take(batcher.pixels(width, height))
-        decoding = service.in_thread(lambda: batcher.sent_ahead(from_pixels(pixels)))
+        decoding = service.in_thread(lambda: batcher.sent_ahead(from_pixels(pixels, allocate=batcher.allocate)))
         return await _detected(service, batcher, decoding, deadline=deadline, priority=priority)
 
 

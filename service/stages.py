@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
-from service.batcher import Answer
+from service.device_worker import Answer
 from service.metrics import Histogram, Metrics
 
 

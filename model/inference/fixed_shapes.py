@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -156,12 +158,24 @@ class FixedShapeHeads:
         return torch.cat((rows, is_complete[:, None, None].float().expand(-1, 1, 6)), dim=1)
 
 
-def detection_of(rows: Tensor) -> Detection | None:
-    """One image's detections from its rows `[D + 1, 6]` on the host; None if they may be incomplete."""
-    if not rows[-1, 0]:
-        return None
-    found = rows[:-1][rows[:-1, 5] >= 0]
-    return Detection(boxes=found[:, :4], labels=found[:, 4].to(torch.int64), scores=found[:, 5])
+def detections_of(rows: npt.NDArray[np.float32]) -> list[Detection | None]:
+    """Each image's detections, views of its rows on the host; None where they may be incomplete.
+
+    Args:
+        rows: `[N, D + 1, 6]`, see `FixedShapeHeads`.
+    """
+    counts = (rows[:, :-1, 5] >= 0).sum(axis=1).tolist()
+    labels = rows[:, :, 4].astype(np.int64)
+    return [
+        Detection(
+            boxes=torch.from_numpy(rows[n, :count, :4]),
+            labels=torch.from_numpy(labels[n, :count]),
+            scores=torch.from_numpy(rows[n, :count, 5]),
+        )
+        if is_complete
+        else None
+        for n, (count, is_complete) in enumerate(zip(counts, rows[:, -1, 0].tolist(), strict=True))
+    ]
 
 
 def _clipped(boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -8,19 +8,19 @@ fetches `[N, D + 1, 6]` numbers.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.faster_rcnn import FasterRCNN
-from model.inference.fixed_shapes import CANDIDATES, FixedShapeHeads, detection_of
+from model.inference.capture import Capture, CUDACapture, NotCapturedError, Replay
+from model.inference.capture_policy import CapturePolicy, Key
+from model.inference.fixed_shapes import CANDIDATES, FixedShapeHeads, detections_of
 from model.inference.kernels.nms import nms_mask
 from model.inference.kernels.resize import picture_table, resize_into
 from model.inference.kernels.roi_align import pyramid_roi_align
@@ -32,19 +32,9 @@ logger = logging.getLogger(__name__)
 
 # Graphs kept: the shapes of a day's photographs times a few batch sizes. A graph's memory is the others' too.
 _MOST_GRAPHS = 128
-_PATIENCE_S = 30
-
-_Key = tuple[SizeHW, int]  # padded shape, pictures
-# Runs the work it was made for again, on the inputs as they are then, into the tensor that comes with it.
-Replay = Callable[[], object]
-
-
-class Capture(Protocol):
-    """Makes work repeatable."""
-
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]: ...
-
-    def forget(self) -> None: ...
+# How often a padded shape has to come without a graph before the others wait for one: by then it has cost about as
+# much, as the eager way takes some 15 ms longer and a graph a third of a second.
+_OFTEN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +46,22 @@ class _Graph:
     rows: Tensor  # what `FixedShapeHeads` gives
 
 
+@dataclass(frozen=True, slots=True)
+class _HostBuffers:
+    """The host's end of one batch's copies, page-locked for a GPU. Those of a batch in flight must not be written."""
+
+    table: Tensor  # [N, 8] int64
+    sizes: Tensor  # [N, 4] float32
+    rows: Tensor  # [N, D + 1, 6] float32
+
+
 class GraphedModel(ServingModel):
     """A `ServingModel` that answers for uint8 pictures of one padded shape through CUDA graphs.
 
-    A batch is answered in parts of 1, 2, 4, ... pictures, so that there are few sizes. A graph is made when a padded
-    shape and size first come, which takes longer than a batch, and the one used longest ago goes when there are too
-    many. Other input, a picture with more candidates than a graph looks at, and what no graph can be made for take
-    `ServingModel`'s way.
+    A batch is answered in parts of 1, 2, 4, ... pictures, so that there are few sizes. A part that has no graph is
+    answered by graphs of fewer pictures, or else by `ServingModel`'s way. So are other input, a picture with more
+    candidates than a graph looks at, and what no graph can be made for. The graph used longest ago goes when there are
+    too many.
 
     Args:
         model, precision, dtype: see `ServingModel`.
@@ -87,72 +86,141 @@ class GraphedModel(ServingModel):
         )
         self._capture = capture or CUDACapture(self.device)
         self._most_graphs = most_graphs
-        self._graphs: OrderedDict[_Key, _Graph] = OrderedDict()
-        self._refused: set[_Key] = set()
+        self._graphs: OrderedDict[Key, _Graph] = OrderedDict()
+        self._policy = CapturePolicy()
+        self._spare: list[_HostBuffers] = []
 
-    @torch.inference_mode()
     def detect(self, images: Sequence[Tensor], *, lap: Callable[[str], None] | None = None) -> list[Detection]:
         """See `ServingModel.detect`; the stages can be told apart on its way alone. What is found is on the host."""
+        if lap is not None:
+            return self._eagerly(images, lap)
+        launched = self.launch(images)
+        launched.wait()
+        return launched.fetch()
+
+    @torch.inference_mode()
+    def launch(self, images: Sequence[Tensor]) -> Launched:
+        """Give the device its work on these images and return at once, where there are graphs for them.
+
+        Batches may be launched before those ahead are fetched: on one stream they go one after the other.
+
+        Args:
+            images: see `ServingModel.detect`.
+        """
         shapes = {self.padded_hw((image.shape[1], image.shape[2])) for image in images}
+        if len(shapes) != 1 or any(image.dtype != torch.uint8 for image in images):
+            return Launched(self, list(images), answers=list(self._eagerly(images)))
         with self._current_device():
-            if lap is not None or len(shapes) != 1 or any(image.dtype != torch.uint8 for image in images):
-                return self._eagerly(images, lap)
-            padded_hw = shapes.pop()
-            return [found for part in _parts(images) for found in self._by_graph(part, padded_hw)]
+            return self._launch(images, shapes.pop())
+
+    def capture_for(self, image_hw: SizeHW, count: int) -> None:
+        """Have the graph for `count` pictures of this size now, unless it cannot be made."""
+        self._graph_or_make((self.padded_hw(image_hw), count))
+
+    def capture_when_idle(self, image_sizes: Iterable[SizeHW], counts: Sequence[int]) -> None:
+        """From now on make graphs when `capture_next` is called, and for what comes often, not whenever one is missing.
+
+        Args:
+            image_sizes: of usual pictures, the most usual first.
+            counts: batch sizes, the most usual first.
+        """
+        usual = [(padded, count) for padded in map(self.padded_hw, image_sizes) for count in counts]
+        self._policy = CapturePolicy(dict.fromkeys(usual), often=_OFTEN)
+
+    def capture_next(self) -> bool:
+        """Make one more graph that is worth it; call it while the device is idle. False if there is none to make."""
+        key = self._policy.next(self._graphs, room=len(self._graphs) < self._most_graphs)
+        if key is None:
+            return False
+        return self._graph_or_make(key) is not None
 
     def forget(self) -> None:
         """Let go of all graphs, and of their memory."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # a batch in flight may be using them
         self._graphs.clear()
         self._capture.forget()
 
     def _eagerly(self, images: Sequence[Tensor], lap: Callable[[str], None] | None = None) -> list[Detection]:
-        return [
-            Detection(boxes=found["boxes"].cpu(), labels=found["labels"].cpu(), scores=found["scores"].cpu())
-            for found in super().detect(images, lap=lap)
-        ]
+        with self._current_device():
+            return [
+                Detection(boxes=found["boxes"].cpu(), labels=found["labels"].cpu(), scores=found["scores"].cpu())
+                for found in super().detect(images, lap=lap)
+            ]
 
-    def _by_graph(self, images: Sequence[Tensor], padded_hw: SizeHW) -> list[Detection]:
-        pictures = [image.to(self.device, non_blocking=True) for image in images]  # alive until the rows are there
+    def _launch(self, images: Sequence[Tensor], padded_hw: SizeHW) -> Launched:
+        pictures = [image.to(self.device, non_blocking=True) for image in images]
         resized = [self.transform.resized_hw((image.shape[1], image.shape[2])) for image in images]
-        graph = self._graph(
-            padded_hw, self._sent(picture_table(pictures, resized)), self._sent(_sizes(images, resized))
-        )
-        if graph is None:
-            return self._eagerly(pictures)
-        graph.replay()
-        rows = graph.rows.cpu()
-        return [detection_of(one) or self._eagerly([picture])[0] for one, picture in zip(rows, pictures, strict=True)]
+        host = self._host_buffers(len(images))
+        host.table[: len(images)] = picture_table(pictures, resized)
+        host.sizes[: len(images)] = _sizes(images, resized)
+        answers: list[Detection | None] = [None] * len(images)
+        rows = host.rows[: len(images)]
+        start = 0
+        for graph, count in self._parts(padded_hw, len(images)):
+            part = slice(start, start + count)
+            if graph is None:
+                answers[part] = self._eagerly(pictures[part])
+            else:
+                graph.table.copy_(host.table[part], non_blocking=True)
+                graph.sizes.copy_(host.sizes[part], non_blocking=True)
+                graph.replay()
+                rows = rows[:, : graph.rows.shape[1]]  # fewer only where the padded shape has few anchors
+                rows[part].copy_(graph.rows, non_blocking=True)
+            start += count
+        return Launched(self, pictures, answers=answers, host=host, rows=rows, sources=images)
 
-    def _graph(self, padded_hw: SizeHW, table: Tensor, sizes: Tensor) -> _Graph | None:
-        """The graph for a shape, and as many pictures as the table has, with this input; None if it cannot be made."""
-        key = (padded_hw, len(table))
+    def _parts(self, padded_hw: SizeHW, count: int) -> Iterator[tuple[_Graph | None, int]]:
+        """Graphs that answer for so many pictures together, each with how many; None for what has none."""
+        for wanted in _powers_of_two(count):
+            graph, size = self._graph((padded_hw, wanted)), wanted
+            while graph is None and size > 1:
+                size //= 2
+                graph = self._kept((padded_hw, size))
+            if graph is None:
+                yield None, wanted
+            else:
+                yield from [(graph, size)] * (wanted // size)
+
+    def _kept(self, key: Key) -> _Graph | None:
         graph = self._graphs.get(key)
         if graph is not None:
             self._graphs.move_to_end(key)
-            graph.table.copy_(table)
-            graph.sizes.copy_(sizes)
+        return graph
+
+    def _graph(self, key: Key) -> _Graph | None:
+        """The graph that is there for a batch, or is worth making for it."""
+        return self._kept(key) or (self._graph_or_make(key) if self._policy.came(key) else None)
+
+    def _graph_or_make(self, key: Key) -> _Graph | None:
+        """The graph for a padded shape and so many pictures; None if it cannot be made now, or ever."""
+        if graph := self._kept(key):
             return graph
-        if key in self._refused:
-            return None
         try:
-            graph = self._graphs[key] = self._made(padded_hw, table, sizes)
+            with self._current_device():
+                graph = self._graphs[key] = self._made(*key)
         except NotCapturedError as error:  # it may be made another time
             logger.warning("no CUDA graph now: %s", error)
             return None
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            logger.exception("no CUDA graph for %d pictures padded to %s", len(table), padded_hw)
-            self._refused.add(key)
+            logger.exception("no CUDA graph for %d pictures padded to %s", key[1], key[0])
+            self._policy.refuse(key)
             return None
         if len(self._graphs) > self._most_graphs:
             self._graphs.popitem(last=False)
         return graph
 
-    def _made(self, padded_hw: SizeHW, table: Tensor, sizes: Tensor) -> _Graph:
+    @torch.inference_mode()
+    def _made(self, padded_hw: SizeHW, count: int) -> _Graph:
+        """A graph, made on black pictures, which its inputs describe until others are copied over them."""
         of_this_shape = (graph.anchors for (hw, _), graph in self._graphs.items() if hw == padded_hw)
         anchors = next(of_this_shape, None) or self._heads_of_fixed_shape.anchors(padded_hw, self.device)
-        shape = (len(table), 3, *padded_hw)
+        black = torch.zeros(3, *padded_hw, dtype=torch.uint8, device=self.device)
+        table = picture_table([black] * count, [padded_hw] * count).to(self.device)
+        sizes = _sizes([black] * count, [padded_hw] * count).to(self.device)
+        shape = (count, 3, *padded_hw)
 
         def work() -> Tensor:
             images = torch.empty(shape, dtype=self._dtype, device=self.device, memory_format=torch.channels_last)
@@ -162,74 +230,72 @@ class GraphedModel(ServingModel):
         self._set_arithmetic()
         return _Graph(table, sizes, anchors, *self._capture(work))
 
-    def _sent(self, numbers: Tensor) -> Tensor:
-        """A copy on the device, on its way there."""
-        if self.device.type != "cuda":
-            return numbers
-        return numbers.pin_memory().to(self.device, non_blocking=True)
+    def _host_buffers(self, count: int) -> _HostBuffers:
+        """Buffers for so many pictures, which no batch in flight uses."""
+        while self._spare:
+            if len((spare := self._spare.pop()).table) >= count:
+                return spare
+        on_gpu = self.device.type == "cuda"
+        size, rows = 1 << (count - 1).bit_length(), self.heads.detections_per_img + 1
+        return _HostBuffers(
+            table=torch.empty(size, 8, dtype=torch.int64, device="cpu", pin_memory=on_gpu),
+            sizes=torch.empty(size, 4, device="cpu", pin_memory=on_gpu),
+            rows=torch.zeros(size, rows, 6, device="cpu", pin_memory=on_gpu),
+        )
 
     def _current_device(self) -> contextlib.AbstractContextManager[Any]:
         """Triton launches on the thread's current device, whatever its tensors are on."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
 
-class NotCapturedError(Exception):
-    """Another device of this process hangs in the middle of a capture."""
+class Launched:
+    """A batch on its way through the device."""
+
+    def __init__(
+        self,
+        form: GraphedModel,
+        pictures: list[Tensor],
+        *,
+        answers: list[Detection | None],
+        host: _HostBuffers | None = None,
+        rows: Tensor | None = None,
+        sources: Sequence[Tensor] = (),
+    ) -> None:
+        self._form = form
+        self._pictures = pictures  # alive, as is what they are copied from, until the device is done
+        self._sources = sources
+        self._answers = answers
+        self._host, self._rows = host, rows
+        self._done: torch.cuda.Event | None = None
+        if form.device.type == "cuda":
+            # Blocking: a thread that waits for an event otherwise keeps a core busy.
+            self._done = torch.cuda.Event(blocking=True)
+            self._done.record(torch.cuda.current_stream(form.device))
+
+    def wait(self) -> None:
+        """Block until the device is done with the batch. May be called in another thread than the other methods."""
+        if self._done is not None:
+            self._done.synchronize()
+
+    def fetch(self) -> list[Detection]:
+        """What was found in each image, on the host. Call it once, after `wait`."""
+        answers = self._answers
+        if self._host is not None and self._rows is not None:
+            found = detections_of(self._rows.numpy().copy())
+            self._form._spare.append(self._host)
+            answers = [answer or of_graph for answer, of_graph in zip(answers, found, strict=True)]
+        return [
+            answer if answer is not None else self._form._eagerly([picture])[0]
+            for answer, picture in zip(answers, self._pictures, strict=True)
+        ]
 
 
-class CUDACapture:
-    """Captures CUDA graphs of one device that share one pool of memory: they never run at the same time."""
-
-    _one_at_a_time = threading.Lock()  # in a process: torch's own restriction
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream: torch.cuda.Stream | None = None
-        self._pool: Any = None
-
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """Run `work` once, to compile and choose what it needs, and then record it.
-
-        Raises:
-            NotCapturedError: nothing can be recorded in this process now.
-        """
-        if not self._one_at_a_time.acquire(timeout=_PATIENCE_S):
-            raise NotCapturedError("another capture has not ended")
-        try:
-            with torch.cuda.device(self._device):
-                return self._captured(work)
-        finally:
-            self._one_at_a_time.release()
-
-    def forget(self) -> None:
-        """Take a new pool for the next graph: one that no graph uses any more must not be used again."""
-        self._pool = None
-
-    def _captured(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        # One stream of our own: torch's default for captures is on whichever device came first, and libraries keep a
-        # workspace for each stream.
-        stream = self._stream = self._stream or torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            work()
-        torch.cuda.current_stream().wait_stream(stream)
-        gc.collect()  # no graph may be freed in the middle of a capture
-        # A pool in which a capture has failed is of no more use.
-        pool, self._pool = self._pool or torch.cuda.graph_pool_handle(), None
-        graph = torch.cuda.CUDAGraph()
-        # Other threads go on using the device: a picture may be on its way to it.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            rows = work()
-        self._pool = pool
-        return graph.replay, rows
-
-
-def _parts(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+def _powers_of_two(count: int) -> Iterator[int]:
     """7 as 4, 2 and 1."""
-    while images:
-        size = 1 << (len(images).bit_length() - 1)
-        yield images[:size]
-        images = images[size:]
+    while count:
+        size = 1 << (count.bit_length() - 1)
+        yield size
+        count -= size
 
 
 def _sizes(images: Sequence[Tensor], resized: Sequence[SizeHW]) -> Tensor:

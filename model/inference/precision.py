@@ -61,25 +61,36 @@ def fastest(runs: dict[str, Callable[[], object]]) -> str:
     return min(best, key=lambda name: best[name])
 
 
-def best_batch_size(run: Callable[[int], object], *, largest: int) -> int:
-    """The first of 1, 2, 4, ... pictures at a time of which twice as many fail, or are not answered 5 % faster each.
+def best_batch_size(run: Callable[[int], object], *, largest: int, smallest: int = 1, patience: int = 1) -> int:
+    """The fewest pictures at a time that, when doubled, are not answered 5 % faster each.
 
     Args:
         run: detects in so many pictures, to its end.
         largest: where to stop.
+        smallest: where to begin.
+        patience: after how many doublings in a row that gain less to stop. With more than 1, a size that is slow for a
+            reason of its own does not end the search.
     """
-    size, rate = 1, _rate(run, 1)
-    while 2 * size <= largest:
+    try:
+        best, best_rate = smallest, _rate(run, smallest)
+    except Exception as error:
+        if smallest == 1 or not is_out_of_memory(error):
+            raise
+        return best_batch_size(run, largest=smallest // 2)
+    size, in_vain = smallest, 0
+    while 2 * size <= largest and in_vain < patience:
+        size *= 2
         try:
-            twice = _rate(run, 2 * size)
+            rate = _rate(run, size)
         except Exception as error:
             if is_out_of_memory(error):
                 break
             raise
-        if twice < _WORTH_WAITING_FOR * rate:
-            break
-        size, rate = 2 * size, twice
-    return size
+        if rate < _WORTH_WAITING_FOR * best_rate:
+            in_vain += 1
+        else:
+            best, best_rate, in_vain = size, rate, 0
+    return best
 
 
 def _rate(run: Callable[[int], object], size: int) -> float:

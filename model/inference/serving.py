@@ -5,7 +5,8 @@ Boxes, scores and the last layer are float32 in every precision: half precision 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,31 @@ from model.roi_heads import FastRCNNPredictor, RoIHeads, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import Predictions
 from model.structures import Detection, ImageBatch, SizeHW
+
+
+class Pending(Protocol):
+    """A batch that a device works on."""
+
+    def wait(self) -> None:
+        """Block until the device is done with it. May be called in another thread than all else."""
+        ...
+
+    def fetch(self) -> list[Detection]:
+        """What was found in each image, on the host. Call it once, after `wait`."""
+        ...
+
+
+class _Done:
+    """A batch that has been answered."""
+
+    def __init__(self, found: list[Detection]) -> None:
+        self._found = found
+
+    def wait(self) -> None:
+        """There is nothing to wait for."""
+
+    def fetch(self) -> list[Detection]:
+        return self._found
 
 
 class ServingModel:
@@ -104,6 +130,20 @@ class ServingModel:
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         return output
+
+    def launch(self, images: Sequence[Tensor]) -> Pending:
+        """Begin to detect, as `detect` does. This form has to wait for its device before it returns."""
+        return _Done(self.detect(images))
+
+    def capture_for(self, image_hw: SizeHW, count: int) -> None:
+        """Prepare for `count` images of this size. This form has nothing to prepare."""
+
+    def capture_when_idle(self, image_sizes: Iterable[SizeHW], counts: Sequence[int]) -> None:
+        """Leave preparing to `capture_next`."""
+
+    def capture_next(self) -> bool:
+        """Prepare for one more shape and size. False if nothing is left to prepare."""
+        return False
 
     def forget(self) -> None:
         """Give back what is kept from one batch to the next."""

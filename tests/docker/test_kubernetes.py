@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from service.app import create_app
-from service.cores import usable_cores
+from service.cores import compute_threads
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -186,13 +186,14 @@ def test_the_autoscaler_is_told_what_it_asks_for(overlay: str) -> None:
 
 def test_a_pod_keeps_as_many_cores_busy_as_it_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Else each would have threads for every core of its node, as there is no limit.
-    source = next(entry for entry in CONTAINER["env"] if entry["name"] == "OMP_NUM_THREADS")["valueFrom"]
-    assert source == {"resourceFieldRef": {"containerName": CONTAINER["name"], "resource": "requests.cpu"}}
     requested = CONTAINER["resources"]["requests"]["cpu"]
     assert requested.isdecimal(), "in whole cores; the kubelet would round others up"
-    monkeypatch.setenv("OMP_NUM_THREADS", requested)
+    for name in ("FRCNN_DECODE_THREADS", "OMP_NUM_THREADS"):
+        source = next(entry for entry in CONTAINER["env"] if entry["name"] == name)["valueFrom"]
+        assert source == {"resourceFieldRef": {"containerName": CONTAINER["name"], "resource": "requests.cpu"}}
+        monkeypatch.setenv(name, requested)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
-    assert usable_cores(tmp_path) == int(requested)
+    assert compute_threads(["cpu"], tmp_path) == Settings().decode_threads == int(requested)
 
 
 def test_the_labels_meet() -> None:

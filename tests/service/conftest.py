@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from model.categories import Categories
 from service.app import create_app
 from service.detector import Detections, ModelInfo
+from service.images import pageable
 from service.protocol import ImpatientProtocol
 from service.settings import Settings
 
@@ -84,6 +86,63 @@ class FakeDetector:
         )
 
 
+class FakeGPU(FakeDetector):
+    """The same on a device that works by itself, as `Pipelined` says: it runs what is launched in its order.
+
+    The arguments are those of `FakeDetector`. What a batch raises is raised where it is waited for, but for a lack of
+    memory, which stops its launch.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._stream = ThreadPoolExecutor(1)
+        self.launched = 0
+        self.fetched = 0
+        self.most_in_flight = 0
+        self.prepared = 0
+        self.to_prepare = 0
+
+    def allocate(self, shape: tuple[int, int, int]) -> Any:
+        return pageable(shape)
+
+    def upload(self, image: Tensor) -> Tensor:
+        return image.clone()
+
+    def launch(self, images: Sequence[Tensor]) -> FakeLaunched:
+        if len(images) > self.memory and int(images[0][0, 0, 0]) != 127:
+            super().detect(images)
+        self.launched += 1
+        self.most_in_flight = max(self.most_in_flight, self.launched - self.fetched)
+        return FakeLaunched(self, self._stream.submit(super().detect, list(images)))
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        launched = self.launch(images)
+        launched.wait()
+        return launched.fetch()
+
+    def prepare(self) -> bool:
+        self.prepared += 1
+        self.to_prepare -= 1
+        return self.to_prepare > 0
+
+
+class FakeLaunched:
+    def __init__(self, device: FakeGPU, result: Future[list[Detections]]) -> None:
+        self._device = device
+        self._result = result
+
+    def wait(self) -> None:
+        try:
+            self._result.result()
+        except BaseException:
+            self._device.fetched += 1
+            raise
+
+    def fetch(self) -> list[Detections]:
+        self._device.fetched += 1
+        return self._result.result()
+
+
 def picture(red: int, size_hw: tuple[int, int] = (32, 32)) -> Tensor:
     """A uint8 `[3, H, W]` picture of one colour."""
     pixels = torch.zeros((3, *size_hw), dtype=torch.uint8)
@@ -116,6 +175,11 @@ Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 @pytest.fixture
 def fake() -> type[FakeDetector]:
     return FakeDetector
+
+
+@pytest.fixture
+def fake_gpu() -> type[FakeGPU]:
+    return FakeGPU
 
 
 @pytest.fixture

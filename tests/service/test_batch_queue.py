@@ -192,3 +192,16 @@ def test_nobody_is_overtaken_by_what_comes_two_head_starts_later(
             assert all(job.arrived <= other.arrived for other in line)
         now += 1 / batches_per_s
     assert len(queue) == 0
+
+
+def test_a_line_that_fills_no_batch_is_held_back_until_it_is_told_to_be() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=2)
+    queue.put(Job("a", WIDE, 0))
+    assert queue.take(0.0, hold_until=5.0) == []
+    assert queue.next_ready(hold_until=5.0) == 5.0
+    queue.put(Job("b", WIDE, 0))
+    queue.put(Job("c", WIDE, 0))
+    assert names(queue.take(0.0, hold_until=5.0)) == ["a", "b"]
+    assert queue.take(4.9, hold_until=5.0) == []
+    assert names(queue.take(5.0, hold_until=5.0)) == ["c"]
+    assert queue.next_ready(hold_until=5.0) is None

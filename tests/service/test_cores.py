@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cores import usable_cores
+from service.cores import compute_threads, usable_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -45,9 +45,16 @@ def test_what_cannot_be_read_bounds_nothing(tmp_path, text):
     assert usable_cores(tmp_path / "absent") == CORES
 
 
-@pytest.mark.parametrize(("asked", "bound"), [("1", 1), ("", None), ("0", None), ("all", None)])
-def test_whoever_starts_several_processes_shares_the_cores_among_them(
+@pytest.mark.parametrize(("asked", "bound"), [("1", 1), ("", None), ("0", None), ("all", None), ("9999", None)])
+def test_omp_num_threads_bounds_the_threads_that_compute_and_no_others(
     asked: str, bound: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert usable_cores(tmp_path) == (bound or CORES)
+    assert compute_threads(["cpu"], tmp_path) == (bound or CORES)
+    assert usable_cores(tmp_path) == CORES
+
+
+def test_beside_a_gpu_one_thread_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
+    assert compute_threads(["cuda:0", "cuda:1"], tmp_path) == 1
+    assert compute_threads(["cuda:0", "cpu"], tmp_path) == 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.inference.fixed_shapes import FixedShapeHeads, detection_of
+from model.inference.fixed_shapes import FixedShapeHeads, detections_of
 from model.inference.kernels.nms import reference_nms_mask
 from model.inference.serving import ServingModel
 
@@ -55,8 +55,7 @@ def test_finds_what_the_eager_form_finds(case, form_of, make_picture):
     form = form_of(**kwargs)
     images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
     wanted = form.detect(images)
-    for rows, eager in zip(fixed(form, images), wanted, strict=True):
-        found = detection_of(rows)
+    for found, eager in zip(detections_of(fixed(form, images).numpy()), wanted, strict=True):
         assert found is not None
         assert found["labels"].equal(eager["labels"])
         torch.testing.assert_close(found["boxes"], eager["boxes"], rtol=0, atol=1e-3)
@@ -68,15 +67,13 @@ def test_an_answer_that_may_be_incomplete_says_so(form_of, make_picture):
     form, images = form_of(**SMALL), [make_picture(120, 180)]
     (eager,) = form.detect(images)
     assert len(eager["labels"]) > 30
-    (rows,) = fixed(form, images, candidates=30)
-    assert detection_of(rows) is None
+    assert detections_of(fixed(form, images, candidates=30).numpy()) == [None]
 
 
 def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_of, make_picture):
     form, images = form_of(**SMALL | {"box_detections_per_img": 3}), [make_picture(120, 180)]
     (eager,) = form.detect(images)
-    (rows,) = fixed(form, images, candidates=30)
-    found = detection_of(rows)
+    (found,) = detections_of(fixed(form, images, candidates=30).numpy())
     assert found is not None
     torch.testing.assert_close(found["boxes"], eager["boxes"], rtol=0, atol=1e-3)
 
@@ -84,8 +81,7 @@ def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_o
 def test_every_candidate_has_a_vote(form_of, make_picture):
     """Those that are not looked at would have one, so what is kept is not enough."""
     form, images = form_of(**SMALL | {"box_detections_per_img": 3, "box_vote_thresh": 0.6}), [make_picture(120, 180)]
-    (rows,) = fixed(form, images, candidates=30)
-    assert detection_of(rows) is None
+    assert detections_of(fixed(form, images, candidates=30).numpy()) == [None]
 
 
 def test_votes_move_boxes_and_nothing_else(form_of, make_picture):

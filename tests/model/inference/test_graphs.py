@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from model.inference.graphs import CUDACapture, GraphedModel, NotCapturedError
+from model.inference.capture import CUDACapture, NotCapturedError
+from model.inference.graphs import GraphedModel
 from model.inference.serving import ServingModel
 
 # Few proposals: the interpreter takes a second for two.
@@ -171,6 +173,46 @@ def test_a_lack_of_memory_is_told(forms, make_picture):
         both.graphed.detect([as_uint8(make_picture(60, 80))])
 
 
+def test_two_batches_in_flight_keep_their_answers_apart(forms, make_picture):
+    both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
+    batches = [[as_uint8(make_picture(60, 80, seed)) for seed in seeds] for seeds in ((1, 2), (3, 4), (5,))]
+    wanted = [both.eager.detect(batch) for batch in batches]
+    first, second = (both.graphed.launch(batch) for batch in batches[:2])
+    for launched, expected in ((first, wanted[0]), (both.graphed.launch(batches[2]), wanted[2]), (second, wanted[1])):
+        launched.wait()
+        assert_same(launched.fetch(), expected)
+    assert len(both.graphed._spare) == 3  # of the host's buffers, each of which served one batch at a time
+
+
+def test_a_new_shape_is_answered_eagerly_until_the_device_is_idle(forms, make_picture):
+    both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
+    both.graphed.capture_when_idle([(80, 60)], [1])
+    batch = [as_uint8(make_picture(60, 80, seed)) for seed in range(3)]
+    wanted = both.eager.detect(batch)
+    assert_same(both.graphed.detect(batch), wanted)
+    assert not both.graphed._graphs
+    assert both.graphed.capture_next()
+    assert list(both.graphed._graphs) == [((64, 96), 2)]  # what has come goes before what is usual
+    assert_same(both.graphed.detect(batch), wanted)
+    while both.graphed.capture_next():
+        pass
+    assert set(both.graphed._graphs) == {((64, 96), 2), ((64, 96), 1), ((96, 64), 1)}
+    assert_same(both.graphed.detect(batch[:1]), wanted[:1])
+
+
+def test_graphs_of_fewer_pictures_answer_for_a_size_that_has_none(forms, make_picture):
+    both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
+    both.graphed.capture_for((60, 80), 1)
+    both.graphed.capture_when_idle([], [])
+    replays = []
+    for key, graph in both.graphed._graphs.items():
+        both.graphed._graphs[key] = dataclasses.replace(graph, replay=lambda run=graph.replay: replays.append(run()))
+    batch = [as_uint8(make_picture(60, 80, seed)) for seed in range(3)]
+    assert_same(both.graphed.detect(batch), both.eager.detect(batch))
+    assert len(replays) == 3
+    assert list(both.graphed._graphs) == [((64, 96), 1)]
+
+
 @pytest.mark.gpu
 @on_gpu
 def test_after_a_failed_capture_the_next_succeeds():
@@ -212,7 +254,7 @@ def test_pictures_are_uploaded_while_graphs_are_captured(make_pair, make_picture
         for picture, image in zip(sent, pictures, strict=False):
             assert_same(form.detect([picture]), form.detect([image]))
         assert len(list(more)) == 64
-    assert not form._refused
+    assert not form._policy._refused
 
 
 @pytest.mark.gpu

@@ -71,3 +71,17 @@ def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing():
         time.sleep(0.03)
 
     assert best_batch_size(limited, largest=16) == 2
+    assert best_batch_size(limited, largest=16, smallest=4) == 2
+
+
+def test_a_patient_search_for_the_best_batch_size_looks_beyond_one_that_gains_little():
+    seconds_for = {4: 0.04, 8: 0.07, 16: 0.14, 32: 0.2, 64: 0.4, 128: 0.8}  # 100, 114, 114, 160, 160 a second
+    tried = []
+
+    def run(size: int) -> None:
+        tried.append(size)
+        time.sleep(seconds_for[size])
+
+    assert best_batch_size(run, smallest=4, largest=256, patience=2) == 32
+    assert set(tried) == {4, 8, 16, 32, 64, 128}
+    assert best_batch_size(run, smallest=4, largest=256) == 8
