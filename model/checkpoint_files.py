@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,10 +23,10 @@ from torch import Tensor
 
 from model.arguments import SUFFIXES
 from model.faster_rcnn import FasterRCNN
+from model.foreign_checkpoints import HARMLESS_GLOBALS, foreign_objects, state_dict_in, unusable_values
 from model.packed import DEFAULT_STEP, pack, unpack
 
 INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
-_STATE_DICT_KEYS = ("model", "state_dict")  # where training scripts put the tensors in a .pth
 # What a file may set: numbers, never modules.
 _MODEL_KWARGS = frozenset(
     set(inspect.signature(FasterRCNN).parameters)
@@ -58,15 +59,19 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
     """The tensors of a file as they are called there, and what else it tells.
 
     Raises:
-        WeightsError: it is broken, or of another kind.
+        WeightsError: it is broken, or of another kind, or holds numbers with which nothing can be found.
     """
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in {".pth", ".pt"}:
-        return _read_pth(path)
-    if path.suffix == ".frcnn":
-        return _read_packed(path)
-    raise _unknown_ending(path)
+        tensors, info = _read_safetensors(path)
+    elif path.suffix in {".pth", ".pt"}:
+        tensors, info = _read_pth(path)
+    elif path.suffix == ".frcnn":
+        tensors, info = _read_packed(path)
+    else:
+        raise _unknown_ending(path)
+    if problem := unusable_values(tensors):
+        raise WeightsError(f"{path} cannot be used: {problem}. Take an earlier checkpoint, or train again")
+    return tensors, info
 
 
 def save_checkpoint(
@@ -131,27 +136,44 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | N
 
 
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises whatever the broken bytes lead it to
-        raise WeightsError(
-            f"{path} cannot be read: it is broken, or holds more than tensors, which is not loaded "
-            f"because such a file can run code. Save the model's state_dict() instead. ({_first_line(error)})"
-        ) from error
+    content = _loaded(path)
     info = None
-    if isinstance(content, dict):
+    if isinstance(content, dict) and INFO_KEY in content:
         try:
-            info = _info_from(content[INFO_KEY]) if INFO_KEY in content else None
+            info = _info_from(content[INFO_KEY])
         except (ValueError, TypeError) as error:
             raise WeightsError(f"{path} has metadata that cannot be understood: {error}") from error
-        content = next((content[key] for key in _STATE_DICT_KEYS if isinstance(content.get(key), dict)), content)
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items())
-    ):
-        raise WeightsError(f"{path} holds no state dict: a dict from names to tensors, alone or under 'model'")
-    return dict(content), info
+    tensors = state_dict_in(content)
+    if tensors is None:
+        raise WeightsError(
+            f"{path} holds no state dict: a dict from names to tensors, alone or within another, under 'model' "
+            f"for instance. {_shown(content)}"
+        )
+    return tensors, info
+
+
+def _loaded(path: Path) -> Any:
+    with torch.serialization.safe_globals(HARMLESS_GLOBALS):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch's unpickler raises whatever the broken bytes lead it to
+            if objects := foreign_objects(path):
+                shown = ", ".join(objects[:4]) + (", ..." if len(objects) > 4 else "")
+                raise WeightsError(
+                    f"{path} holds more than tensors ({shown}), and is not loaded because such a file can run code. "
+                    "Where it was made, save model.state_dict() instead"
+                ) from error
+            raise WeightsError(
+                f"{path} cannot be read: it is broken, or holds more than tensors, which is not loaded "
+                f"because such a file can run code. Save the model's state_dict() instead. ({_first_line(error)})"
+            ) from error
+
+
+def _shown(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"It holds a {type(content).__name__}"
+    keys = ", ".join(str(key)[:40] for key in list(content)[:8])
+    return f"Its keys: {keys or 'none'}"
 
 
 def _read_packed(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
@@ -175,4 +197,5 @@ def _info_from(raw: Any) -> CheckpointInfo:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Without the codes that colour it in a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", (str(error).splitlines() or [type(error).__name__])[0]).strip()

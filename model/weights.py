@@ -20,9 +20,9 @@ from model.categories import Categories
 from model.checkpoint_files import CheckpointInfo, WeightsError, is_counter, read_file, save_checkpoint
 from model.download import WeightsUnavailableError, cached_path, fetch
 from model.faster_rcnn import modern_key
+from model.foreign_checkpoints import PREDICTOR_KEY, in_few_lines, other_architecture, without_prefix
 
 BUNDLED_PATH = Path(__file__).parent / "bundled" / "blood_cells.frcnn"
-_PREDICTOR_KEY = "roi_heads.box_predictor.cls_score.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,13 @@ class Checkpoint:
         Raises:
             WeightsError: the tensors are not those of a detector with the standard predictor.
         """
-        if _PREDICTOR_KEY not in self.state_dict or self.state_dict[_PREDICTOR_KEY].dim() != 2:
+        if PREDICTOR_KEY not in self.state_dict or self.state_dict[PREDICTOR_KEY].dim() != 2:
+            _refuse_other_architecture(self.name, self.state_dict)
             raise WeightsError(
-                f"{self.name} is not a Faster R-CNN checkpoint: it has no matrix {_PREDICTOR_KEY}. "
+                f"{self.name} is not a Faster R-CNN checkpoint: it has no matrix {PREDICTOR_KEY}. "
                 f"Its first keys: {', '.join(list(self.state_dict)[:4]) or 'none'}"
             )
-        return self.state_dict[_PREDICTOR_KEY].shape[0]
+        return self.state_dict[PREDICTOR_KEY].shape[0]
 
     @property
     def categories(self) -> Categories:
@@ -135,8 +136,9 @@ def read_bundled() -> Checkpoint:
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a `.pth`, `.pt`, `.safetensors` or `.frcnn` file.
 
-    A `.pth` holds a state dict, or a dict with one under "model" or "state_dict". The official COCO file is known by
-    its hash, wherever it lies and whatever it is called.
+    A `.pth` holds a state dict, alone or in dicts of whatever a training script keeps; a prefix that its names share,
+    as DataParallel, Lightning and torch.compile put there, is taken off. The official COCO file is known by its hash,
+    wherever it lies and whatever it is called.
 
     Raises:
         WeightsError: the file is missing, may not be read, is broken, or of another kind.
@@ -146,7 +148,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     tensors, info = read_file(path)
     if info is None and _is_official_coco(path):
         return _coco_checkpoint(tensors)
-    return Checkpoint(name=path.name, state_dict=_modern(tensors), info=info or CheckpointInfo())
+    return Checkpoint(name=path.name, state_dict=_modern(without_prefix(tensors)), info=info or CheckpointInfo())
 
 
 def _refuse_unreadable(path: Path) -> None:
@@ -171,7 +173,8 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
     Batch counters of live batch norms may be absent or left over: detection does not use them.
 
     Raises:
-        WeightsError: keys are missing, unexpected, or of another shape; each is told.
+        WeightsError: keys are missing, unexpected, or of another shape; the first are told, or the name of the
+            detector that they are of.
     """
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     found = _modern(state_dict)
@@ -185,8 +188,17 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
         ]
     )
     if problems:
-        raise WeightsError(f"{source} does not fit the model in {len(problems)} places:\n  " + "\n  ".join(problems))
+        _refuse_other_architecture(source, found)
+        raise WeightsError(f"{source} does not fit the model in {len(problems)} places:\n  {in_few_lines(problems)}")
     model.load_state_dict({k: t for k, t in found.items() if k in expected}, strict=False)
+
+
+def _refuse_other_architecture(source: str, tensors: Mapping[str, Tensor]) -> None:
+    if name := other_architecture(tensors):
+        raise WeightsError(
+            f"{source} holds {name}, and the detector here is torchvision's fasterrcnn_resnet50_fpn. "
+            f"Its first keys: {', '.join(list(tensors)[:4])}"
+        )
 
 
 def _is_official_coco(path: Path) -> bool:

@@ -120,7 +120,7 @@ def test_every_misfit_is_told_and_nothing_is_loaded(state, blank):
     before = {key: tensor.clone() for key, tensor in blank.state_dict().items()}
     given = dict(state)
     del given["backbone.body.conv1.weight"], given["rpn.head.cls_logits.bias"]
-    given["roi_heads.mask_head.weight"] = torch.zeros(2, 3)
+    given["roi_heads.cube_head.weight"] = torch.zeros(2, 3)
     given["roi_heads.box_predictor.cls_score.bias"] = torch.zeros(7)
     with pytest.raises(WeightsError) as caught:
         load_strictly(blank, given, source="some.pth")
@@ -129,7 +129,7 @@ def test_every_misfit_is_told_and_nothing_is_loaded(state, blank):
         "some.pth does not fit the model in 4 places:",
         "  missing: backbone.body.conv1.weight [64, 3, 7, 7]",
         "  missing: rpn.head.cls_logits.bias [3]",
-        "  unexpected: roi_heads.mask_head.weight [2, 3]",
+        "  unexpected: roi_heads.cube_head.weight [2, 3]",
         "  misshapen: roi_heads.box_predictor.cls_score.bias is [7], the model has [11]",
     ]
     assert_same_tensors(blank.state_dict(), before)

@@ -113,7 +113,7 @@ BROKEN = {
     "plain-pickle.pth": lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=2)),
     "list.pth": lambda path: torch.save([torch.ones(1)], path),
     "nothing.pth": lambda path: torch.save({}, path),
-    "nested.pth": lambda path: torch.save({"weights": {"a": torch.ones(1)}}, path),
+    "nested.pth": lambda path: torch.save({"weights": {"a": [torch.ones(1)]}}, path),
     "numbers.pth": lambda path: torch.save({"model": {"a": 3}}, path),
     "whole-module.pth": lambda path: torch.save(torch.nn.Linear(1, 1), path),
     "bad-info.pth": lambda path: torch.save({"model": TENSORS, "faster_rcnn": {"colour": "red"}}, path),
