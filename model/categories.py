@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 BACKGROUND_NAME = "__background__"
@@ -41,17 +41,49 @@ class Categories:
         return {label: name for label, name in enumerate(self.names) if label > 0 and name != UNUSED_NAME}
 
     def labels(self, wanted: Iterable[str]) -> frozenset[int]:
-        """The labels meant by names (in any case) or by numbers.
+        """The labels meant by names or ids, one or several in a text, separated by commas.
+
+        A name as it is written comes first, then an id, then a name in another case, if one class alone has it. A
+        name may hold commas: the longest run of words that is one wins. "#3" is always the id 3.
 
         Raises:
-            KeyError: with the first that is neither a name nor the number of a class.
+            KeyError: with the first word that means no class, and, if it is ambiguous, the names that it may mean.
         """
-        by_name = {name.casefold(): label for label, name in self.objects().items()}
+        return frozenset(label for text in wanted for label in self._labels_in(text))
+
+    def same_but_for_case(self) -> list[tuple[str, ...]]:
+        """The names that differ by case alone, together."""
+        return [tuple(names) for names in self._by_folded_name().values() if len(names) > 1]
+
+    def _labels_in(self, text: str) -> Iterator[int]:
+        exact = {name.strip(): label for label, name in self.objects().items()}
+        words = text.split(",")
+        longest = 1 + max((name.count(",") for name in exact), default=0)
+        start = 0
+        while start < len(words):
+            for end in range(min(len(words), start + longest), start + 1, -1):
+                if (label := exact.get(",".join(words[start:end]).strip())) is not None:
+                    break
+            else:
+                end, label = start + 1, self._label(words[start], exact)
+            yield label
+            start = end
+
+    def _label(self, word: str, exact: Mapping[str, int]) -> int:
         numbers = {str(label): label for label in self.objects()}
-        found = set()
-        for word in wanted:
-            label = by_name.get(word.strip().casefold(), numbers.get(word.strip()))
-            if label is None:
-                raise KeyError(word)
-            found.add(label)
-        return frozenset(found)
+        text = word.strip()
+        if text.startswith("#") and text[1:] in numbers:
+            return numbers[text[1:]]
+        label = exact.get(text, numbers.get(text))
+        if label is not None:
+            return label
+        alike = self._by_folded_name().get(text.casefold(), [])
+        if len(alike) != 1:
+            raise KeyError(word, *alike)
+        return exact[alike[0].strip()]
+
+    def _by_folded_name(self) -> dict[str, list[str]]:
+        folded: dict[str, list[str]] = {}
+        for name in self.objects().values():
+            folded.setdefault(name.strip().casefold(), []).append(name)
+        return folded

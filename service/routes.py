@@ -192,8 +192,8 @@ def _service(request: Request) -> Service:
 
 
 def _refuse_repetition(request: Request) -> None:
-    """A parameter given twice would be half ignored."""
-    names = [name for name, _ in request.query_params.multi_items()]
+    """A parameter given twice would be half ignored; only `labels` may come in several."""
+    names = [name for name, _ in request.query_params.multi_items() if name != "labels"]
     for name in names:
         if names.count(name) > 1:
             raise BadParameterError(f"{name} is given {names.count(name)} times")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import orjson
 from fastapi import Query
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from model.categories import Categories
 from service import examples
@@ -19,9 +19,26 @@ from service.detector import Detections, ModelInfo
 from service.errors import BadParameterError
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+_LONGEST_LABELS = 16_384
 
 # A ten-thousandth of a pixel, and of a normalised coordinate on an 8,000 px side a thousandth of a pixel.
 _PIXEL_DECIMALS, _NORMALIZED_DECIMALS, _SCORE_DECIMALS = 4, 7, 6
+
+
+def _texts(value: Any) -> Any:
+    """One text stands for a list of it; a number in a list, which JSON has, is an id."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [f"#{one}" if type(one) is int else one for one in value]
+    return value
+
+
+def _bounded(texts: list[str] | None) -> list[str] | None:
+    # Fits the head of a request; the Open Inference Protocol has it in a body of megabytes.
+    if texts is not None and sum(map(len, texts)) > _LONGEST_LABELS:
+        raise ValueError(f"should have at most {_LONGEST_LABELS} characters")
+    return texts
 
 
 class DetectQuery(BaseModel):
@@ -37,11 +54,11 @@ class DetectQuery(BaseModel):
         description="Drop detections that score lower. The model itself drops those of 0.05 and less.",
     )
     max_detections: int = Field(100, ge=1, le=100, description="Keep so many of the best.")
-    labels: str | None = Field(
+    labels: Annotated[list[str] | None, BeforeValidator(_texts), AfterValidator(_bounded)] = Field(
         None,
-        max_length=16_384,  # fits the head of a request; the Open Inference Protocol has it in a body of megabytes
-        description="Keep only these classes: names or ids, separated by commas; empty keeps none. See /labels.",
-        examples=["1,2"],
+        description="Keep only these classes: names or ids, separated by commas or in parameters of their own; empty "
+        "keeps none. A name as it is written wins over an id; `#3` is always the id 3. See /labels.",
+        examples=[["1,2"]],
     )
     box_format: BoxFormat = Field("xyxy", description="Corners; or corner, width, height; or centre, width, height.")
     normalized: bool = Field(False, description="Boxes as fractions of the image's width and height, not in pixels.")
@@ -55,12 +72,17 @@ class DetectQuery(BaseModel):
         labels = None
         if self.labels is not None:
             try:
-                labels = categories.labels(self.labels.split(",") if self.labels else ())
+                labels = categories.labels(text for text in self.labels if text)
             except KeyError as error:
+                word, *alike = error.args
+                if alike:
+                    raise BadParameterError(
+                        f"labels: {word!r} may mean {' or '.join(alike)}; write one of them as it is"
+                    ) from error
                 known = list(categories.objects().values())
                 shown = ", ".join(known) if len(known) <= 12 else f"{', '.join(known[:5])}, ... (all at /labels)"
                 raise BadParameterError(
-                    f"labels: {error.args[0]!r} is neither the name nor the id of a class; there are {shown}"
+                    f"labels: {word!r} is neither the name nor the id of a class; there are {shown}"
                 ) from error
         return Selection(self.score_threshold, self.max_detections, labels)
 

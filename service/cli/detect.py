@@ -51,7 +51,8 @@ def detect(
     from service.detector import load_detectors
     from service.schemas import DetectQuery
 
-    query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=labels)
+    wanted = None if labels is None else [labels]
+    query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=wanted)
     detector = load_detectors(settings)[0]
     selection = query.selection(detector.info.categories)
     failed = 0

@@ -45,7 +45,7 @@ class DetectOptions(TypedDict, total=False):
 
     score_threshold: drop detections that score lower, 0 to 1.
     max_detections: keep so many of the best, 1 to 100.
-    labels: keep only these classes: names or ids, in a sequence or separated by commas.
+    labels: keep only these classes: names and ids in a sequence, or a text of them, separated by commas.
     box_format: xyxy, xywh or cxcywh.
     normalized: boxes as fractions of the image's width and height.
     timeout_s: until when the answer must be there, retries included; the client's own by default.
@@ -64,7 +64,7 @@ class _Call:
     method: str
     path: str
     accept: str = "application/json"
-    params: Mapping[str, str] | None = None
+    params: Mapping[str, str | list[str]] | None = None
     content: bytes | None = None
 
 
@@ -191,14 +191,22 @@ class Exchanges:
         )
 
 
-def _query(options: DetectOptions) -> dict[str, str]:
-    query = {name: str(value) for name, value in options.items() if name not in {"labels", "timeout_s"}}
-    if "normalized" in query:
-        query["normalized"] = query["normalized"].lower()
+def _query(options: DetectOptions) -> dict[str, str | list[str]]:
+    query: dict[str, str | list[str]] = {
+        name: str(value) for name, value in options.items() if name not in {"labels", "timeout_s"}
+    }
+    if "normalized" in options:
+        query["normalized"] = str(options["normalized"]).lower()
     if "labels" in options:
         labels = options["labels"]
-        query["labels"] = labels if isinstance(labels, str) else ",".join(map(str, labels))
+        query["labels"] = labels if isinstance(labels, str) else _labels(labels)
     return query
+
+
+def _labels(wanted: Sequence[str | int]) -> str | list[str]:
+    """Ids with their mark, as a class may have a number for its name; names with commas in parameters of their own."""
+    texts = [one if isinstance(one, str) else f"#{one}" for one in wanted]
+    return texts if any("," in text for text in texts) else ",".join(texts)
 
 
 def _seconds(timeout_s: float) -> float:

@@ -33,6 +33,37 @@ def test_the_first_unknown_word_is_told(word):
     assert caught.value.args == (word,)
 
 
+ODD = Categories(("__background__", "3", "rbc", "RBC", "platelet, small", "small", "Cell", "#2"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels"),
+    [
+        (["rbc"], {2}),
+        (["RBC"], {3}),
+        (["3"], {1}),  # a name first
+        (["#3"], {3}),  # always an id
+        (["1", "2"], {1, 2}),
+        (["#2"], {2}),
+        (["CELL"], {6}),
+        (["platelet, small"], {4}),
+        (["platelet, small,small"], {4, 5}),
+        (["rbc, platelet, small , Cell"], {2, 4, 6}),
+        (["small", "platelet, small"], {4, 5}),
+    ],
+)
+def test_a_name_as_written_wins_then_an_id_then_another_case(wanted, labels):
+    assert ODD.labels(wanted) == labels
+
+
+def test_a_name_in_another_case_that_two_classes_have_is_ambiguous():
+    with pytest.raises(KeyError) as caught:
+        ODD.labels(["Rbc"])
+    assert caught.value.args == ("Rbc", "rbc", "RBC")
+    assert ODD.same_but_for_case() == [("rbc", "RBC")]
+    assert PETS.same_but_for_case() == []
+
+
 @pytest.mark.parametrize("names", [(), ("__background__",)])
 def test_a_detector_needs_a_class(names):
     with pytest.raises(ValueError, match="at least one class"):

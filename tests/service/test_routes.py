@@ -75,6 +75,8 @@ async def test_server_timing_tells_the_stages(fake: Any, serving: Any, make_png:
         ({"labels": "Dog, 1"}, [[7, 1, 11, 9], [2, 3, 12, 23]]),
         ({"labels": "car"}, []),
         ({"labels": ""}, []),
+        ({"labels": ["dog", "1"]}, [[7, 1, 11, 9], [2, 3, 12, 23]]),
+        ({"labels": "#4"}, [[2, 3, 12, 23]]),
         ({"labels": "dog", "max_detections": 1}, [[2, 3, 12, 23]]),
         ({"box_format": "xywh"}, [[7, 1, 4, 8], [2, 3, 10, 20]]),
         ({"box_format": "cxcywh"}, [[9, 5, 4, 8], [7, 13, 10, 20]]),
@@ -103,7 +105,9 @@ async def test_the_query_shapes_the_answer(
         {"box_format": "yxyx"},
         {"normalized": "perhaps"},
         {"threshold": "0.5"},
-        {"labels": ["1", "2"]},
+        {"max_detections": ["1", "2"]},
+        {"labels": ["1", "unicorn"]},
+        {"labels": "a" * 16_385},
     ],
 )
 async def test_a_bad_parameter_is_named(query: dict[str, Any], fake: Any, serving: Any, make_png: Any) -> None:

@@ -134,7 +134,10 @@ def test_the_key_and_the_time_left_are_sent(calling: Any) -> None:
     times = [int(request.headers["x-request-timeout-ms"]) for request in script.requests]
     assert 5000 >= times[0] >= times[1] > 1000
     assert script.requests[0].headers["authorization"] == "Bearer secret"
-    assert dict(script.requests[0].url.params) == {"score_threshold": "0.5", "labels": "a,2"}
+    assert dict(script.requests[0].url.params) == {"score_threshold": "0.5", "labels": "a,#2"}
+    script = Script(httpx.Response(200, json=FOUND))
+    calling(script).detect(b"image", labels=["a, b", 3])
+    assert script.requests[0].url.params.get_list("labels") == ["a, b", "#3"]
     calling(Script(httpx.Response(200, json=FOUND)), timeout_s=1e9).detect(b"image")  # no more than the service takes
 
 

@@ -65,6 +65,7 @@ async def test_parameters_choose_as_in_detect(fake: Any, serving: Any, make_png:
             ({"score_threshold": 0.5}, [1]),
             ({"max_detections": 1}, [1]),
             ({"labels": "dog"}, [4]),
+            ({"labels": ["dog", 1]}, [1, 4]),
             ({"priority": 3, "unknown": "left alone"}, [1, 4]),
         ):
             response = await client.post(f"{MODEL}/infer", json=asking(make_png(7), parameters=parameters))
