@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"})
+from model.picture_files import PICTURE_ENDINGS, files_below, is_picture
+
+IMAGE_SUFFIXES = frozenset(PICTURE_ENDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,15 @@ class ImageFile:
 def image_files(paths: Iterable[Path]) -> list[ImageFile]:
     """The files named, and those with an image's ending in the folders named and below, in order.
 
+    In folders, what is hidden is left alone, as the "._name.jpg" that a Mac puts beside each file.
+
     Raises:
         FileNotFoundError: a path does not exist.
     """
     files = []
     for path in paths:
         if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            below = [p for p in files_below(path) if is_picture(p) and p.is_file()]
             files += [ImageFile(p, p.relative_to(path)) for p in below]
         elif path.exists():
             files.append(ImageFile(path, Path(path.name)))

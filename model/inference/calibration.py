@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from model.inference.errors import CalibrationError
+from model.picture_files import PICTURE_ENDINGS, files_below, is_picture
 from model.training.data import DataError, read_image
 from model.training.synthetic import SyntheticData
 
 PICTURES = 60
-_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _SEED = 1
 
 
@@ -27,11 +27,11 @@ def calibration_pictures(folder: Path | None = None, count: int = PICTURES) -> l
         return [data[index][0] for index in range(count)]
     if not folder.is_dir():
         raise CalibrationError(f"there is no folder {folder} with pictures to calibrate on")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)
+    paths = [path for path in files_below(folder) if is_picture(path)]
     chosen = [paths[round(index)] for index in torch.linspace(0, len(paths) - 1, min(count, len(paths))).tolist()]
     pictures = [picture for path in chosen if (picture := _read(path)) is not None]
     if not pictures:
-        raise CalibrationError(f"{folder} has no readable pictures ({', '.join(sorted(_ENDINGS))}) to calibrate on")
+        raise CalibrationError(f"{folder} has no readable pictures ({', '.join(PICTURE_ENDINGS)}) to calibrate on")
     return pictures
 
 

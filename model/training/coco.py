@@ -6,13 +6,17 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from model.categories import Categories
+from model.picture_files import files_below
 from model.structures import SizeHW
+from model.training.coco_places import ImagePlaces, split_names
 from model.training.data import DataError, FileData, RawBox, RawExample, held_out, object_names, settle
 from model.training.report import Report
+
+Identity = int | str  # of an image or a category: a number, also one that is written as a text, or another text
 
 
 def read_coco_data(
@@ -27,35 +31,42 @@ def read_coco_data(
     """The images of a split that can be used, and the account of the others.
 
     Args:
-        path: the JSON, or a folder with it: `annotations/instances_<split>*.json`, `<split>.json`,
-            `<split>/*.json`, or one JSON for all splits (see `held_out`). Images lie beside it, or in `images`,
-            `<split>` or `<split>2017`.
+        path: the JSON, or a folder with it: `annotations/instances_<split>*.json`, another that has the split in its
+            name, `<split>/*.json`, or one JSON for all splits (see `held_out`). "valid" is "val", too. Images lie
+            beside it, in `images`, `<split>` or `<split>2017`, or anywhere below under a name that no other has.
         categories: what the labels mean; by default the JSON's categories in the order of their ids.
         whole: a JSON for all splits is used whole, as this split.
         images: where the images lie.
 
     Raises:
-        DataError: there is no such JSON, it is not COCO's, or nothing in it can be used.
+        DataError: there is no such JSON, it is not COCO's, its images are not found, or nothing in it can be used.
     """
     json_path, is_shared = find_json(path, split)
     content = _read_json(json_path)
     report = Report(f"{json_path.name} {split}")
     try:
-        names = {int(category["id"]): str(category["name"]).strip() for category in content["categories"]}
-        raw_examples = _raw_examples(content, names, _image_folders(json_path, path, split, images), report)
+        names = _category_names(content)
+        places = ImagePlaces(json_path, path, split, images)
+        raw_examples = _raw_examples(content, names, places, report)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{json_path} is not a COCO file of instances: {type(error).__name__} {error}. It needs images "
             "(id, file_name), annotations (image_id, category_id, bbox) and categories (id, name)"
         ) from error
+    if raw_examples and not any(raw.path.is_file() for raw in raw_examples):
+        first = raw_examples[0].path.name
+        raise DataError(
+            f"none of the {len(raw_examples)} images of {json_path} is there: {first} is the first. {places}"
+        )
     if is_shared and not whole:
         kept = set(held_out([str(raw.path) for raw in raw_examples], split))
         raw_examples = [raw for raw in raw_examples if str(raw.path) in kept]
     if categories is None:
-        objects = object_names(names[key] for key in sorted(names))
+        objects = object_names(_learned(content, names, report))
         if not objects:
             raise DataError(f"{json_path} has no categories")
         categories = Categories.of_objects(objects)
+        report.note_alike(categories)
     return settle(raw_examples, categories, report, keep_empty=keep_empty), report
 
 
@@ -67,27 +78,29 @@ def find_json(path: Path, split: str) -> tuple[Path, bool]:
     """
     if path.is_file():
         return path, True
-    of_split = [
-        *sorted((path / "annotations").glob(f"instances_{split}*.json")),
-        *sorted((path / "annotations").glob(f"{split}.json")),
-        *sorted(path.glob(f"{split}.json")),
-        *sorted((path / split).glob("*.json")),
-    ]
+    every = [file for file in files_below(path) if file.suffix.lower() == ".json"]
+    beside = [file for file in every if file.parent in {path, path / "annotations"}]
+    of_split = [file for file in beside if file.parent != path and is_named_for(file, split, "instances_")]
+    of_split = of_split or [file for file in beside if is_named_for(file, split)]
+    of_split += [file for file in every if file.parent.parent == path and file.parent.name in split_names(split)]
     if len(of_split) > 1:
         names = ", ".join(str(p.relative_to(path)) for p in of_split)
         raise DataError(f"{path} has {names}, which may each be the split {split!r}: name the one to use")
     if of_split:
         return of_split[0], False
-    shared = [*sorted(path.glob("*.json")), *sorted((path / "annotations").glob("*.json"))]
-    if len(shared) == 1:
-        return shared[0], True
-    found = f"It has {', '.join(p.name for p in shared)}: name the one to use" if shared else "It has no .json"
+    if len(beside) == 1:
+        return beside[0], True
+    there = [str(file.relative_to(path)) for file in every]
+    shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+    found = f"It has {shown}: name the one to use" if there else "It has no .json"
     raise DataError(f"{path} has neither a JSON of the split {split!r} nor one for all splits. {found}")
 
 
-def is_named_for(path: Path, split: str) -> bool:
+def is_named_for(path: Path, split: str, before: str = "") -> bool:
     """Whether a JSON says by its name that it is one split alone, as `instances_val2017.json` does."""
-    return path.is_file() and re.search(rf"(^|[_-]){re.escape(split)}\d*$", path.stem) is not None
+    names = "|".join(re.escape(name) for name in split_names(split))
+    pattern = rf"(^|[_.-]){before}({names})\d*($|[_.-])"
+    return path.is_file() and re.search(pattern, path.stem, re.IGNORECASE) is not None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -100,30 +113,36 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _image_folders(json_path: Path, path: Path, split: str, images: Path | None) -> list[Path]:
-    if images is not None:
-        if not images.is_dir():
-            raise DataError(f"there is no folder of images {images}")
-        return [images]
-    # From a folder named, nothing is read that lies outside of it.
-    roots = dict.fromkeys([json_path.parent, path if path.is_dir() else json_path.parent.parent])
-    places = ("images", f"images/{split}", f"images/{split}2017", split, f"{split}2017", ".")
-    return [folder for root in roots for place in places if (folder := root / place).is_dir()]
+def _category_names(content: dict[str, Any]) -> dict[Identity, str]:
+    """By id, in the order of the ids: numbers first."""
+    names = {_identity(category["id"]): str(category["name"]).strip() for category in content["categories"]}
+    known = {key: name for key, name in names.items() if key is not None}
+    return {key: known[key] for key in sorted(known, key=lambda key: (isinstance(key, str), key))}
+
+
+def _learned(content: dict[str, Any], names: dict[Identity, str], report: Report) -> list[str]:
+    """The categories to learn: all, but for one that only holds the others together, as Roboflow's number 0."""
+    used = {_identity(one.get("category_id")) for one in content["annotations"] if isinstance(one, dict)}
+    above = {str(one.get("supercategory")).strip() for one in content["categories"] if _identity(one["id"]) in used}
+    phantoms = [key for key, name in names.items() if key == 0 and key not in used and name in above]
+    for key in phantoms:
+        report.note("category without boxes that is above the others, not learned", names[key])
+    return [name for key, name in names.items() if key not in phantoms]
 
 
 def _raw_examples(
-    content: dict[str, Any], names: dict[int, str], folders: list[Path], report: Report
+    content: dict[str, Any], names: dict[Identity, str], places: ImagePlaces, report: Report
 ) -> list[RawExample]:
     """Every record by itself: one that makes no sense is left out and counted, and the others are used."""
     found: dict[Path, dict[str, Any]] = {}
-    path_of: dict[int, Path] = {}  # by the id of the image
+    path_of: dict[Identity, Path] = {}  # by the id of the image
     for image in content["images"]:
         number, file_name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
-        number = _whole_number(number)
+        number = _identity(number)
         if number is None or not isinstance(file_name, str) or not file_name:
             report.note("image record without an id or a file name, left out", str(file_name or number))
             continue
-        path = _image_path(file_name, folders)
+        path = places.find(file_name)
         if number in path_of:
             report.note("image record with the id of another, left out", file_name)
         elif path in found and found[path]["file_name"] != file_name:
@@ -140,13 +159,13 @@ def _raw_examples(
 
 
 def _boxes(
-    annotations: Iterable[Any], names: dict[int, str], path_of: dict[int, Path], report: Report
+    annotations: Iterable[Any], names: dict[Identity, str], path_of: dict[Identity, Path], report: Report
 ) -> defaultdict[Path, list[RawBox]]:
     boxes: defaultdict[Path, list[RawBox]] = defaultdict(list)
     for position, annotation in enumerate(annotations):
         record = annotation if isinstance(annotation, dict) else {}
         about = f"annotation {record.get('id', f'at {position}')}"
-        path = path_of.get(_whole_number(record.get("image_id")))  # type: ignore[arg-type]  # None is no key
+        path = path_of.get(_identity(record.get("image_id")))  # type: ignore[arg-type]  # None is no key
         raw = _box(record, names)
         if raw is None:
             report.note("annotation without a known category or four finite numbers, left out", about)
@@ -157,17 +176,15 @@ def _boxes(
     return boxes
 
 
-def _image_path(file_name: str, folders: list[Path]) -> Path:
-    """Some tools write a folder before the name, or a whole path of someone else's disk; only these folders count."""
-    stated = PurePosixPath(file_name.replace("\\", "/"))
-    is_inside = not stated.is_absolute() and ".." not in stated.parts
-    candidates = [folder / name for name in ([stated] if is_inside else []) + [stated.name] for folder in folders]
-    return next((path for path in candidates if path.is_file()), folders[0] / stated.name)
-
-
 def _stated_hw(image: dict[str, Any]) -> SizeHW | None:
     height, width = _whole_number(image.get("height")), _whole_number(image.get("width"))
     return None if height is None or width is None else (height, width)
+
+
+def _identity(value: Any) -> Identity | None:
+    """An id as it is compared: 7, 7.0 and "7" are the same; another text is itself."""
+    number = _whole_number(value)
+    return value.strip() or None if number is None and isinstance(value, str) else number
 
 
 def _whole_number(value: Any) -> int | None:
@@ -177,8 +194,8 @@ def _whole_number(value: Any) -> int | None:
         return None
 
 
-def _box(annotation: dict[str, Any], names: dict[int, str]) -> RawBox | None:
-    name = names.get(_whole_number(annotation.get("category_id")))  # type: ignore[arg-type]  # None is no key
+def _box(annotation: dict[str, Any], names: dict[Identity, str]) -> RawBox | None:
+    name = names.get(_identity(annotation.get("category_id")))  # type: ignore[arg-type]  # None is no key
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
     except (TypeError, ValueError, KeyError, OverflowError):

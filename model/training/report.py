@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from model.categories import Categories
+
 
 @dataclass
 class Report:
@@ -17,6 +19,11 @@ class Report:
 
     def note(self, reason: str, name: str) -> None:
         self._names[reason].append(name)
+
+    def note_alike(self, categories: Categories) -> None:
+        """Tell of classes whose names differ by case alone: one class may have been written in two ways."""
+        for names in categories.same_but_for_case():
+            self.note("classes whose names differ by case alone, learned apart", " and ".join(names))
 
     def counts(self) -> dict[str, int]:
         return {reason: len(names) for reason, names in self._names.items()}

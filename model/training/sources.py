@@ -6,6 +6,7 @@ from pathlib import Path
 
 from model.arguments import SYNTHETIC, no_such_data
 from model.categories import Categories
+from model.picture_files import files_below
 from model.training.coco import read_coco_data
 from model.training.data import DataError, DetectionData
 from model.training.report import Report
@@ -33,7 +34,7 @@ def open_data(
         keep_empty: keep images without boxes.
         seed: of the synthetic pictures.
         whole: data without splits are used whole, as this split.
-        images: where a COCO JSON's images lie, if neither beside it nor in `images` or the like.
+        images: where a COCO JSON's images lie, if neither beside it nor below.
 
     Raises:
         DataError: there are no such data, or nothing in them can be used.
@@ -45,7 +46,7 @@ def open_data(
         raise DataError(no_such_data(source))
     if path.is_dir() and is_voc(path):
         return read_voc(path, split, categories=categories, keep_empty=keep_empty, whole=whole)
-    if path.is_dir() and not any(path.rglob("*.json")):
+    if path.is_dir() and not any(file.suffix.lower() == ".json" for file in files_below(path)):
         raise DataError(
             f"{source} is neither a Pascal VOC folder, which has Annotations and JPEGImages, nor COCO data, which "
             "have a .json"

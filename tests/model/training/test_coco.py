@@ -170,6 +170,117 @@ def test_two_candidates_are_a_question(tmp_path: Path) -> None:
         read_coco_data(tmp_path, "train")
 
 
+def put(folder: Path, where: str, names: list[str], json_name: str, told: list[str] | None = None) -> None:
+    """Images of a folder, and a JSON with one box in each."""
+    (folder / where).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (100, 80)).save(folder / where / name)
+    made = {
+        "images": [{"id": f"picture {n}", "file_name": name} for n, name in enumerate(told or names)],
+        "annotations": [{"image_id": f"picture {n}", "category_id": "3", "bbox": [1, 2, 30, 40]} for n in range(4)],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+    (folder / json_name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / json_name).write_text(json.dumps(made))
+
+
+FOUR = [f"{n}.png" for n in range(4)]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_roboflows_folders_are_found_and_what_a_mac_adds_is_not(tmp_path: Path, split: str) -> None:
+    for name in ("train", "valid", "test"):
+        put(tmp_path, name, FOUR, f"{name}/_annotations.coco.json")
+        (tmp_path / name / "._0.png").write_bytes(b"Mac OS X")
+        (tmp_path / name / ".__annotations.coco.json").write_bytes(b"Mac OS X")
+        (tmp_path / "__MACOSX" / name).mkdir(parents=True)
+        (tmp_path / "__MACOSX" / name / "_annotations.coco.json").write_bytes(b"Mac OS X")
+    data, report = read_coco_data(tmp_path, split)
+    assert len(data) == 4
+    assert report.counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "json_name"),
+    [
+        ("images/default", "annotations/instances_default.json"),  # CVAT
+        ("data", "labels.json"),  # FiftyOne
+        ("deep/below", "a.json"),
+        ("pictures", "annotations/a.JSON"),
+    ],
+)
+def test_images_are_found_wherever_they_lie_below(tmp_path: Path, where: str, json_name: str) -> None:
+    put(tmp_path, where, FOUR, json_name)
+    assert len(read_coco_data(tmp_path, "train")[0]) == 3
+    assert len(read_coco_data(tmp_path / json_name, "all")[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "told"),
+    [
+        ("e\u0301{}.png", "\u00e9{}.png"),  # decomposed and composed
+        ("\u00e9{}.png", "e\u0301{}.png"),
+        ("a {}.png", "images/a%20{}.png"),
+        ("100%25 {}.png", "100%25 {}.png"),  # as it is written, first
+        ("{}.png", "C:\\data\\{}.png"),
+    ],
+)
+def test_names_that_are_spelled_otherwise_are_found(tmp_path: Path, on_disk: str, told: str) -> None:
+    names, others = ([spelling.format(n) for n in range(4)] for spelling in (on_disk, told))
+    put(tmp_path, "images", names, "a.json", others)
+    assert len(read_coco_data(tmp_path, "all")[0]) == 4
+
+
+def test_of_two_files_of_one_name_that_in_the_stated_folder_is_taken(tmp_path: Path) -> None:
+    put(tmp_path, "deep/one", FOUR, "a.json", [f"one/{name}" for name in FOUR])
+    Image.new("RGB", (10, 10)).save(tmp_path / "deep" / "0.png")
+    data, _ = read_coco_data(tmp_path, "all")
+    assert {data.size_hw(index) for index in range(4)} == {(80, 100)}
+
+
+def test_images_that_are_nowhere_are_said_to_be_with_the_places(tmp_path: Path) -> None:
+    put(tmp_path, "images", FOUR, "a.json", [f"other{n}.png" for n in range(4)])
+    with pytest.raises(DataError, match=r"none of the 4 images .*other0\.png.*Looked in .*images.*below.*--images"):
+        read_coco_data(tmp_path, "all")
+
+
+def test_the_jsons_that_are_there_are_told(tmp_path: Path) -> None:
+    put(tmp_path, "train", FOUR, "train/_annotations.coco.json")
+    with pytest.raises(DataError, match=r"neither a JSON of the split 'val'.*It has train/_annotations\.coco\.json"):
+        read_coco_data(tmp_path, "val")
+
+
+def test_captions_and_key_points_beside_the_instances_are_no_question(tmp_path: Path) -> None:
+    put(tmp_path, "images", FOUR, "annotations/instances_val2017.json")
+    (tmp_path / "annotations" / "captions_val2017.json").write_text("{}")
+    assert len(read_coco_data(tmp_path, "val")[0]) == 4
+
+
+@pytest.mark.parametrize(("used", "learned"), [([1, 2], ["rbc", "wbc"]), ([0, 1], ["cells", "rbc", "wbc"])])
+def test_a_category_that_only_holds_the_others_together_is_not_learned(
+    tmp_path: Path, used: list[int], learned: list[str]
+) -> None:
+    made = content([{"image_id": 0, "category_id": number, "bbox": [10, 20, 30, 40]} for number in used])
+    made["categories"] = [
+        {"id": 0, "name": "cells", "supercategory": "none"},
+        {"id": 1, "name": "rbc", "supercategory": "cells"},
+        {"id": 2, "name": "wbc", "supercategory": "cells"},
+    ]
+    write(tmp_path, made)
+    data, report = read_coco_data(tmp_path, "all")
+    assert list(data.categories.objects().values()) == learned
+    told = "category without boxes that is above the others, not learned"
+    assert report.counts() == ({} if 0 in used else {told: 1})
+
+
+def test_classes_that_differ_by_case_alone_are_told(tmp_path: Path) -> None:
+    made = content([{"image_id": 0, "category_id": 7, "bbox": [10, 20, 30, 40]}])
+    made["categories"].append({"id": 9, "name": "Dog"})
+    write(tmp_path, made)
+    _, report = read_coco_data(tmp_path, "all")
+    assert "names differ by case alone, learned apart: dog and Dog" in "\n".join(report.lines())
+
+
 @pytest.mark.skipif(not SHARED_PHOTOS.is_dir(), reason="the shared photographs are not here")
 def test_real_photographs_are_read() -> None:
     data, report = read_coco_data(SHARED_PHOTOS, "all", keep_empty=True)

@@ -52,6 +52,55 @@ def test_odd_boxes_are_put_right_or_left_out_and_counted(make_voc: MakeVoc) -> N
     }
 
 
+@pytest.mark.parametrize("ending", [".JPG", ".Jpg", ".jfif", ".BMP", ".TIF", ".TIFF", ".WEBP", ".gif", ".GIF", ".png"])
+def test_pictures_of_any_ending_in_any_case_are_found(make_voc: MakeVoc, ending: str) -> None:
+    folder = make_voc({"a.b": [("dog", 10, 20, 50, 60)]})
+    (folder / "JPEGImages" / "a.b.jpg").unlink()
+    kinds = {".tif": "TIFF", ".jpg": "JPEG", ".jfif": "JPEG"}
+    low = ending.lower()
+    Image.new("RGB", (100, 80)).save(folder / "JPEGImages" / f"a.b{ending}", kinds.get(low, low[1:].upper()))
+    data, _ = read_voc(folder, "train")
+    assert [data.name(index) for index in range(len(data))] == [f"a.b{ending}"]
+
+
+def test_files_in_subfolders_and_upper_case_xml_are_used_and_hidden_ones_are_not(make_voc: MakeVoc) -> None:
+    box = [("dog", 10, 20, 50, 60)]
+    folder = make_voc({"a": box, "b": box, "c": box}, splits={})
+    for path in (folder / "ImageSets" / "Main").glob("*.txt"):
+        path.unlink()
+    (folder / "ImageSets" / "Main").rmdir()
+    for kind in ("Annotations", "JPEGImages"):
+        (folder / kind / "sub").mkdir()
+    (folder / "Annotations" / "a.xml").rename(folder / "Annotations" / "a.XML")
+    (folder / "Annotations" / "b.xml").rename(folder / "Annotations" / "sub" / "b.xml")
+    (folder / "JPEGImages" / "b.jpg").rename(folder / "JPEGImages" / "sub" / "b.jpg")
+    (folder / "Annotations" / "._a.XML").write_bytes(b"Mac OS X")
+    (folder / "JPEGImages" / "._a.jpg").write_bytes(b"Mac OS X")
+    data, report = read_voc(folder, "all")
+    assert [data.name(index) for index in range(len(data))] == ["a.jpg", "c.jpg", "b.jpg"]
+    assert report.counts() == {}
+
+
+def test_namespaces_and_several_boxes_of_an_object_are_read(make_voc: MakeVoc) -> None:
+    folder = make_voc({"a": [("dog", 10, 20, 50, 60)]})
+    corners = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+    path = folder / "Annotations" / "a.xml"
+    text = path.read_text().replace("</object>", f"{corners}<bndbox><xmin>x</xmin></bndbox></object>")
+    path.write_text(text.replace("<annotation", '<annotation xmlns="urn:voc"', 1))
+    data, report = read_voc(folder, "train")
+    assert data[0][1]["boxes"].tolist() == [[10, 20, 50, 60], [1, 2, 30, 40]]
+    assert report.counts() == {"object without a class name or four finite numbers, left out": 1}
+
+
+def test_the_stated_name_finds_an_image_of_another_name(make_voc: MakeVoc) -> None:
+    folder = make_voc({"a": [("dog", 10, 20, 50, 60)]})
+    (folder / "JPEGImages" / "a.jpg").rename(folder / "JPEGImages" / "other.jpg")
+    path = folder / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace("<annotation>", "<annotation><filename>C:\\data\\other.png</filename>"))
+    data, _ = read_voc(folder, "train")
+    assert data.name(0) == "other.jpg"
+
+
 @pytest.mark.parametrize("name", ["EPS", "PCX"])
 def test_only_common_formats_are_decoded(make_voc: MakeVoc, name: str) -> None:
     folder = make_voc({"a": [("dog", 1, 1, 20, 20)], "b": [("dog", 1, 1, 20, 20)]})

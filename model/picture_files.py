@@ -1,0 +1,112 @@
+"""Which files are pictures, by their names alone, and how a name that was written down finds its file."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path, PurePath
+
+# In the order in which they are preferred where several files share a name.
+PICTURE_ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jpe", ".jfif", ".mpo", ".dib", ".apng"),
+)
+
+
+def is_companion(path: PurePath) -> bool:
+    """Whether a file is no one's own: hidden, as a Mac's "._name.jpg", or in a folder that is, or in `__MACOSX`.
+
+    Args:
+        path: relative to the folder that was named, which may itself be hidden.
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def is_picture(path: PurePath) -> bool:
+    return path.suffix.lower() in PICTURE_ENDINGS
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and below, in order, without companions. Links are followed, each folder once."""
+    return sorted(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_companion(PurePath(name))]
+        yield from (Path(place, name) for name in names if not is_companion(PurePath(name)))
+
+
+class PictureIndex:
+    """The pictures in some folders and below, by their names.
+
+    Unicode has two spellings of "é", of which a Mac's disk prefers one and JSON the other: here they are the same.
+
+    Args:
+        folders: where to look. They are read when a name is first asked for.
+        preferred: names of folders to prefer where several files have the name.
+    """
+
+    def __init__(self, folders: Iterable[Path], preferred: Iterable[str] = ()) -> None:
+        self._folders = tuple(folders)
+        self._preferred = frozenset(preferred)
+
+    def named(self, stated: PurePath) -> Path | None:
+        """The file of this name, of several the one in the folders stated; None if there is none, or no telling."""
+        return self._best(stated, self._by_name.get(_folded(stated.name), ()))
+
+    def with_stem(self, stated: PurePath) -> Path | None:
+        """The picture of this name, whose own ending counts for nothing; of several, by the order of endings."""
+        found = self._by_stem.get(_folded(stated.stem), ())
+        for ending in PICTURE_ENDINGS:
+            if best := self._best(stated, [path for path in found if path.suffix.lower() == ending]):
+                return best
+        return None
+
+    def _best(self, stated: PurePath, found: Iterable[Path]) -> Path | None:
+        ranked = defaultdict(list)
+        for path in found:
+            ranked[self._rank(stated, path)].append(path)
+        best = ranked[max(ranked)] if ranked else []
+        return best[0] if len(best) == 1 else None
+
+    def _rank(self, stated: PurePath, path: Path) -> tuple[int, bool]:
+        """How many folders before the name are those stated, and whether a preferred one is among the others."""
+        same = 0
+        for one, other in zip(reversed(stated.parent.parts), reversed(path.parent.parts), strict=False):
+            if _folded(one) != _folded(other):
+                break
+            same += 1
+        return same, not self._preferred.isdisjoint(path.parent.parts)
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return list(dict.fromkeys(path for folder in self._folders for path in files_below(folder) if is_picture(path)))
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        return _grouped((_folded(path.name), path) for path in self._files)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[Path]]:
+        return _grouped((_folded(path.stem), path) for path in self._files)
+
+
+def _grouped(pairs: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    grouped = defaultdict(list)
+    for key, path in pairs:
+        grouped[key].append(path)
+    return dict(grouped)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
