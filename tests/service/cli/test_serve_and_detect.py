@@ -163,7 +163,7 @@ def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | {"FRCNN_DEVICE": "cpu"} | environment,
     )
     try:
         yield child

@@ -121,11 +121,13 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(
         ),
         (("train", "--data", "synthetic", "--output", "out", *QUICK, "--device", "foo"), 1, "device 'foo' here; there"),
         (("train", "--data", "synthetic", "--output", "out", *QUICK, "--device", "cuda:77"), 1, "there is cpu"),
-        (("evaluate", "--weights", "random", "--data", "synthetic", "--precision", "fp16"), 1, "fp16 needs a GPU"),
-        (
-            ("evaluate", "--weights", "random", "--data", "synthetic", "--precision", "tf32", "--device", "cpu"),
-            1,
-            "tf32 needs a GPU",
+        *(
+            (
+                ("evaluate", "--weights", "random", "--data", "synthetic", "--precision", name, "--device", "cpu"),
+                1,
+                f"{name} needs a GPU",
+            )
+            for name in ("fp16", "tf32")
         ),
         (("evaluate", "--weights", "random", "--data", "nowhere", "--device", "cpu"), 1, "no such data"),
         (("evaluate", "--weights", "gone.frcnn", "--data", "synthetic"), 1, "no such file of weights"),
