@@ -39,13 +39,13 @@ class ServiceResult:
     batch_size: int
     bare_per_s: float
     ours_per_s: float
-    ours_p99_ms: float
+    ours_p99_ms: float | None
     share_of_bare: float
     plain_per_s: float
-    plain_p99_ms: float
+    plain_p99_ms: float | None
     times_plain: float
     nothing_per_s: float  # a model that does nothing: what serving itself costs
-    nothing_p99_ms: float
+    nothing_p99_ms: float | None
     shapes: int
     shapes_batch_size: float  # mean of what an image of a mix of shapes shares a batch with
     rounds: int
@@ -151,5 +151,7 @@ def load(url: str, images: Sequence[bytes], callers: int, seconds: float) -> Doc
     return run
 
 
-def _median_p99_ms(runs: Sequence[Document]) -> float:
-    return float(statistics.median(run["latency_ms"]["p99"] for run in runs))
+def _median_p99_ms(runs: Sequence[Document]) -> float | None:
+    """None where a run had too few requests to tell its p99."""
+    told = [run["latency_ms"]["p99"] for run in runs]
+    return None if None in told else float(statistics.median(told))

@@ -140,8 +140,12 @@ def _print_service(result: ServiceResult) -> None:
     table = Table("", "img/s", "p99 ms", "", title=about)
     table.add_row("bare model", f"{result.bare_per_s:.2f}", "", "")
     share = f"{result.share_of_bare:.0%} of the bare model, {result.times_plain:.1f} times plain"
-    table.add_row("ours over HTTP", f"{result.ours_per_s:.2f}", f"{result.ours_p99_ms:.0f}", share)
-    table.add_row("FastAPI + torchvision", f"{result.plain_per_s:.2f}", f"{result.plain_p99_ms:.0f}", "")
-    table.add_row("ours, a model that does nothing", f"{result.nothing_per_s:.0f}", f"{result.nothing_p99_ms:.0f}", "")
+    table.add_row("ours over HTTP", f"{result.ours_per_s:.2f}", _whole(result.ours_p99_ms), share)
+    table.add_row("FastAPI + torchvision", f"{result.plain_per_s:.2f}", _whole(result.plain_p99_ms), "")
+    table.add_row("ours, a model that does nothing", f"{result.nothing_per_s:.0f}", _whole(result.nothing_p99_ms), "")
     stdout.print(table)
     stdout.print(f"a mix of {result.shapes} shapes: {result.shapes_batch_size:.1f} images to a batch")
+
+
+def _whole(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.0f}"

@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.errors import USAGE, fail, say, stderr, stdout
+from service.cli.errors import INTERRUPTED, USAGE, fail, say, stderr, stdout
 from service.cli.options import Json, number
 from service.image_files import image_files
 
 if TYPE_CHECKING:
     from service.loadtest.fleet import Measured
     from service.loadtest.plan import Goal, Plan, Target
+    from service.loadtest.search import Step
 
 _FORMAT = "frcnn-loadtest/1"
 _GUESS_S = 5.0  # of one caller's pace, from which the search begins
 
 
 def loadtest(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The service, or one of its paths with a query.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="The service's address; a path prefix and a query may follow.")
+    ],
     images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the images to send, or one.")],
     rate: Annotated[
         float | None, number(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
@@ -49,9 +52,11 @@ def loadtest(
     report: Annotated[Path | None, typer.Option(metavar="HTML", help="Write a report with plots.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Put a service under load and tell how fast it answers.
+    """Put a service under load and tell how fast it answers. Ctrl-C ends it early, with the figures until then.
 
     In open loop (--rate) latency counts from when a request was to be sent, so a service that falls behind shows it.
+
+    Example: frcnn loadtest http://127.0.0.1:8000 --images photos --rate 5 --duration 30 --report report.html
     """
     from service.loadtest.plan import Goal, Plan, PlanError, Target
 
@@ -76,6 +81,8 @@ def loadtest(
         fail(str(error), code=USAGE)
     document = _measured(plan, goal, workers)
     _give(document, report, as_json)
+    if document["interrupted"]:
+        fail("interrupted", code=INTERRUPTED)
     if goal is not None and document["search"]["found_rate_per_s"] is None:
         fail(f"no rate that was tried met the goal: {goal}")
     if document["run"]["succeeded"] == 0:
@@ -129,54 +136,87 @@ def _service(target: Target, api_key: str | None) -> dict[str, Any] | None:
 def _single(plan: Plan, workers: int) -> dict[str, Any]:
     from service.loadtest.summary import summarise
 
-    return {"run": summarise(_carry_out(plan, workers))}
+    measured = _carry_out(plan, workers)
+    return {"interrupted": measured.interrupted, "run": summarise(measured)}
 
 
 def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
-    from service.loadtest.search import Step, best, highest_rate, lowest_missed
-    from service.loadtest.summary import is_busy, summarise
+    from service.loadtest.search import best, highest_rate
+    from service.loadtest.summary import summarise
 
-    first_rate = plan.rate
-    if first_rate is None:
-        alone = replace(plan, concurrency=1, duration_s=min(plan.duration_s, _GUESS_S))
-        first_rate = max(summarise(_carry_out(alone, 1))["throughput_per_s"], 1 / plan.duration_s)
+    def whole(plan: Plan, workers: int) -> Measured:
+        measured = _carry_out(plan, workers)
+        if measured.interrupted:  # a part of a rate's time does not tell whether the rate meets the goal
+            raise KeyboardInterrupt
+        return measured
 
-    def tell(step: Step) -> None:
-        verdict = "met" if step.met else "missed"
-        say(f"{step.rate:.2f} arrivals/s: {goal} {verdict} ({step.value_s * 1000:.1f} ms)")
+    steps: list[Step] = []
 
-    steps = highest_rate(lambda rate: _carry_out(replace(plan, rate=rate), workers), goal, first_rate, on_step=tell)
+    def note(step: Step) -> None:
+        steps.append(step)
+        verdict = "met" if step.met else "missed" if step.kept_up else "answers fell behind arrivals"
+        say(f"{step.rate:.2f} arrivals/s: {goal}: {verdict} ({step.value_s * 1000:.1f} ms)")
+
+    interrupted = False
+    try:
+        first_rate = plan.rate
+        if first_rate is None:
+            alone = replace(plan, concurrency=1, duration_s=min(plan.duration_s, _GUESS_S))
+            first_rate = max(summarise(whole(alone, 1))["throughput_per_s"], 1 / plan.duration_s)
+        highest_rate(lambda rate: whole(replace(plan, rate=rate), workers), goal, first_rate, on_step=note)
+    except KeyboardInterrupt:
+        if not steps:
+            raise
+        interrupted = True
     found = best(steps)
     runs = [summarise(step.measured) for step in steps]
     run = runs[steps.index(found or min(steps, key=lambda step: step.rate))]
-    if run["requests"] * (1 - goal.quantile) < 1:
-        run["warnings"].append(
+    run["warnings"] += _search_warnings(steps, run, goal, interrupted=interrupted)
+    return {"interrupted": interrupted, "run": run, "search": _search_json(steps, runs, goal)}
+
+
+def _search_warnings(steps: list[Step], run: dict[str, Any], goal: Goal, *, interrupted: bool) -> list[str]:
+    from service.loadtest.search import lowest_missed
+    from service.loadtest.summary import is_busy, is_enough
+
+    warnings = []
+    if interrupted:
+        warnings.append("interrupted: a higher rate may meet the goal")
+    if not is_enough(run["requests"], goal.quantile):
+        warnings.append(
             f"of {run['requests']} requests the goal's share is all of them: search with a longer --duration"
         )
     border = lowest_missed(steps)
     if border is not None and is_busy(border.measured):
-        run["warnings"].append(
+        warnings.append(
             f"{border.rate:.2f} arrivals/s kept the load generator itself busy, which may be why the goal was missed: "
             "more --workers may find a higher rate"
         )
+    return warnings
+
+
+def _search_json(steps: list[Step], runs: list[dict[str, Any]], goal: Goal) -> dict[str, Any]:
+    from service.loadtest.search import best
+    from service.loadtest.summary import is_enough
+
+    found = best(steps)
     return {
-        "run": run,
-        "search": {
-            "goal": str(goal),
-            "quantile": goal.quantile,
-            "limit_ms": goal.limit_s * 1000,
-            "found_rate_per_s": None if found is None else round(found.rate, 3),
-            "steps": [
-                {
-                    "rate_per_s": round(step.rate, 3),
-                    "value_ms": round(step.value_s * 1000, 3) if step.value_s < float("inf") else None,
-                    "met": step.met,
-                    "throughput_per_s": run["throughput_per_s"],
-                    "failed": run["failed"],
-                }
-                for step, run in zip(steps, runs, strict=True)
-            ],
-        },
+        "goal": str(goal),
+        "quantile": goal.quantile,
+        "limit_ms": goal.limit_s * 1000,
+        "found_rate_per_s": None if found is None else round(found.rate, 3),
+        "steps": [
+            {
+                "rate_per_s": round(step.rate, 3),
+                "value_ms": round(step.value_s * 1000, 3) if step.value_s < float("inf") else None,
+                "met": step.met,
+                "kept_up": step.kept_up,
+                "enough": is_enough(run["requests"], goal.quantile),
+                "throughput_per_s": run["throughput_per_s"],
+                "failed": run["failed"],
+            }
+            for step, run in zip(steps, runs, strict=True)
+        ],
     }
 
 
@@ -189,8 +229,6 @@ def _carry_out(plan: Plan, workers: int) -> Measured:
             return carry_out(plan, workers=workers, on_progress=display.update)
     except WorkerLostError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted: nothing is reported of a test that did not end")
 
 
 def _give(document: dict[str, Any], report: Path | None, as_json: bool) -> None:

@@ -63,13 +63,15 @@ class LiveDisplay:
         latencies = np.array([latency for _, part in self._recent for latency in part]) * 1000
         elapsed_s = min(now - self._began, self._whole_s)
         state = "warming up" if elapsed_s < self._warmup_s else "measuring"
-        median, tail = np.percentile(latencies, (50, 99)) if len(latencies) else (float("nan"),) * 2
+        recent = "no answer yet"
+        if len(latencies):
+            recent = f"p50 {np.median(latencies):.1f} ms   max {latencies.max():.1f} ms"
         span_s = min(_RECENT_S, max(now - self._began, 0.1))
         grid = Table.grid(padding=(0, 2))
         grid.add_row(Text(state, style="bold"), self._load, ProgressBar(self._whole_s, elapsed_s, width=30))
         grid.add_row(
             f"{len(latencies) / span_s:.1f} answers/s",
-            f"p50 {median:.1f} ms   p99 {tail:.1f} ms",
+            recent,
             Text.assemble(
                 f"{self._answered} answered, {sum(self._in_flight.values())} in flight, ",
                 (f"{self._failed} failed", "red" if self._failed else ""),
@@ -113,12 +115,19 @@ def print_run(console: Console, run: dict[str, Any]) -> None:
         console.print(f"Note: {warning}", style="yellow", markup=False)
 
 
+def verdict_of(step: dict[str, Any]) -> str:
+    """In words: met, missed, or that the service fell behind the arrivals."""
+    if step["met"]:
+        return "met" if step["enough"] else "met, by too few requests"
+    return "missed" if step["kept_up"] else "fell behind"
+
+
 def print_search(console: Console, search: dict[str, Any]) -> None:
     """The rates that were tried, and the highest that met the goal."""
     table = Table("arrivals/s", f"p{search['quantile'] * 100:g} ms", "answers/s", "failed", "", box=None)
     for step in sorted(search["steps"], key=lambda step: float(step["rate_per_s"])):
         value = "-" if step["value_ms"] is None else f"{step['value_ms']:.1f}"
-        verdict = Text("met", style="green") if step["met"] else Text("missed", style="red")
+        verdict = Text(verdict_of(step), style="" if not step["enough"] else "green" if step["met"] else "red")
         table.add_row(
             f"{step['rate_per_s']:.2f}", value, f"{step['throughput_per_s']:.1f}", str(step["failed"]), verdict
         )
@@ -130,6 +139,8 @@ def print_search(console: Console, search: dict[str, Any]) -> None:
         console.print(f"{found:.2f} arrivals/s is the highest rate that met {search['goal']}; its run:", style="bold")
 
 
-def _milliseconds(value: float) -> str:
+def _milliseconds(value: float | None) -> str:
     """Short: nine of them stand in a line."""
+    if value is None:
+        return "-"
     return f"{value:.1f}" if value < 1000 else f"{value:.0f}"

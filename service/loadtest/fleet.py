@@ -9,18 +9,20 @@ import asyncio
 import gc
 import multiprocessing
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from service.loadtest.generator import Generator
 from service.loadtest.plan import Plan
 from service.loadtest.samples import Samples
 
 _REPORT_INTERVAL_S = 0.5
+_LOOK_INTERVAL_S = 0.2  # for Ctrl-C
 _HEAD_START_S = 0.05
 
 
@@ -51,21 +53,24 @@ class Measured:
     Args:
         samples: of all processes, warm-up included.
         busy: share of its processor time that the busiest process used. Near 1, it measures itself.
+        interrupted: whether it ended before its time; the plan has the duration that was measured.
     """
 
     plan: Plan
     workers: int
     samples: Samples
     busy: float
+    interrupted: bool = False
 
 
 def carry_out(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Measured:
-    """Run a plan in so many processes, and wait for its end.
+    """Run a plan in so many processes, and wait for its end. Ctrl-C ends it early, with what was measured.
 
     Arrivals of several independent Poisson processes are together one of the sum of their rates.
 
     Raises:
         WorkerLostError: a process died.
+        KeyboardInterrupt: Ctrl-C came before anything was measured.
     """
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
@@ -83,8 +88,15 @@ def carry_out(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress],
         start = time.monotonic() + _HEAD_START_S
         for pipe in pipes:
             pipe.send(start)
-        results = _results(pipes, on_progress)
-        return Measured(plan, workers, Samples.together([r[0] for r in results]), max(r[1] for r in results))
+        with _noted_interrupt() as interrupted:
+            results, stopped = _results(pipes, on_progress, interrupted)
+        if stopped is not None:
+            measured_s = stopped - start - plan.warmup_s
+            if measured_s <= 0:
+                raise KeyboardInterrupt
+            plan = replace(plan, duration_s=min(plan.duration_s, measured_s))
+        samples, busy = Samples.together([r[0] for r in results]), max(r[1] for r in results)
+        return Measured(plan, workers, samples, busy, interrupted=stopped is not None)
     finally:
         for process in processes:
             process.terminate()
@@ -104,19 +116,40 @@ def shares(plan: Plan, workers: int) -> list[Plan]:
     return parts
 
 
-def _results(pipes: Sequence[Connection], on_progress: Callable[[Progress], None]) -> list[tuple[Samples, float]]:
-    results = []
+@contextmanager
+def _noted_interrupt() -> Iterator[threading.Event]:
+    """Set an event at Ctrl-C, in place of an exception that would break what is being read from a pipe."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: noted.set())
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _results(
+    pipes: Sequence[Connection], on_progress: Callable[[Progress], None], interrupted: threading.Event
+) -> tuple[list[tuple[Samples, float]], float | None]:
+    """What each process measured, and when all of them were told to stop, if they were."""
+    results: list[tuple[Samples, float]] = []
+    stopped: float | None = None
     open_pipes = list(pipes)
     while open_pipes:
-        for pipe in wait(open_pipes):
-            assert isinstance(pipe, Connection)
+        if interrupted.is_set() and stopped is None:
+            stopped = time.monotonic()
+            for pipe in open_pipes:
+                pipe.send("stop")
+        for pipe in cast("list[Connection]", wait(open_pipes, _LOOK_INTERVAL_S)):
             message = _received(pipe)
             if isinstance(message, Progress):
                 on_progress(message)
             else:
                 results.append(message)
                 open_pipes.remove(pipe)
-    return results
+    return results, stopped
 
 
 def _received(pipe: Connection) -> Any:
@@ -152,10 +185,12 @@ async def _generate(pipe: Connection, number: int, plan: Plan) -> None:
     pipe.send("ready")
     start: float = pipe.recv()
     telling = asyncio.ensure_future(_tell(pipe, number, generator))
+    asyncio.get_running_loop().add_reader(pipe.fileno(), generator.stop)  # whatever comes now means that
     began, used = time.perf_counter(), time.process_time()
     samples = await generator.run(start)
     busy = (time.process_time() - used) / (time.perf_counter() - began)
     telling.cancel()
+    asyncio.get_running_loop().remove_reader(pipe.fileno())
     pipe.send((samples, busy))
 
 

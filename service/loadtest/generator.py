@@ -30,6 +30,12 @@ class Generator:
         self._transport = Transport(plan, self._tasks)
         self._to_come = 0  # of what is not in flight: 1 while arrivals go on, and each caller that pauses
         self._done = asyncio.Event()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Send nothing more and give up what is in flight, so that `run` returns what is recorded until now."""
+        self._stopped.set()
+        self._done.set()
 
     async def run(self, start: float) -> Samples:
         """Carry the plan out from `start` on, a time on the monotonic clock; return when all has been answered."""
@@ -43,6 +49,8 @@ class Generator:
                 for _ in range(self.plan.concurrency or 0):
                     self._ask_again(end, "")
             await self._done.wait()
+            if self._stopped.is_set():
+                self._transport.cancel()
         await self._transport.close()
         return self.recorder.samples(start)
 
@@ -56,8 +64,8 @@ class Generator:
         def pace() -> None:
             for at in self.plan.arrivals():
                 pause_s = start + at - time.monotonic()
-                if pause_s > 0:
-                    time.sleep(pause_s)
+                if self._stopped.wait(max(pause_s, 0)):
+                    return
                 loop.call_soon_threadsafe(self._arrive, start + at)
             loop.call_soon_threadsafe(self._last_has_arrived)
 
@@ -65,6 +73,8 @@ class Generator:
         threading.Thread(target=pace, daemon=True).start()
 
     def _arrive(self, intended: float) -> None:
+        if self._stopped.is_set():
+            return
         if self.in_flight >= self.plan.most_in_flight:
             now = time.monotonic()
             self.recorder.add(intended, now, now, DROPPED, b"")
@@ -82,7 +92,7 @@ class Generator:
     def _ask_again(self, end: float, failure: str) -> None:
         """A caller of the closed loop asks, once it has thought about a failure."""
         now = time.monotonic()
-        if now >= end:
+        if now >= end or self._stopped.is_set():
             self._end_if_over()
         elif failure:
             self._to_come += 1

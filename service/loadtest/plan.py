@@ -25,17 +25,19 @@ class Target:
     """Where requests go.
 
     Args:
-        path: with the query.
+        path: of the detection, with the query.
+        prefix: of all paths of the service, where a proxy gives it one.
     """
 
     host: str
     port: int
     path: str
     tls: bool
+    prefix: str = ""
 
     @classmethod
     def parse(cls, url: str) -> Target:
-        """The address of a service, or of one of its paths; `/detect` if none is named.
+        """The address of a service, with or without a path prefix, `/detect` and a query.
 
         Raises:
             PlanError: no http or https address.
@@ -47,14 +49,20 @@ class Target:
             raise PlanError(f"{url}: {error}") from error
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise PlanError(f"{url} is no address of a service; it looks like http://127.0.0.1:8000")
-        path = parts.path if parts.path not in {"", "/"} else "/detect"
+        prefix = parts.path.rstrip("/").removesuffix("/detect")
+        path = f"{prefix}/detect?{parts.query}" if parts.query else f"{prefix}/detect"
         tls = parts.scheme == "https"
-        return cls(parts.hostname, port or (443 if tls else 80), f"{path}?{parts.query}" if parts.query else path, tls)
+        return cls(parts.hostname, port or (443 if tls else 80), path, tls, prefix)
+
+    @property
+    def origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+        """Of the service, as its client takes it."""
+        return self.origin + self.prefix
 
     def ssl_context(self) -> ssl.SSLContext | None:
         return ssl.create_default_context() if self.tls else None

@@ -9,7 +9,7 @@ from html import escape
 from typing import TypeAlias
 
 _WIDTH, _HEIGHT = 560, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 26, 14, 44
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 Bar: TypeAlias = tuple[float, float, float]  # from x, to x, height
@@ -73,13 +73,16 @@ def line_plot(title: str, x: Axis, y: Axis, lines: Sequence[Line], *, limit: flo
                 pieces.append([])
             else:
                 pieces[-1].append(f"{_x(x, px):.1f},{_y(y, py):.1f}")
-        # A point without neighbours gets a line of no length, which round ends make a dot.
-        parts += [
-            f'<polyline class="line s{number}" points="{" ".join(piece * (2 if len(piece) == 1 else 1))}"/>'
-            for piece in pieces
-            if piece
-        ]
+        parts += [_joined(piece, number) for piece in pieces if piece]
     return _plot(title, parts, [line.name for line in lines] if len(lines) > 1 else [])
+
+
+def _joined(piece: Sequence[str], number: int) -> str:
+    """A line through points; a dot where there is only one."""
+    if len(piece) == 1:
+        x, y = piece[0].split(",")
+        return f'<circle class="dot s{number}" cx="{x}" cy="{y}" r="4"/>'
+    return f'<polyline class="line s{number}" points="{" ".join(piece)}"/>'
 
 
 def bar_plot(
@@ -104,14 +107,14 @@ def bar_plot(
     return _plot(title, parts, [])
 
 
-def scatter_plot(title: str, x: Axis, y: Axis, dots: Sequence[tuple[float, float, bool, str]], *, limit: float) -> str:
-    """Dots, good and bad ones, with what is shown when one is pointed at, and a limit across."""
+def scatter_plot(title: str, x: Axis, y: Axis, dots: Sequence[tuple[float, float, str, str]], *, limit: float) -> str:
+    """Dots with their class and what is shown when one is pointed at, and a limit across."""
     at = _y(y, limit)
     parts = [_frame(x, y), f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>']
     parts += [
-        f'<circle class="{"good" if good else "bad"}" cx="{_x(x, px):.1f}" cy="{_y(y, py):.1f}" r="5">'
+        f'<circle class="{kind}" cx="{_x(x, px):.1f}" cy="{_y(y, py):.1f}" r="5">'
         f"<title>{escape(words)}</title></circle>"
-        for px, py, good, words in dots
+        for px, py, kind, words in dots
     ]
     return _plot(title, parts, [])
 

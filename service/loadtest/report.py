@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 from typing import Any, TypeAlias
 
-from service.loadtest.display import load_in_words
+from service.loadtest.display import load_in_words, verdict_of
 from service.loadtest.plots import Axis, Line, bar_plot, line_plot, scatter_plot
 
 _STYLE = """
@@ -37,7 +37,8 @@ i.s0 { background: var(--s0); } i.s1 { background: var(--s1); } i.s2 { backgroun
 .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
 .line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); } .line.s2 { stroke: var(--s2); }
 .limit { stroke: var(--bad); stroke-dasharray: 6 4; stroke-width: 1.5; }
-circle.good { fill: var(--good); } circle.bad { fill: var(--bad); }
+circle { fill: var(--soft); } circle.good { fill: var(--good); } circle.bad { fill: var(--bad); }
+.dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); } .dot.s2 { fill: var(--s2); }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 14px; border-top: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr:first-child > * { border-top: 0; }
@@ -88,12 +89,18 @@ def _cards(run: Document, search: Document | None) -> str:
         (_number(latency.get("p50")), "p50, ms", ""),
         (_number(latency.get("p99")), "p99, ms", ""),
         (_number(latency.get("max")), "slowest, ms", ""),
-        (failed, f"of {run['requests']:,} failed", _verdict(not run["failed"])),
+        (
+            failed,
+            f"of {run['requests']:,} failed",
+            "bad" if run["failed"] else _verdict(True) if latency.get("p99") else "",
+        ),
     ]
     if search is not None:
         found = search["found_rate_per_s"]
         words = f"arrivals a second meet {search['goal']}"
-        cards.insert(0, ("none" if found is None else f"{found:,.1f}", words, _verdict(found is not None)))
+        enough = all(step["enough"] for step in search["steps"] if step["rate_per_s"] == found)
+        kind = _verdict(found is not None) if enough else ""
+        cards.insert(0, ("none" if found is None else f"{found:,.1f}", words, kind))
     inner = "".join(
         f'<div class="card {kind}"><b>{value}</b><span class="soft">{escape(words)}</span></div>'
         for value, words, kind in cards
@@ -122,7 +129,7 @@ def _timelines(run: Document) -> str:
     middle = duration_s / len(rows) / 2
     latencies = [
         Line(percentile, [(row["at_s"] + middle, _or_nan(row[f"{percentile}_ms"])) for row in rows])
-        for percentile in ("p50", "p99")
+        for percentile in ("p50", "max")
     ]
     rates = [Line("", [(row["at_s"] + middle, row["throughput_per_s"]) for row in rows])]
     x = Axis.linear("seconds", 0, duration_s)
@@ -183,13 +190,18 @@ def _search_plot(search: Document) -> str:
     limit_ms = search["limit_ms"]
     top_ms = 3 * limit_ms  # what is slower, or failed, lies at the top
     dots = [
-        (step["rate_per_s"], top_ms if step["value_ms"] is None else min(step["value_ms"], top_ms), step["met"],
-         f"{step['rate_per_s']:.2f}/s: {_number(step['value_ms'])} ms, {step['failed']} failed")
+        (step["rate_per_s"], top_ms if step["value_ms"] is None else min(step["value_ms"], top_ms), _colour(step),
+         f"{step['rate_per_s']:.2f}/s: {_number(step['value_ms'])} ms, {step['failed']} failed, {verdict_of(step)}")
         for step in search["steps"]
     ]  # fmt: skip
     x = Axis.linear("arrivals/s", 0, max(dot[0] for dot in dots))
     y = Axis.linear(f"p{search['quantile'] * 100:g}, ms", 0, top_ms)
     return scatter_plot(f"Rates tried, and the goal: {search['goal']}", x, y, dots, limit=limit_ms)
+
+
+def _colour(step: Document) -> str:
+    """The class of a rate's verdict; none where its requests were too few to judge by."""
+    return _verdict(step["met"]) if step["enough"] else ""
 
 
 def _search_table(search: Document) -> str:
@@ -199,7 +211,7 @@ def _search_table(search: Document) -> str:
             _number(step["value_ms"]),
             _number(step["throughput_per_s"]),
             str(step["failed"]),
-            ("met", "good") if step["met"] else ("missed", "bad"),
+            (verdict_of(step), _colour(step)),
         ]
         for step in sorted(search["steps"], key=lambda step: float(step["rate_per_s"]))
     ]

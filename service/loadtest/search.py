@@ -10,9 +10,10 @@ import numpy as np
 
 from service.loadtest.fleet import Measured
 from service.loadtest.plan import Goal
-from service.loadtest.summary import measured_part, quantile
+from service.loadtest.summary import answered_in_time, measured_part, quantile
 
 _CLOSE_ENOUGH = 1.05  # between the highest rate that met the goal and the lowest that did not
+_SHARE_BEHIND = 0.05  # of the arrivals
 _MOST_RATES = 24  # doubling a million times over, and halving the rest
 
 
@@ -22,10 +23,13 @@ class Step:
 
     Args:
         value_s: what the goal's share of the requests was answered within; infinite if too many failed.
+        kept_up: whether answers came as fast as arrivals. Where they do not, the queue grows, and a longer test misses.
+        met: value_s is within the goal, and answers kept up.
     """
 
     rate: float
     value_s: float
+    kept_up: bool
     met: bool
     measured: Measured
 
@@ -51,8 +55,8 @@ def highest_rate(
 
     def is_met(rate: float) -> bool:
         measured = measure(rate)
-        value_s = attained_s(measured, goal)
-        steps.append(Step(rate, value_s, value_s <= goal.limit_s, measured))
+        value_s, keeps = attained_s(measured, goal), kept_up(measured)
+        steps.append(Step(rate, value_s, keeps, keeps and value_s <= goal.limit_s, measured))
         on_step(steps[-1])
         return steps[-1].met
 
@@ -91,3 +95,14 @@ def attained_s(measured: Measured, goal: Goal) -> float:
     if not len(samples):
         return math.inf
     return quantile(np.where(samples.succeeded, samples.latency, np.inf), goal.quantile)
+
+
+def kept_up(measured: Measured) -> bool:
+    """Whether as many requests were answered in the measured time as were to be sent in it, but for 5 % and chance.
+
+    What chance does to the number in flight is less than what it does to the number of arrivals, whose deviation is
+    its root.
+    """
+    arrived = len(measured_part(measured))
+    missing = arrived - answered_in_time(measured)
+    return missing <= max(_SHARE_BEHIND * arrived, 2 * math.sqrt(arrived))

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from service.client.timing import Timing
 from service.loadtest.fleet import Measured
@@ -18,6 +19,7 @@ _BUSY = 0.8
 _LATE_S = 0.005  # a generator this late is part of what it measures
 
 Document = dict[str, Any]
+Spread = dict[str, float | None]
 
 
 def summarise(measured: Measured) -> Document:
@@ -27,11 +29,10 @@ def summarise(measured: Measured) -> Document:
     came. Throughput counts the answers that came in the measured time.
     """
     plan = measured.plan
-    begin, end = plan.warmup_s, plan.warmup_s + plan.duration_s
     everything = measured.samples
     samples = measured_part(measured)
     succeeded = samples.where(samples.succeeded)
-    in_time = everything.succeeded & (everything.done >= begin) & (everything.done < end)
+    in_time = _in_time(measured)
     late = samples.sent - samples.intended
     document: Document = {
         "plan": plan_json(plan, measured.workers),
@@ -45,7 +46,7 @@ def summarise(measured: Measured) -> Document:
         "curve_ms": _curve_ms(succeeded.latency),
         "histogram_ms": _histogram_ms(succeeded.latency),
         **_server_timings(succeeded),
-        "timeline": _timeline(samples, everything.done[in_time], begin, plan.duration_s),
+        "timeline": _timeline(samples, everything.done[in_time], plan.warmup_s, plan.duration_s),
         "generator": {
             "busy": round(measured.busy, 3),
             "late_ms": _spread_ms(late),
@@ -59,6 +60,17 @@ def summarise(measured: Measured) -> Document:
 def is_busy(measured: Measured) -> bool:
     """Whether the processes that made the load had little time to spare, so that requests waited there."""
     return measured.busy > _BUSY
+
+
+def answered_in_time(measured: Measured) -> int:
+    """How many requests succeeded within the measured time."""
+    return int(_in_time(measured).sum())
+
+
+def _in_time(measured: Measured) -> npt.NDArray[np.bool_]:
+    plan, everything = measured.plan, measured.samples
+    begin, end = plan.warmup_s, plan.warmup_s + plan.duration_s
+    return everything.succeeded & (everything.done >= begin) & (everything.done < end)
 
 
 def measured_part(measured: Measured) -> Samples:
@@ -90,13 +102,20 @@ def quantile(values: Floats, share: float) -> float:
     return float(np.quantile(values, share, method="inverted_cdf"))
 
 
-def _spread_ms(seconds: Floats) -> dict[str, float] | None:
+def is_enough(count: int, share: float) -> bool:
+    """Whether so many requests tell the quantile of a share: at least one of them has to lie beyond it."""
+    return count * (1 - share) > 1 - 1e-9
+
+
+def _spread_ms(seconds: Floats) -> Spread | None:
+    """Mean, extremes and percentiles; None for a percentile that so few values do not tell."""
     if not len(seconds):
         return None
-    spread = {"mean": float(seconds.mean()), "min": float(seconds.min())}
-    spread |= {f"p{percentile:g}": quantile(seconds, percentile / 100) for percentile in PERCENTILES}
-    spread["max"] = float(seconds.max())
-    return {name: _ms(value) for name, value in spread.items()}
+    spread: Spread = {"mean": _ms(seconds.mean()), "min": _ms(seconds.min())}
+    for percentile in PERCENTILES:
+        share = percentile / 100
+        spread[f"p{percentile:g}"] = _ms(quantile(seconds, share)) if is_enough(len(seconds), share) else None
+    return spread | {"max": _ms(seconds.max())}
 
 
 def _curve_ms(latency: Floats) -> list[tuple[float, float]]:
@@ -150,7 +169,7 @@ def _timeline(samples: Samples, answered: Floats, begin: float, duration_s: floa
                 "throughput_per_s": round(float(answers[i] / (edges[i + 1] - edges[i])), 3),
                 "failed": int((mine & ~succeeded).sum()),
                 "p50_ms": _ms(quantile(latencies, 0.5)) if len(latencies) else None,
-                "p99_ms": _ms(quantile(latencies, 0.99)) if len(latencies) else None,
+                "max_ms": _ms(latencies.max()) if len(latencies) else None,
             }
         )
     return rows
@@ -160,14 +179,21 @@ def _warnings(document: Document, measured: Measured) -> list[str]:
     """What keeps the figures from meaning what they seem to."""
     found = []
     generator = document["generator"]
+    if measured.interrupted:
+        found.append(f"interrupted: these figures are of the {measured.plan.duration_s:.1f} s that were measured")
     if not document["requests"]:
         found.append("no request was sent in the measured time; measure longer")
+    untold = [name for name, value in (document["latency_ms"] or {}).items() if value is None]
+    if "p99" in untold:
+        found.append(
+            f"{document['succeeded']} requests are too few to tell {', '.join(untold)}: p99 needs 100; measure longer"
+        )
     if is_busy(measured):
         found.append(
             f"the load generator used {measured.busy:.0%} of a processor core: the latencies are partly its own, and "
             "more --workers will tell more of the service"
         )
-    if generator["late_ms"] and generator["late_ms"]["p99"] > _LATE_S * 1000:
+    if generator["late_ms"] and (generator["late_ms"]["p99"] or 0) > _LATE_S * 1000:
         found.append(
             f"one request in a hundred was sent {generator['late_ms']['p99']:.0f} ms late or later: this machine is "
             "busy, or connections were slow to open"

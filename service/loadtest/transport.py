@@ -36,14 +36,22 @@ class Transport:
         self._tasks = tasks
         self._images = plan.images
         self._timeout_s = plan.timeout_s + _GRACE_S
-        self._url = httpx.URL(plan.target.url + plan.target.path)
+        self._url = httpx.URL(plan.target.origin + plan.target.path)
         self._headers = [httpx.Headers([*plan.headers(), ("Content-Length", str(len(i)))]) for i in plan.images]
         self._ssl = plan.target.ssl_context()
         self._idle: list[httpx.AsyncClient] = []
+        self._exchanges: set[asyncio.Task[None]] = set()
 
     def send(self, image: int, on_reply: OnReply) -> None:
         """Post the plan's image of this number; `on_reply` is called once, and never before this returns."""
-        self._tasks.create_task(self._exchange(image, on_reply, time.monotonic()))
+        task = self._tasks.create_task(self._exchange(image, on_reply, time.monotonic()))
+        self._exchanges.add(task)
+        task.add_done_callback(self._exchanges.discard)
+
+    def cancel(self) -> None:
+        """Give up the requests that are in flight: their `on_reply` is not called."""
+        for task in self._exchanges:
+            task.cancel()
 
     async def close(self) -> None:
         """Close the connections, none of which is in use."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -100,12 +105,12 @@ def test_several_processes(url: str, images: Path) -> None:
 
 
 def test_the_rate_within_a_goal_is_found(url: str, images: Path, tmp_path: Path) -> None:
-    arguments = ("--slo", "p50=2s", "--rate", 400, "--duration", 0.5, "--warmup", 0.1, "--max-in-flight", 30)
+    arguments = ("--slo", "p50=5s", "--rate", 20, "--duration", 1, "--warmup", 0.1, "--max-in-flight", 30)
     result = invoke(url, "--images", images, *arguments, "--report", tmp_path / "s.html", "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     search = document["search"]
-    assert search["goal"] == "p50 within 2000 ms"
+    assert search["goal"] == "p50 within 5000 ms"
     met = [step["rate_per_s"] for step in search["steps"] if step["met"]]
     assert search["found_rate_per_s"] == max(met) == pytest.approx(document["run"]["plan"]["rate_per_s"], abs=0.01)
     assert "Rates tried" in check_page(tmp_path / "s.html").text
@@ -134,6 +139,47 @@ def test_wrong_usage(images: Path, arguments: list[object]) -> None:
     result = invoke(*[images if argument == "IMAGES" else argument for argument in arguments])
     assert result.exit_code == 2
     assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_gives_the_figures_until_then(fake: Any, live: Any, images: Path) -> None:
+    detector = fake(seconds=0.005)
+    arguments = ["--images", str(images), "--rate", "40", "--duration", "600", "--warmup", "0", "--json"]
+    with live(detector, max_batch_size=4) as url:
+        command = [sys.executable, "-m", "service", "loadtest", url, *arguments]
+        test = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            give_up = time.monotonic() + 120
+            while len(detector.batches) < 20:
+                assert time.monotonic() < give_up
+                time.sleep(0.05)
+            test.send_signal(signal.SIGINT)
+            shown, told = test.communicate(timeout=60)
+        finally:
+            test.kill()
+    assert test.returncode == 130
+    assert told == "frcnn: interrupted\n"
+    run = json.loads(shown)["run"]
+    assert run["succeeded"] >= 10
+    assert 0 < run["plan"]["duration_s"] < 200
+    assert run["throughput_per_s"] > 0
+    assert any("interrupted" in warning for warning in run["warnings"])
+
+
+def test_ctrl_c_while_it_starts_is_no_trace(images: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question of its health and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "service", "loadtest", url, "--images", str(images), "--rate", "1"]
+        test = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            silent.settimeout(120)
+            connection, _ = silent.accept()
+            with connection:
+                test.send_signal(signal.SIGINT)
+                shown, _ = test.communicate(timeout=60)
+        finally:
+            test.kill()
+    assert test.returncode == 130
+    assert shown == "frcnn: interrupted\n"
 
 
 def test_no_service(images: Path) -> None:

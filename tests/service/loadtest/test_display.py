@@ -45,5 +45,14 @@ def test_a_run_fits_a_terminal_of_80_columns() -> None:
     assert "1: 95%, 4: 5%" in console.file.getvalue()
 
 
+def test_before_the_first_answer_no_figure_is_made_up() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    with LiveDisplay(console, PLAN):
+        pass
+    assert isinstance(console.file, io.StringIO)
+    assert "no answer yet" in console.file.getvalue()
+    assert "nan" not in console.file.getvalue()
+
+
 def test_nothing_is_drawn_elsewhere() -> None:
     assert shown(Console(file=io.StringIO(), force_terminal=False)) == ""

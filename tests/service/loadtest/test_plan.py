@@ -16,12 +16,19 @@ PLAN = Plan(target=Target("h", 1, "/detect", tls=False), images=(b"a", b"b"), du
     [
         ("http://h", Target("h", 80, "/detect", tls=False)),
         ("https://h:8443/", Target("h", 8443, "/detect", tls=True)),
-        ("http://[::1]:8000/v1/detect?labels=dog", Target("::1", 8000, "/v1/detect?labels=dog", tls=False)),
+        ("http://[::1]:8000/v1/detect?labels=dog", Target("::1", 8000, "/v1/detect?labels=dog", False, "/v1")),
+        ("http://h/detect/", Target("h", 80, "/detect", tls=False)),
+        ("https://h/cells/v1/?labels=dog", Target("h", 443, "/cells/v1/detect?labels=dog", True, "/cells/v1")),
         ("http://h?max_detections=3", Target("h", 80, "/detect?max_detections=3", tls=False)),
     ],
 )
 def test_addresses(url: str, target: Target) -> None:
     assert Target.parse(url) == target
+
+
+def test_a_prefix_is_that_of_every_path() -> None:
+    assert Target.parse("http://h/cells/").url == "http://h:80/cells"
+    assert Target.parse("http://h/cells/detect").url == "http://h:80/cells"
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://h", "http://", "http://h:x", "http://h:99999"])

@@ -9,7 +9,7 @@ import pytest
 from service.loadtest.fleet import Measured
 from service.loadtest.plan import Goal, Plan, Target
 from service.loadtest.samples import Recorder, Samples
-from service.loadtest.search import attained_s, best, highest_rate, lowest_missed
+from service.loadtest.search import attained_s, best, highest_rate, kept_up, lowest_missed
 from service.loadtest.summary import quantile, summarise
 
 PLAN = Plan(target=Target("h", 1, "/", tls=False), images=(b"1234",), rate=10.0, duration_s=10.0, warmup_s=2.0)
@@ -44,7 +44,8 @@ def test_figures_worked_out_by_hand() -> None:
     latency = document["latency_ms"]
     assert (latency["min"], latency["max"]) == (1, 100)
     assert latency["p50"] == 51  # the 50th of 1..9, 11..100
-    assert latency["p99"] == 100
+    assert latency["p95"] == 96
+    assert latency["p99"] is latency["p99.9"] is None  # 99 latencies do not tell them
     assert document["batch_sizes"] == {"4": 99}
     assert document["stages_ms"]["inference"]["p50"] == 5
     assert document["stages_ms"]["elsewhere"]["p50"] == pytest.approx(44)
@@ -59,8 +60,18 @@ def test_figures_worked_out_by_hand() -> None:
     assert shares[0] == 0
 
 
+def test_few_requests_tell_no_far_percentile() -> None:
+    document = summarise(measured([(3.0 + i / 100, 0.01, "") for i in range(4)]))
+    latency = document["latency_ms"]
+    assert latency["p50"] == latency["p75"] == latency["max"] == 10
+    assert [latency[name] for name in ("p90", "p95", "p99", "p99.9")] == [None] * 4
+    (warning,) = document["warnings"]
+    assert "4 requests are too few to tell p90, p95, p99, p99.9" in warning
+    assert summarise(measured([(3.0 + i / 100, 0.01, "") for i in range(100)]))["latency_ms"]["p99"] == 10
+
+
 def test_a_generator_that_measures_itself_says_so() -> None:
-    rows = [(3.0, 0.01, "")] * 10
+    rows = [(3.0, 0.01, "")] * 100
     (warning,) = summarise(measured(rows, busy=0.95))["warnings"]
     assert "95%" in warning
     assert "more --workers will" in warning
@@ -87,6 +98,29 @@ def test_a_failure_is_never_within_the_goal() -> None:
     assert attained_s(measured(rows), Goal(0.98, 1)) == pytest.approx(0.01)
     assert attained_s(measured(rows), Goal(0.99, 1)) == math.inf
     assert attained_s(measured([]), Goal(0.5, 1)) == math.inf
+
+
+def test_a_rate_that_answers_do_not_keep_up_with_is_not_met() -> None:
+    """25 arrivals a second for 10 s, of which 18 a second are answered: the goal's half is in time all the same."""
+    rows = [(2 + i / 25, 0.05 + max(0.0, i / 18 - i / 25), "") for i in range(250)]
+    behind = measured(rows)
+    goal = Goal(0.5, 2)
+    assert attained_s(behind, goal) < goal.limit_s
+    assert not kept_up(behind)
+    steps = highest_rate(
+        lambda rate: behind if rate > 20 else measured([(2 + i / 18, 0.05, "") for i in range(180)]),
+        goal,
+        25.4,
+        on_step=lambda step: None,
+    )
+    assert [(step.met, step.kept_up) for step in steps[:3]] == [(False, False), (False, False), (True, True)]
+    found = best(steps)
+    assert found is not None
+    assert found.rate <= 20
+
+
+def test_what_is_on_its_way_as_measuring_ends_is_not_behind() -> None:
+    assert kept_up(measured([(2 + i / 10, 1.0, "") for i in range(100)]))
 
 
 @pytest.mark.parametrize("capacity", [0.9, 7.3, 100, 4000])
