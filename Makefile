@@ -1,7 +1,10 @@
 # From a fresh clone, with Python 3.11 to 3.13 and nothing else:
 #   make serve     install into .venv and serve on http://127.0.0.1:8000
 #   make test      install into .venv and run the tests
+# TORCH_INDEX=ADDRESS takes torch from another package index: one for an older driver (CUDA 12), or for CPUs alone. Its
+# files have other hashes than those that are pinned: there the versions are pinned, and the index is trusted.
 PYTHON ?= python3
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 LINT := .lint
@@ -30,7 +33,14 @@ $(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
 		{ echo "Python 3.11 to 3.13 is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Installing into $(VENV), once, which takes some minutes, 5 to 7 GB, and 3 GB more until it is done"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes -r $(REQUIREMENTS)
+	@if [ -z "$(TORCH_INDEX)" ]; then \
+		$(BIN)/python -m pip install --quiet --require-hashes -r $(REQUIREMENTS); \
+	else \
+		awk '/^[^ ]/ { drop = /^(torch|torchvision|triton|nvidia|cuda)[a-z0-9-]*==/ } !drop' $(REQUIREMENTS) >$(VENV)/rest.txt && \
+		grep -oE '^torch(vision)?==[^ ;]+' $(REQUIREMENTS) >$(VENV)/torch.txt && \
+		$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(VENV)/rest.txt && \
+		$(BIN)/python -m pip install --quiet --index-url "$(TORCH_INDEX)" -r $(VENV)/torch.txt; \
+	fi
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -28,7 +28,7 @@ from model.inference.serving import Pending
 from model.structures import Detection
 from model.weights import WeightsError, WeightsUnavailableError
 from service.cores import compute_threads
-from service.gpus import DetectorError, parse_devices
+from service.gpus import DetectorError, device_caveat, parse_devices
 from service.images import Pixels
 from service.settings import Precision, Settings
 from service.staging import cuda_uploads, page_locked
@@ -272,8 +272,9 @@ def load_detectors(settings: Settings) -> list[Detector]:
             "%s weights are on %s in %s, best %d at a time",
             info.weights, device, detector.precision, detector.best_batch_size,
         )  # fmt: skip
-    if caveat := weights_caveat(settings.weights, info):
-        logger.warning("%s", caveat)
+    for caveat in (weights_caveat(settings.weights, info), device_caveat(settings.device, devices)):
+        if caveat:
+            logger.warning("%s", caveat)
     return detectors
 
 

@@ -18,7 +18,7 @@ from service.batcher import Batcher
 from service.cores import usable_cores
 from service.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, weights_caveat
 from service.errors import UnavailableError
-from service.gpus import device_memory, device_name
+from service.gpus import device_caveat, device_memory, device_name
 from service.limits import BatcherLimits
 from service.metrics import Metrics
 from service.settings import Settings
@@ -70,6 +70,7 @@ class Service:
         self._load_error: Exception | None = None
         self._settled = asyncio.Event()  # set when the model is loaded, or cannot be
         self._batcher: Batcher | None = None
+        self._device_caveat: str | None = None
         self._leaving = False
         self._draining = False
         self._started = time.monotonic()
@@ -131,8 +132,9 @@ class Service:
         if caps := self._batcher.batch_caps:
             told = "; ".join(f"{device}: {cap}" for device, cap in caps.items())
             return Condition("ok", f"memory ran out, so batches are smaller for now: {told}")
-        caveat = weights_caveat(self.settings.weights, self._batcher.info)
-        return Condition("ok", caveat or "the model is loaded and its device answers")
+        caveats = (weights_caveat(self.settings.weights, self._batcher.info), self._device_caveat)
+        told = "; ".join(caveat for caveat in caveats if caveat)
+        return Condition("ok", told or "the model is loaded and its device answers")
 
     @property
     def batcher(self) -> Batcher:
@@ -239,6 +241,7 @@ class Service:
             on_failure=self._on_failure,
             metrics=self.metrics,
         )
+        self._device_caveat = device_caveat(settings.device, [detector.device for detector in detectors])
         self._batcher.start()
         self._settled.set()
         self.metrics.tell_what_is_served(detectors[0].info.name, detectors[0].info.weights, self.version)

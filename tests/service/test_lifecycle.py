@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service import gpus
 from service.app import create_app
 from service.settings import Settings
 
@@ -148,3 +149,13 @@ async def test_weights_that_stand_in_are_said_so(asked: str, served: str, words:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
         assert words in (await client.get("/healthz")).json()["detail"]
+
+
+async def test_a_gpu_that_cannot_be_used_is_told_of(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "unusable_gpu", lambda: "the GPU X cannot be used, because Y")
+    app = create_app(Settings(), load=lambda _: [fake()])
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        detail = (await client.get("/healthz")).json()["detail"]
+        assert detail.startswith("the CPU serves, slower than a GPU would: the GPU X cannot be used, because Y")
