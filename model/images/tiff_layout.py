@@ -138,7 +138,7 @@ def _bits_taken(layout: Layout) -> set[int]:
     if layout.samples > 1:
         if layout.photometric == PALETTE:
             return set()
-        has_colors = layout.photometric in {RGB, CMYK}
+        has_colors = layout.photometric in {RGB, CMYK, YCBCR}
         most = {8: 6, 16: 4} if has_colors else {8: 2, 16: 1}  # of samples side by side, in Pillow
         return {bits for bits in most if layout.is_planar or layout.samples <= most[bits]}
     if layout.photometric == PALETTE:
