@@ -25,6 +25,7 @@ async def document(request: Request) -> Response:
     return JSONResponse(request.app.openapi())
 
 
+@router.head("/docs", include_in_schema=False)
 @router.get("/docs", include_in_schema=False)
 async def page() -> Response:
     """Swagger UI, with leave to run its script and to ask this server, and for nothing else."""

@@ -4,6 +4,7 @@ ServiceError
 +- BadRequestError          400  the body or a header cannot be understood
 +- BrokenImageError         400  not an image, or a damaged one
 +- UnauthorizedError        401  no API key, or a wrong one
++- NotAcceptableError       406  no form of the answer is one that the caller takes
 +- BodyTimeoutError         408  the body came too slowly; the connection is closed
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken
@@ -65,6 +66,10 @@ class BrokenImageError(ServiceError):
 
 class UnauthorizedError(ServiceError):
     status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
+
+
+class NotAcceptableError(ServiceError):
+    status, code = HTTPStatus.NOT_ACCEPTABLE, "not-acceptable"
 
 
 class BodyTimeoutError(ServiceError):

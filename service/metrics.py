@@ -6,8 +6,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -66,9 +67,10 @@ class Metrics:
         """Have `read`, called at each scrape, tell the bytes of each device by their kind."""
         self.registry.register(_DeviceMemory(read))
 
-    def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """All of it, and its media type: Prometheus' text format, or OpenMetrics where an Accept header prefers it."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
 
 
 class Histogram:

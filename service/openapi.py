@@ -23,6 +23,7 @@ _MEANINGS = {
     400: "The body is broken, or is no image",
     401: "No API key, or a wrong one",
     404: "There is no such model",
+    406: "The answer is JSON alone, and the caller takes only pictures",
     408: "The body came too slowly",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
@@ -103,11 +104,21 @@ BATCH_REQUEST = {
         "content": {"multipart/form-data": _form({"type": "array", "minItems": 1, "items": _BINARY})},
     },
 }
-BATCH_RESPONSES = {200: {"description": "A result or a problem for each file, in order"}, **_EVERY_PROBLEM}
+BATCH_RESPONSES = {
+    200: {"description": "A result or a problem for each file, in order"},
+    **_EVERY_PROBLEM,
+    **problems(406),
+}
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": _MEANINGS[503], "model": Health}}
 READINESS_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": _MEANINGS[503], "model": Probe}}
 METRICS_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    200: {
+        "description": "Metrics, in the format that `Accept` prefers",
+        "content": {
+            "text/plain": {"schema": {"type": "string"}},
+            "application/openmetrics-text": {"schema": {"type": "string"}},
+        },
+    }
 }
 
 _SECURITY_SCHEMES = {

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import openapi, schemas
 from service.admission import Places
@@ -17,7 +16,7 @@ from service.batcher import Batcher
 from service.deadline import in_time
 from service.detector import ModelInfo
 from service.drawing import DrawnFormat, draw, encode
-from service.errors import BadParameterError, ServiceError, UnavailableError, problem
+from service.errors import BadParameterError, NotAcceptableError, ServiceError, UnavailableError, problem
 from service.headers import first_headers
 from service.lifecycle import Service
 from service.pipeline import Found, find, find_all, while_connected
@@ -30,6 +29,7 @@ router = APIRouter(redirect_slashes=False)
 DETECT_PATH = "/detect"
 _RAW_TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 _RAW_PRIORITY_HEADER = openapi.PRIORITY_HEADER.lower().encode()
+_JSON_RANGES = frozenset({"application/json", "application/*", "*/*"})
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
@@ -104,6 +104,10 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
     batcher = service.batcher
     settings = service.settings
     _refuse_repetition(request)
+    if _drawn_type(request) is not None and not _takes_json(request):
+        raise NotAcceptableError(
+            "/detect/batch answers with application/json alone; /detect gives one picture with its boxes drawn"
+        )
     selection = query.selection(batcher.info.categories)
     urgency = request_urgency(request, service, Priority.LOW)
     urgency.check(batcher)
@@ -171,6 +175,7 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
 
 
+@router.head("/labels", include_in_schema=False)
 @router.get("/labels", tags=["model"], response_model=schemas.Labels, responses=openapi.problems(503))
 async def labels(request: Request) -> Response:
     """The classes that detections can have."""
@@ -180,10 +185,12 @@ async def labels(request: Request) -> Response:
     return JSONResponse(schemas.labels_json(info.categories))
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", tags=["health"], response_class=Response, responses=openapi.METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
-    """Metrics in Prometheus' text format."""
-    return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    """Metrics in Prometheus' text format, or in OpenMetrics where `Accept` prefers it."""
+    body, media_type = _service(request).metrics.exposition(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
 
 def _service(request: Request) -> Service:
@@ -257,9 +264,13 @@ def _drawn_type(request: Request) -> str | None:
             return media_type
         if media_type == "image/*":
             return "image/jpeg"
-        if media_type in {"application/json", "application/*", "*/*"}:
+        if media_type in _JSON_RANGES:
             return None
     return None
+
+
+def _takes_json(request: Request) -> bool:
+    return not _JSON_RANGES.isdisjoint(_accepted(first_headers(request.scope).get(b"accept", b"").decode("latin-1")))
 
 
 @lru_cache(maxsize=64)

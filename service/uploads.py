@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from service.bounded_json import read_object
@@ -26,13 +24,13 @@ from service.errors import (
     UnsupportedTypeError,
 )
 from service.exchange import body_is_whole
+from service.forms import FormError, TooManyFilesError, read_form
 from service.headers import first_headers
 from service.schemas import DetectQuery
 from service.worker_threads import InThread
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
-_MOST_FIELDS = 100
 _SPACE = re.compile(r"\s")
 _MOST_JSON_PARTS = 1000  # base64 has none
 _OPTIONS = frozenset(DetectQuery.model_fields)
@@ -112,34 +110,28 @@ async def read_files(request: Request, limits: UploadLimits, in_thread: InThread
     """
     if _content_type(request) != "multipart/form-data":
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
-    whole = limits.in_form()
-    # Read piece by piece, as it comes: at once, a hundred megabytes would keep everybody waiting, and be there thrice.
-    parser = MultiPartParser(
-        request.headers,
-        _pieces(request, whole),
-        max_files=limits.files + 1,
-        max_fields=_MOST_FIELDS,
-        max_part_size=whole.body_bytes,
-    )
-    parser.spool_max_size = whole.body_bytes + 1  # never through the disk
+    # Read piece by piece, as it comes: at once, a hundred megabytes would keep everybody waiting, and be there twice.
     try:
         async with _in_good_time(limits):
-            form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeError) as error:
-        if "Too many files" in str(error):
-            raise _too_many(limits) from error
+            form = await read_form(
+                request.headers["content-type"],
+                _pieces(request, limits.in_form()),
+                field=FILE_FIELD,
+                most_files=limits.files,
+            )
+    except TooManyFilesError as error:
+        raise _too_many(limits) from error
+    except FormError as error:
         raise BadRequestError(f"the multipart form is broken: {error}") from error
-    try:
-        _refuse_options(form)
-        uploads = [upload.file for upload in form.getlist(FILE_FIELD) if isinstance(upload, UploadFile)]
-        files = await in_time(limits.deadline, in_thread(lambda: [upload.read() for upload in uploads]))
-    finally:
-        await form.close()
-    if len(files) > limits.files:
-        raise _too_many(limits)
-    if not files:
-        raise BadRequestError(f"the form has no file in a field named {FILE_FIELD!r}")
-    return files
+    _refuse_options(form.names)
+    if not form.files:
+        raise BadRequestError(f"the form has no field named {FILE_FIELD!r}; it has {_named(form.names)}")
+    return await in_time(limits.deadline, in_thread(lambda: [b"".join(pieces) for pieces in form.files]))
+
+
+def _named(names: set[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in sorted(names)[:8])
+    return f"{shown}{', ...' if len(names) > 8 else ''}" or "none at all"
 
 
 def _too_many(limits: UploadLimits) -> TooLargeError:

@@ -20,7 +20,7 @@ _LISTS = {
         inference.graphs""",
     "service": """settings cores errors deadline problems headers exchange worker_threads auth logs tracing
         images staging gpus drawing batch_queue batch_cap metrics admission detector device_thread device pace
-        device_worker examples schemas limits batcher stages lifecycle bounded_json uploads pipeline openapi routes
+        device_worker examples schemas limits batcher stages lifecycle bounded_json forms uploads pipeline openapi routes
         fast_lane middleware
         oip.tensors oip.document oip.routes package_files page.routes docs
         app protocol server image_files detect_files

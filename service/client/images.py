@@ -64,10 +64,15 @@ def _png_of_array(array: npt.NDArray[Any]) -> bytes:
 
 
 def _png(image: Image.Image) -> bytes:
+    if image.mode == "F":
+        raise ImageError(
+            "a Pillow image of floating-point numbers (mode F) is no image: scale it to 0..255 and convert it to L"
+        )
     buffer = io.BytesIO()
     try:
         # A copy's metadata are emptied, as Pillow would write the orientation into the PNG.
-        pixels = image.copy() if image.mode in _PNG_MODES else image.convert("RGB")
+        mode = "I;16" if image.mode == "I" else "RGB"  # which would clip to 255 what 32 bits hold
+        pixels = image.copy() if image.mode in _PNG_MODES else image.convert(mode)
         pixels.info = {}
         pixels.save(buffer, "PNG", compress_level=_FAST)
     except Exception as error:  # Pillow decodes a lazily opened file now, and raises whatever its bytes lead it to

@@ -47,6 +47,7 @@ async def ready(request: Request) -> Response:
     return _readiness(request, {})
 
 
+@router.head("", include_in_schema=False)
 @router.get("")
 async def server_metadata(request: Request) -> Response:
     """The server's name, version and extensions."""
@@ -54,6 +55,8 @@ async def server_metadata(request: Request) -> Response:
     return JSONResponse({"name": "faster-rcnn-service", "version": version, "extensions": ["binary_tensor_data"]})
 
 
+@router.head(_MODEL, include_in_schema=False)
+@router.head(_VERSIONED, include_in_schema=False)
 @router.get(_MODEL, responses=document.MODEL_RESPONSES, openapi_extra=document.MODEL_REQUEST)
 @router.get(_VERSIONED, include_in_schema=False)
 async def model_metadata(request: Request) -> Response:
@@ -63,6 +66,8 @@ async def model_metadata(request: Request) -> Response:
     return JSONResponse({**description, "inputs": [INPUT], "outputs": list(OUTPUTS)})
 
 
+@router.head(_MODEL + "/ready", include_in_schema=False)
+@router.head(_VERSIONED + "/ready", include_in_schema=False)
 @router.get(_MODEL + "/ready", responses=document.MODEL_READY_RESPONSES, openapi_extra=document.MODEL_REQUEST)
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request) -> Response:

@@ -104,7 +104,9 @@ def write_response(found: Detections, request: InferRequest, *, model: str, vers
 
 
 def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
-    parameters = holder.get("parameters", {})
+    parameters = holder.get("parameters")
+    if parameters is None:  # as generated clients write what is left out
+        return {}
     if not isinstance(parameters, dict):
         raise BadRequestError("'parameters' must be an object")
     return parameters
@@ -120,18 +122,26 @@ def _image(document: dict[str, Any], rest: bytes) -> bytes | Pixels:
     size = _parameters(tensor).get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(rest)):
         raise BadRequestError(f"binary_data_size is {_shown(size)}, and {len(rest)} bytes follow the JSON")
-    if size is None and "data" not in tensor:
-        raise BadRequestError("the input 'image' has neither 'data' nor the parameter 'binary_data_size'")
+    data = tensor.get("data")
+    if rest and not data:
+        data = None  # as some clients write what follows
+    if data is None and size is None and not rest:
+        raise BadRequestError("the input 'image' has no 'data', and nothing follows the JSON")
+    if data is not None and rest:
+        raise BadRequestError(f"the input 'image' has 'data', and {len(rest)} bytes follow the JSON")
     shape = _shape(tensor)
     match tensor.get("datatype"):
         case "BYTES":
             if prod(shape) != 1:
                 raise BadRequestError(f"a BYTES image has the shape [1], not {shape}")
-            return _element(rest) if size is not None else _decoded(tensor["data"])
+            if data is not None:
+                return _decoded(data)
+            # OpenVINO Model Server takes a single image as it is, without its length before it.
+            return rest if size is None else _element(rest)
         case "UINT8":
             if len(shape) != 3 or shape[2] != 3 or prod(shape) == 0:
                 raise BadRequestError(f"a UINT8 image has the shape [height, width, 3], not {shape}")
-            values = rest if size is not None else _values(tensor["data"])
+            values = rest if data is None else _values(data)
             if len(values) != prod(shape):
                 raise BadRequestError(f"the shape {shape} takes {prod(shape)} bytes, and there are {len(values)}")
             return np.frombuffer(values, dtype=np.uint8).reshape(shape)
@@ -183,7 +193,7 @@ def _wanted(document: dict[str, Any], parameters: dict[str, Any]) -> dict[str, b
     asked = document.get("outputs") or [{"name": name} for name in _DATATYPES]
     if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
         raise BadRequestError("'outputs' must be a list of objects")
-    all_binary = parameters.get("binary_data_output", False)
+    all_binary = parameters.get("binary_data_output") or False
     wanted = {}
     for output in asked:
         name = output.get("name")

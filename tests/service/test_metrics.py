@@ -24,7 +24,7 @@ def samples(text: str) -> dict[str, dict[str, float]]:
 
 
 def test_what_has_not_happened_is_told_as_none() -> None:
-    told = samples(Metrics().exposition().decode())["frcnn_images_rejected_total"]
+    told = samples(Metrics().exposition()[0].decode())["frcnn_images_rejected_total"]
     assert told == {f"reason={name}": 0 for name in ("queue-full", "too-late", "pixels-full", "bytes-full")}
 
 
@@ -79,17 +79,17 @@ def test_a_gpus_memory_is_read_at_each_scrape() -> None:
     sizes = {"cuda:0": {"allocated": 1, "total": 9}, "cpu": {}}
     metrics.watch_memory(lambda: sizes)
     name = "frcnn_device_memory_bytes"
-    first = samples(metrics.exposition().decode())[name]
+    first = samples(metrics.exposition()[0].decode())[name]
     assert first == {"device=cuda:0,kind=allocated": 1, "device=cuda:0,kind=total": 9}
     sizes["cuda:0"]["allocated"] = 5
-    assert samples(metrics.exposition().decode())[name]["device=cuda:0,kind=allocated"] == 5
+    assert samples(metrics.exposition()[0].decode())[name]["device=cuda:0,kind=allocated"] == 5
 
 
 def test_two_services_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.requests.labels("/detect", "200").inc()
-    assert "frcnn_requests_total" in samples(one.exposition().decode())
-    assert "frcnn_requests_total" not in samples(other.exposition().decode())
+    assert "frcnn_requests_total" in samples(one.exposition()[0].decode())
+    assert "frcnn_requests_total" not in samples(other.exposition()[0].decode())
 
 
 def test_histograms_are_told_as_prometheus_own() -> None:
@@ -114,7 +114,7 @@ def test_histograms_are_told_as_prometheus_own() -> None:
 def test_the_page_names_every_metric() -> None:
     metrics = Metrics()
     metrics.watch_memory(lambda: {"cuda:0": {"allocated": 1}})
-    families = {family.name for family in text_string_to_metric_families(metrics.exposition().decode())}
+    families = {family.name for family in text_string_to_metric_families(metrics.exposition()[0].decode())}
     ours = {name for name in families if name.startswith("frcnn_") and not name.endswith("_created")}
     named = {name.removesuffix("_total") for name in re.findall(r"`(frcnn_[a-z_]+)", DOCUMENT.read_text())}
     assert named == ours

@@ -127,8 +127,8 @@ def test_a_failure_after_the_answer_was_begun_is_told_as_any_other(served: Any) 
         answer = httpx.get(url, headers={"X-Request-ID": "abc"})
     assert (answer.status_code, answer.json()["request_id"], answer.headers["x-request-id"]) == (500, "abc", "abc")
     assert answer.headers["content-type"] == "application/problem+json"
-    assert 'status="500"' in metrics.exposition().decode()
-    assert 'status="200"' not in metrics.exposition().decode()
+    assert 'status="500"' in metrics.exposition()[0].decode()
+    assert 'status="200"' not in metrics.exposition()[0].decode()
 
 
 async def test_an_unforeseen_failure_is_a_problem_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -142,4 +142,4 @@ async def test_an_unforeseen_failure_is_a_problem_that_tells_nothing(caplog: pyt
     assert (answer.status_code, answer.json()["request_id"]) == (500, "abc")
     assert "secret" not in answer.text
     assert "secret" in caplog.text
-    assert 'frcnn_problems_total{code="internal"} 1.0' in metrics.exposition().decode()
+    assert 'frcnn_problems_total{code="internal"} 1.0' in metrics.exposition()[0].decode()

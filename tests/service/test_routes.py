@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.openmetrics import parser as openmetrics
 
 from service import uploads
 
@@ -127,6 +128,7 @@ async def test_a_bad_parameter_is_named(query: dict[str, Any], fake: Any, servin
         ({"content": b"%PDF-1.7"}, 415, "unsupported-type"),
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-type"),
         ({"data": {"file": "text"}}, 415, "unsupported-type"),
+        ({"files": {"file": (None, b"text")}}, 400, "broken-image"),
         ({"files": {"picture": b"x"}}, 400, "bad-request"),
         ({"files": {"file": b""}}, 400, "broken-image"),
         ({"files": [("file", b"x"), ("file", b"y")]}, 400, "bad-request"),
@@ -423,3 +425,57 @@ async def test_high_goes_before_normal_and_a_batch_request_last(fake: Any, servi
         detector.gate.set()
         assert {r.status_code for r in await asyncio.gather(*tasks)} == {200}
     assert [batch[0][0] for batch in detector.batches] == [0, 5, 3, 4, 1, 2]
+
+
+@pytest.mark.parametrize("path", ["/detect", "/detect/batch"])
+async def test_a_file_in_a_form_needs_no_name(path: str, fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        answer = await client.post(path, files={"file": (None, make_png(7, (32, 40)))})
+        assert answer.status_code == 200
+        body = answer.json()
+        assert (body if path == "/detect" else body["results"][0]) == DETECTED
+        other = await client.post(path, files={"image": make_png(7)})
+        assert "no field named 'file'; it has 'image'" in check_problem(other, 400, "bad-request")["detail"]
+
+
+async def test_head_is_answered_where_get_is(fake: Any, serving: Any) -> None:
+    paths = ["/", "/docs", "/openapi.json", "/healthz", "/livez", "/readyz", "/labels", "/metrics", "/v2"]
+    model = "/v2/models/fasterrcnn_resnet50_fpn"
+    paths += ["/v2/health/live", "/v2/health/ready", model, f"{model}/ready", f"{model}/versions/1"]
+    async with serving(fake()) as client:
+        known = (await client.get("/openapi.json")).json()["paths"]
+        got = {path.replace("{model}", "fasterrcnn_resnet50_fpn") for path in known if "get" in known[path]}
+        assert got <= set(paths)
+        for path in paths:
+            answer = await client.head(path)
+            assert answer.status_code == 200, path
+            assert answer.headers["content-type"] == (await client.get(path)).headers["content-type"]
+
+
+async def test_metrics_come_in_the_format_that_is_asked_for(fake: Any, serving: Any, make_png: Any) -> None:
+    async with serving(fake()) as client:
+        await client.post("/detect", content=make_png(7))
+        plain = await client.get("/metrics")
+        assert plain.headers["content-type"].startswith("text/plain; version=")
+        wanted = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+        other = await client.get("/metrics", headers={"Accept": wanted})
+    assert other.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name for family in openmetrics.text_string_to_metric_families(other.text)}
+    assert {"frcnn_requests", "frcnn_problems"} <= families
+    assert not plain.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [("image/png", 406), ("image/*", 406), ("image/png, application/json;q=0.5", 200), ("*/*", 200)],
+)
+async def test_a_batch_draws_nothing_and_says_so(
+    accept: str, status: int, fake: Any, serving: Any, make_png: Any
+) -> None:
+    detector = fake()
+    async with serving(detector) as client:
+        answer = await client.post("/detect/batch", files={"file": make_png(7)}, headers={"Accept": accept})
+    assert answer.status_code == status
+    if status == 406:
+        assert "/detect gives one picture" in check_problem(answer, 406, "not-acceptable")["detail"]
+        assert not detector.batches

@@ -46,7 +46,7 @@ def test_a_pillow_image_goes_as_its_pixels_stand() -> None:
     assert given.getexif().get(0x0112) == 6
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I"])
 def test_every_mode_of_pillow(mode: str) -> None:
     assert sent(Image.new(mode, (6, 4))).size == (6, 4)
 
@@ -58,6 +58,7 @@ def test_every_mode_of_pillow(mode: str) -> None:
         np.zeros((4, 4, 2), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((1, 4, 4, 3), np.uint8),
+        Image.new("F", (6, 4)),
         Path("/nowhere/x.jpg"),
         "https://example.org/x.jpg",
         7,

@@ -46,6 +46,21 @@ def test_an_encoded_image_after_the_json() -> None:
     assert read_request(body, length).image == FILE
 
 
+def test_one_image_after_the_json_needs_no_size() -> None:
+    head = request({"datatype": "BYTES", "shape": [1]})
+    assert read_request(head + FILE, str(len(head))).image == FILE
+    head = request({"datatype": "UINT8", "shape": [1, 2, 3], "data": []})
+    assert read_request(head + b"abcdef", str(len(head))).image.tobytes() == b"abcdef"
+
+
+def test_null_stands_for_what_is_left_out() -> None:
+    tensor = {"datatype": "BYTES", "shape": [1], "data": ["QUJD"], "parameters": None}
+    nothing = {"id": None, "outputs": None, "parameters": None}
+    assert read_request(request(tensor, **nothing), None) == read_request(in_bytes(["QUJD"]), None)
+    asked = read_request(in_bytes(["QUJD"], outputs=[{"name": "scores", "parameters": None}]), None)
+    assert asked.outputs == {"scores": False}
+
+
 def test_pixels_after_the_json_and_in_it_flat_or_nested() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     tensor = {"datatype": "UINT8", "shape": [2, 4, 3]}
@@ -116,7 +131,9 @@ GOOD = {"datatype": "BYTES", "shape": [1], "data": ["QUJD"]}
         (request({**GOOD, "data": ["/9j"]}), None, "not base64"),
         (request({**GOOD, "data": ["\N{SNOWMAN}"]}), None, "not base64"),
         (request({**GOOD, "data": [1]}), None, "one string of base64"),
-        (request({"datatype": "BYTES", "shape": [1]}), None, "neither 'data' nor"),
+        (request({"datatype": "BYTES", "shape": [1]}), None, "no 'data', and nothing follows"),
+        (request(GOOD) + b"abc", str(len(request(GOOD))), "has 'data', and 3 bytes follow"),
+        (request(PIXELS) + b"12345", str(len(request(PIXELS))), "takes 3 bytes, and there are 5"),
         (request({**PIXELS, "data": [1, 2]}), None, "takes 3 bytes, and there are 2"),
         (request({**PIXELS, "data": [1, 2, 256]}), None, "0 to 255"),
         (request({**PIXELS, "data": [1, 2, 2.5]}), None, "0 to 255"),

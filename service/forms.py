@@ -1,0 +1,121 @@
+"""Reading multipart forms (RFC 7578) piece by piece, as they come.
+
+What is a file is told by the field's name, not by whether the part has a filename: many clients send none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+_MOST_OTHER_FIELDS = 100
+
+
+class FormError(ValueError):
+    """The form is not what its Content-Type says."""
+
+
+class TooManyFilesError(ValueError):
+    """The form has more files than were asked for."""
+
+
+class Form(NamedTuple):
+    """What a form holds.
+
+    Attributes:
+        files: the contents of the fields asked for, in order, each in the pieces in which it came.
+        names: of the other fields.
+    """
+
+    files: list[list[bytes]]
+    names: set[str]
+
+
+class _Parts:
+    """Callbacks of the parser: keeps the pieces of some parts, and the names of the others."""
+
+    def __init__(self, field: str, most_files: int) -> None:
+        self.form = Form([], set())
+        self.is_whole = False
+        self._field = field
+        self._most_files = most_files
+        self._others = 0
+        self._kept: list[bytes] | None = None
+        self._header_name = b""
+        self._header_value = b""
+        self._disposition = b""
+
+    def on_part_begin(self) -> None:
+        self._kept, self._disposition = None, b""
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise FormError("a part of it has no name in its Content-Disposition")
+        name = options[b"name"].decode("utf-8", "replace")
+        if name == self._field:
+            if len(self.form.files) == self._most_files:
+                raise TooManyFilesError
+            self._kept = []
+            self.form.files.append(self._kept)
+            return
+        self._others += 1
+        if self._others > _MOST_OTHER_FIELDS:
+            raise FormError(f"it has more than {_MOST_OTHER_FIELDS} other fields")
+        self.form.names.add(name)
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._kept is not None:
+            self._kept.append(data[start:end])
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+
+async def read_form(content_type: str, pieces: AsyncIterator[bytes], *, field: str, most_files: int) -> Form:
+    """The parts named `field`, and the names of the others.
+
+    Raises:
+        FormError: it is no form, is broken, or ends before its closing boundary.
+        TooManyFilesError: it has more than `most_files` parts of that name; told before the rest is read.
+    """
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise FormError("its Content-Type names no boundary")
+    parts = _Parts(field, most_files)
+    parser = MultipartParser(
+        boundary,
+        {
+            "on_part_begin": parts.on_part_begin,
+            "on_part_data": parts.on_part_data,
+            "on_header_field": parts.on_header_field,
+            "on_header_value": parts.on_header_value,
+            "on_header_end": parts.on_header_end,
+            "on_headers_finished": parts.on_headers_finished,
+            "on_end": parts.on_end,
+        },
+    )
+    try:
+        async for piece in pieces:
+            parser.write(piece)
+        parser.finalize()
+    except FormParserError as error:
+        raise FormError(str(error)) from error
+    if not parts.is_whole:
+        raise FormError("it ends before its closing boundary, --" + boundary.decode("latin-1") + "--")
+    return parts.form
