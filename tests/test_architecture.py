@@ -16,7 +16,7 @@ _LISTS = {
         picture_files foreign_checkpoints checkpoint_files weights build
         inference.errors inference.memory inference.fused_conv inference.network inference.serving
         inference.precision inference.agreement inference.openvino inference.kernels.nms inference.kernels.roi_align
-        inference.kernels.resize inference.fixed_shapes inference.capture inference.capture_policy
+        inference.kernels.resize inference.kernels.maps inference.fixed_shapes inference.capture inference.capture_policy
         inference.graphs""",
     "service": """settings cores errors deadline problems headers exchange worker_threads auth logs tracing
         images staging gpus drawing batch_queue batch_cap metrics admission detector device_thread device pace

@@ -21,10 +21,12 @@ from model.faster_rcnn import FasterRCNN
 from model.inference.capture import Capture, CUDACapture, NotCapturedError, Replay
 from model.inference.capture_policy import CapturePolicy, Key
 from model.inference.fixed_shapes import CANDIDATES, FixedShapeHeads, detections_of
+from model.inference.kernels.maps import KernelLayers
 from model.inference.kernels.nms import nms_mask
 from model.inference.kernels.resize import picture_table, resize_into
 from model.inference.kernels.roi_align import pyramid_roi_align
 from model.inference.memory import is_out_of_memory
+from model.inference.network import TorchNetwork
 from model.inference.serving import ServingModel
 from model.structures import Detection, SizeHW
 
@@ -80,7 +82,8 @@ class GraphedModel(ServingModel):
         most_graphs: int = _MOST_GRAPHS,
         candidates: int = CANDIDATES,
     ) -> None:
-        super().__init__(model, precision=precision, dtype=dtype)
+        network = TorchNetwork(model, dtype, layers=KernelLayers())
+        super().__init__(model, network, precision=precision, dtype=dtype)
         self._heads_of_fixed_shape = FixedShapeHeads(
             self, nms_mask=nms_mask, roi_align=pyramid_roi_align, candidates=candidates
         )

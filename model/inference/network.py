@@ -6,6 +6,8 @@ follows it (proposals, RoI heads) is the same for all.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from model.backbone import BackboneWithFPN
 from model.faster_rcnn import FasterRCNN
 from model.fpn import LastLevelMaxPool
-from model.inference.fused_conv import FusedConv
+from model.inference.fused_conv import FusedConv, Layers, folded, layers_for
 from model.resnet import Bottleneck
 from model.rpn import RPNHead
 
@@ -48,12 +50,13 @@ class TorchNetwork(nn.Module):
     Args:
         model: in eval mode; its weights are copied.
         dtype: of the arithmetic.
+        layers: computes the layers; by default as the model's device does without Triton.
 
     Raises:
         UnsupportedModelError: the parts are not those of `fasterrcnn_resnet50_fpn`.
     """
 
-    def __init__(self, model: FasterRCNN, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: FasterRCNN, dtype: torch.dtype = torch.float32, *, layers: Layers | None = None) -> None:
         super().__init__()
         backbone, head = model.backbone, model.rpn.head
         if not isinstance(backbone, BackboneWithFPN) or not isinstance(head, RPNHead):
@@ -62,29 +65,33 @@ class TorchNetwork(nn.Module):
         body, fpn = backbone.body, backbone.fpn
         if list(body) != _BODY or not isinstance(fpn.extra_blocks, LastLevelMaxPool):
             raise UnsupportedModelError(f"the body's parts are {list(body)}, not {_BODY}")
-        self.stem = FusedConv(cast(nn.Conv2d, body["conv1"]), body["bn1"], relu=True, dtype=dtype)
-        self.maxpool = body["maxpool"]
+        layers = self.layers = layers or layers_for(head.cls_logits.weight.device, dtype)
+        conv = functools.partial(FusedConv, dtype=dtype, layers=layers)
+        self.stem = conv(cast(nn.Conv2d, body["conv1"]), body["bn1"], relu=True)
         stages = [cast(nn.Sequential, body[name]) for name in _BODY if name.startswith("layer")]
         self.stages = nn.ModuleList(
-            nn.Sequential(*(_FoldedBottleneck(cast(Bottleneck, block), dtype) for block in stage)) for stage in stages
+            nn.Sequential(*(_FoldedBottleneck(cast(Bottleneck, block), conv) for block in stage)) for stage in stages
         )
-        self.laterals = nn.ModuleList(_without_norm(block, dtype) for block in fpn.inner_blocks)
-        self.smooths = nn.ModuleList(_without_norm(block, dtype) for block in fpn.layer_blocks)
+        self.laterals = nn.ModuleList(conv(_without_norm(block), relu=False) for block in fpn.inner_blocks)
+        self.smooths = nn.ModuleList(conv(_without_norm(block), relu=False) for block in fpn.layer_blocks)
         self.hidden = nn.ModuleList(
-            FusedConv(cast(nn.Conv2d, cast(nn.Sequential, block)[0]), relu=True, dtype=dtype) for block in head.conv
+            conv(cast(nn.Conv2d, cast(nn.Sequential, block)[0]), relu=True) for block in head.conv
         )
-        self.predictor = FusedConv(_joined(head.cls_logits, head.bbox_pred), relu=False, dtype=dtype)
+        self.predictor = conv(_joined(head.cls_logits, head.bbox_pred, multiple=layers.channel_multiple), relu=False)
+        self._predicted = head.cls_logits.out_channels + head.bbox_pred.out_channels  # without what is padded
 
     def forward(self, images: Tensor) -> NetworkOutput:
         pyramid = self._pyramid(images.to(self.dtype).contiguous(memory_format=torch.channels_last))
         extra = F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)
         return NetworkOutput(
             levels=[_channels_last_view(level) for level in pyramid],
-            predictions=[_channels_last_view(self._predict(level)) for level in [*pyramid, extra]],
+            predictions=[
+                _channels_last_view(self._predict(level))[..., : self._predicted] for level in [*pyramid, extra]
+            ],
         )
 
     def _pyramid(self, x: Tensor) -> list[Tensor]:
-        x = self.maxpool(self.stem(x))
+        x = self.layers.max_pool(self.stem(x))
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -93,7 +100,7 @@ class TorchNetwork(nn.Module):
         merged = lateral(coarsest)
         levels = [smooth(merged)]
         for maps, lateral, smooth in reversed(finer):
-            merged = lateral(maps, F.interpolate(merged, size=maps.shape[-2:], mode="nearest"))
+            merged = lateral(maps, coarser=merged)
             levels.insert(0, smooth(merged))
         return levels
 
@@ -105,15 +112,17 @@ class TorchNetwork(nn.Module):
 
 
 class _FoldedBottleneck(nn.Module):
-    def __init__(self, block: Bottleneck, dtype: torch.dtype) -> None:
+    def __init__(self, block: Bottleneck, conv: Callable[..., FusedConv]) -> None:
         super().__init__()
-        self.reduce = FusedConv(block.conv1, block.bn1, relu=True, dtype=dtype)
-        self.spatial = FusedConv(block.conv2, block.bn2, relu=True, dtype=dtype)
-        self.expand = FusedConv(block.conv3, block.bn3, relu=True, dtype=dtype)
-        self.project = None
+        self.reduce = conv(block.conv1, block.bn1, relu=True)
+        self.spatial = conv(block.conv2, block.bn2, relu=True)
+        self.project, shortcut_bias = None, None
         if block.downsample is not None:
-            conv, norm = block.downsample
-            self.project = FusedConv(cast(nn.Conv2d, conv), norm, relu=False, dtype=dtype)
+            # The shortcut is added to `expand`, so its bias is added to that of `expand`, and costs no pass of its own.
+            shortcut = (cast(nn.Conv2d, block.downsample[0]), block.downsample[1])
+            self.project = conv(*shortcut, relu=False, has_bias=False)
+            _, shortcut_bias = folded(*shortcut)
+        self.expand = conv(block.conv3, block.bn3, relu=True, more_bias=shortcut_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.project is None else self.project(x)
@@ -121,21 +130,24 @@ class _FoldedBottleneck(nn.Module):
         return activated
 
 
-def _without_norm(block: nn.Module, dtype: torch.dtype) -> FusedConv:
+def _without_norm(block: nn.Module) -> nn.Conv2d:
     if not isinstance(block, nn.Sequential) or len(block) != 1:
         raise UnsupportedModelError("a pyramid with norms has no serving form")
-    return FusedConv(cast(nn.Conv2d, block[0]), relu=False, dtype=dtype)
+    return cast(nn.Conv2d, block[0])
 
 
-def _joined(*convs: nn.Conv2d) -> nn.Conv2d:
-    """One 1x1 convolution with the output channels of all, so that their input is read once."""
-    joined = nn.Conv2d(
-        convs[0].in_channels, sum(conv.out_channels for conv in convs), kernel_size=1, device=convs[0].weight.device
-    )
+def _joined(*convs: nn.Conv2d, multiple: int) -> nn.Conv2d:
+    """One 1x1 convolution with the output channels of all, so that their input is read once.
+
+    Channels of zeros follow, so that their number is a multiple.
+    """
+    channels = sum(conv.out_channels for conv in convs)
+    padded = -(-channels // multiple) * multiple
+    joined = nn.Conv2d(convs[0].in_channels, padded, kernel_size=1, device=convs[0].weight.device)
+    assert joined.bias is not None
     with torch.no_grad():
-        joined.weight.copy_(torch.cat([conv.weight for conv in convs]))
-        assert joined.bias is not None
-        joined.bias.copy_(torch.cat([cast(Tensor, conv.bias) for conv in convs]))
+        for whole, parts in ((joined.weight, [c.weight for c in convs]), (joined.bias, [c.bias for c in convs])):
+            whole.zero_()[:channels] = torch.cat([cast(Tensor, part) for part in parts])
     return joined
 
 

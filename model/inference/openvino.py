@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model.faster_rcnn import FasterRCNN
 from model.inference.errors import QuantisationError
-from model.inference.fused_conv import FusedConv
+from model.inference.fused_conv import FusedConv, PlainLayers
 from model.inference.network import Network, NetworkOutput, TorchNetwork
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORM = 3  # raise it when the network's graph changes, so that files of another form are not read
+_FORM = 4  # raise it when the network's graph changes, so that files of another form are not read
 _LEVELS = 4  # of the outputs are pyramid levels; the others are predictions
 # The first layer, which sees the pictures' own values, and the last, which gives the RPN's logits and deltas: 4 % more
 # time, and boxes that lie a quarter nearer to float32's.
@@ -126,7 +126,7 @@ def _quantise(model: FasterRCNN, pictures: Sequence[Tensor]) -> openvino.Model:
         import nncf
         import openvino
 
-        network = _Outputs(_with_biases(TorchNetwork(model))).eval()
+        network = _Outputs(_with_biases(TorchNetwork(model, layers=PlainLayers()))).eval()
         with torch.no_grad():
             example = torch.zeros(1, 3, 128, 160, device="cpu")
             converted = openvino.convert_model(network, example_input=example, input=[-1, 3, -1, -1])
@@ -148,7 +148,7 @@ def _with_biases(network: TorchNetwork) -> TorchNetwork:
     result is transposed (2026.4): an untrained pyramid has such ones.
     """
     for module in network.modules():
-        if isinstance(module, FusedConv):
+        if isinstance(module, FusedConv) and module.bias is not None:
             module.bias[module.bias == 0] = _NEARLY_ZERO
     return network
 

@@ -1,17 +1,23 @@
-"""Compile every kernel for a GPU that need not be there: `compile_kernels.py 90` for compute capability 9.0."""
+"""Compile every kernel for a GPU that need not be there: `compile_kernels.py 90` for compute capability 9.0.
+
+Prints for each its name, the size of its machine code, and how many of its loads and stores move 16 bytes a thread.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 
 from triton import compiler
 from triton.backends.compiler import GPUTarget
 
-from model.inference.kernels import nms, resize, roi_align
+from model.inference.kernels import maps, nms, resize, roi_align
 
 SIZES = {"height": "i32", "width": "i32", "scale": "fp32"}
 LEVELS = {f"{name}{level}": kind for level in range(4) for name, kind in SIZES.items()}
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
+ADDED = dict.fromkeys(("maps", "bias", "coarser"), "*fp16") | {"width": "i32"}
+TILE = {"CHANNELS": 256, "COLUMNS": 16, "BLOCK": 256}
 KERNELS = {
     "nms": (
         nms._nms_kernel,
@@ -35,10 +41,24 @@ KERNELS = {
         | {f"{name}{channel}": "fp32" for name in ("mean", "std") for channel in range(3)},
         {"COLUMNS": 8, "BLOCK": 256},
     ),
+    "pyramid level": (
+        maps._add_kernel, ADDED, {"HAS_BIAS": True, "HAS_COARSER": True, **TILE},
+    ),
+    "bias": (
+        maps._add_kernel, ADDED, {"HAS_BIAS": True, "HAS_COARSER": False, **TILE},
+    ),
+    "max_pool": (
+        maps._max_pool_kernel,
+        {"maps": "*fp16", "pooled": "*fp16", "height": "i32", "width": "i32"},
+        {"CHANNELS": 64, "COLUMNS": 64, "BLOCK": 64},
+    ),
 }  # fmt: skip
 
 for name, (kernel, signature, constants) in KERNELS.items():
     ordered = {arg: signature.get(arg, "constexpr") for arg in kernel.arg_names}
-    source = compiler.ASTSource(kernel, ordered, constexprs=constants)
+    # Tensors begin at multiples of 16 bytes.
+    aligned = {(at,): [["tt.divisibility", 16]] for at, kind in enumerate(ordered.values()) if kind.startswith("*")}
+    source = compiler.ASTSource(kernel, ordered, constexprs=constants, attrs=aligned)
     compiled = compiler.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=OPTIONS)
-    print(f"{name}: {len(compiled.asm['cubin'])} bytes")
+    wide = re.findall(r"(?:ld|st)\.global[\w.:]*\.v4\.b32", compiled.asm["ptx"])
+    print(f"{name}: {len(compiled.asm['cubin'])} bytes, {len(wide)} wide")
