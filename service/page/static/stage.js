@@ -48,7 +48,7 @@ export class Stage {
   layout() {
     if (!this.bitmap || this.view.clientWidth === 0) return;
     const { width, height } = this.bitmap;
-    const top = this.view.getBoundingClientRect().top + window.scrollY;
+    const top = this.topUnscrolled();
     const room = narrow.matches ? window.innerHeight * 0.5 : Math.max(320, window.innerHeight - top - 24);
     const largest = Math.max(ENLARGED_BY, ENLARGED_TO / Math.max(width, height));
     const scale = Math.min(this.view.clientWidth / width, room / height, largest);
@@ -67,6 +67,15 @@ export class Stage {
     context.imageSmoothingQuality = "high";
     context.drawImage(this.bitmap, 0, 0, this.pictureCanvas.width, this.pictureCanvas.height);
     this.draw(this.detections, this.active);
+  }
+
+  /** Where the picture is on a page that is not scrolled; its section is sticky, and moves with the scrolling. */
+  topUnscrolled() {
+    const section = this.view.parentElement;
+    const main = section.parentElement;
+    const within = this.view.getBoundingClientRect().top - section.getBoundingClientRect().top;
+    const start = main.getBoundingClientRect().top + parseFloat(getComputedStyle(main).paddingTop);
+    return start + window.scrollY + within;
   }
 
   under(event) {

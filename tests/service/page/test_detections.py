@@ -108,10 +108,26 @@ def test_the_picture_covers_no_text(opened: Open) -> None:
                 assert beside or box["y"] >= picture["y"] + picture["height"] - 1
 
 
+def test_the_picture_keeps_its_size_when_the_window_changes_while_scrolled(opened: Open) -> None:
+    with opened() as visit:
+        visit.page.click("#sample")
+        visit.until_shown()
+        size = visit.page.viewport_size
+        before = visit.page.locator("#canvases").bounding_box()["height"]
+        visit.page.set_viewport_size({**size, "height": size["height"] - 200})
+        visit.page.evaluate("window.scrollTo(0, 400)")
+        visit.page.set_viewport_size({**size, "width": size["width"] - 1})
+        visit.page.set_viewport_size(size)
+        visit.page.wait_for_timeout(100)
+        assert visit.page.locator("#canvases").bounding_box()["height"] == before
+
+
 def test_an_unknown_path_leads_back_to_the_page(opened: Open) -> None:
     with opened(refused=True) as visit:
         visit.page.goto(f"{visit.url}/detect/nothing")
         assert visit.text("h2") == "There is no such page"
+        left = {round(part.bounding_box()["x"]) for part in visit.page.locator("main > *").all()}
+        assert len(left) == 1  # one column
         assert visit.serious() == []
         visit.page.click("text=Detect in a picture")
         visit.until_ready()
