@@ -10,6 +10,7 @@ import { Stage } from "./stage.js";
 import { Status } from "./status.js";
 
 const $ = (id) => document.getElementById(id);
+const PLAIN_NAME = /^[\p{L}_][\p{L}\p{N}_ -]*$/u; // other classes go by number: a name may hold a comma
 
 const state = {
   file: null,
@@ -193,8 +194,10 @@ function code() {
   if (language === "json") return asJson(state.answer, visible());
   const query = [["score_threshold", threshold()]];
   if (state.hidden.size > 0) {
-    const shownLabels = new Set(state.all.map((one) => one.label).filter((label) => !state.hidden.has(label)));
-    query.push(["labels", [...shownLabels].sort((a, b) => a - b).join(",")]); // an empty list asks for no class
+    const shown = new Map(state.all.filter((one) => !state.hidden.has(one.label)).map((one) => [one.label, one.name]));
+    const isPlain = [...shown.values()].every((name) => PLAIN_NAME.test(name));
+    const words = isPlain ? [...shown.values()] : [...shown.keys()].map((label) => `#${label}`);
+    query.push(["labels", words.join(",")]); // an empty list asks for no class
   }
   const request = {
     url: new URL("detect", document.baseURI).href,

@@ -65,6 +65,10 @@ def test_the_code_for_no_class_asks_for_none(visit: Any, picture_file: Any, tmp_
     for language in languages():
         printed = run(language, visit, tmp_path)
         assert json.loads(printed)["boxes"] == [] if language == "curl" else printed == ""
+    visit.page.locator(".chip", has_text="cat").click()
+    visit.page.locator("input[value=curl]").check(force=True)
+    assert "labels=cat'" in visit.page.text_content("#code")
+    assert run("javascript", visit, tmp_path).count("cat ") == 2
 
 
 def test_the_sample_s_code_fetches_the_sample(visit: Any, tmp_path: Any) -> None:
