@@ -16,7 +16,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url pyproject.toml docker/build.in
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks serve test test-page test-reliability test-docker test-ray lint style types format audit docs \
+.PHONY: help install hooks serve test test-page test-reliability test-docker test-client test-ray lint style types format audit docs \
 	bench constraints
 
 # Durations are those of 2 cores, without the time of the first install.
@@ -58,6 +58,12 @@ test-reliability: install ## Overload, faults, hostile input (minutes; make test
 
 test-docker: install ## Build the image and run it, where Docker answers (minutes; make test-docker ARGS="-k scaled")
 	$(BIN)/python -m pytest -m docker -rPs tests/docker $(ARGS)
+
+# The generator needs older packages than the service, so it has an environment of its own.
+test-client: install ## Generate a client from /openapi.json and call every path by it (1 min)
+	@$(PYTHON) -m venv $(VENV)-generator
+	@$(VENV)-generator/bin/python -m pip install --quiet openapi-python-client==0.29.1
+	$(BIN)/python -m pytest tests/service/test_generated_client.py $(ARGS)
 
 test-ray: install ## Scale and lose nodes of a Ray cluster on this machine (minutes; make test-ray ARGS="-k node")
 	tests/scale/apart $(BIN)/python -m pytest -m ray -rP tests/scale $(ARGS)

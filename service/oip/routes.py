@@ -18,7 +18,7 @@ from service.detector import MODEL_NAME
 from service.errors import BadParameterError, BadRequestError
 from service.lifecycle import Service
 from service.oip import document
-from service.oip.document import VERSION
+from service.oip.document import LENGTH_HEADER, VERSION
 from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
 from service.pipeline import Found, find, find_in_pixels, while_connected
 from service.routes import request_urgency
@@ -27,28 +27,27 @@ from service.uploads import UploadLimits, read_body
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
 
-LENGTH_HEADER = "Inference-Header-Content-Length"
 _QUERY = {"score_threshold", "max_detections", "labels"}
 _MODEL = "/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
 
 
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live")
+@router.get("/health/live", response_model=document.Live)
 async def live() -> Response:
     """200 while the process answers at all."""
     return JSONResponse({"live": True})
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", responses=document.READY_RESPONSES)
+@router.get("/health/ready", response_model=document.Ready, responses=document.READY_RESPONSES)
 async def ready(request: Request) -> Response:
     """200 while requests are taken, else 503."""
     return _readiness(request, {})
 
 
 @router.head("", include_in_schema=False)
-@router.get("")
+@router.get("", response_model=document.ServerMetadata)
 async def server_metadata(request: Request) -> Response:
     """The server's name, version and extensions."""
     version = _service(request).version
@@ -57,7 +56,12 @@ async def server_metadata(request: Request) -> Response:
 
 @router.head(_MODEL, include_in_schema=False)
 @router.head(_VERSIONED, include_in_schema=False)
-@router.get(_MODEL, responses=document.MODEL_RESPONSES, openapi_extra=document.MODEL_REQUEST)
+@router.get(
+    _MODEL,
+    response_model=document.ModelMetadata,
+    responses=document.MODEL_RESPONSES,
+    openapi_extra=document.MODEL_REQUEST,
+)
 @router.get(_VERSIONED, include_in_schema=False)
 async def model_metadata(request: Request) -> Response:
     """The model's input and outputs. The input is also taken as UINT8 `[height, width, 3]`."""
@@ -68,7 +72,12 @@ async def model_metadata(request: Request) -> Response:
 
 @router.head(_MODEL + "/ready", include_in_schema=False)
 @router.head(_VERSIONED + "/ready", include_in_schema=False)
-@router.get(_MODEL + "/ready", responses=document.MODEL_READY_RESPONSES, openapi_extra=document.MODEL_REQUEST)
+@router.get(
+    _MODEL + "/ready",
+    response_model=document.ModelReady,
+    responses=document.MODEL_READY_RESPONSES,
+    openapi_extra=document.MODEL_REQUEST,
+)
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request) -> Response:
     """200 while the model takes requests, else 503."""
@@ -76,7 +85,12 @@ async def model_ready(request: Request) -> Response:
     return _readiness(request, {"name": MODEL_NAME})
 
 
-@router.post(_MODEL + "/infer", responses=document.INFER_RESPONSES, openapi_extra=document.INFER_REQUEST)
+@router.post(
+    _MODEL + "/infer",
+    response_model=document.InferResponse,
+    responses=document.INFER_RESPONSES,
+    openapi_extra=document.INFER_REQUEST,
+)
 @router.post(_VERSIONED + "/infer", include_in_schema=False)
 async def infer(request: Request) -> Response:
     """Detect objects in one image.
