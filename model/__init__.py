@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.build import fasterrcnn_resnet50_fpn
+    from model.build import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 
-__all__ = ["fasterrcnn_resnet50_fpn"]
+__all__ = ["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -80,6 +81,7 @@ def resnet_fpn(
     returned_layers: Sequence[int] = (1, 2, 3, 4),
     out_channels: int = 256,
     extra_blocks: ExtraFPNBlock | None = None,
+    norm_layer: NormLayer | None = None,
 ) -> BackboneWithFPN:
     """A pyramid on the chosen stages of a ResNet, the rest of the body frozen as asked.
 
@@ -88,6 +90,7 @@ def resnet_fpn(
         trainable_layers: how many of layer4, layer3, layer2, layer1 and conv1 train, counted in this order;
             5 trains bn1 too.
         returned_layers: stages, 1 to 4, that become pyramid levels "0", "1", ...
+        norm_layer: makes the norms of the pyramid; None for no norm.
     """
     if not 0 <= trainable_layers <= 5:
         raise ValueError(f"trainable_layers must be 0 to 5, not {trainable_layers}")
@@ -100,6 +103,7 @@ def resnet_fpn(
         in_channels_list=[body.stage_channels[stage - 1] for stage in returned_layers],
         out_channels=out_channels,
         extra_blocks=extra_blocks,
+        norm_layer=norm_layer,
     )
 
 
@@ -113,8 +117,9 @@ def freeze_body(body: nn.Module, trainable_layers: int) -> None:
 
 def resnet50_body(*, frozen_norm: bool, norm_eps: float = 1e-5) -> ResNet:
     """An untrained ResNet-50 with frozen or live batch norm."""
+    return ResNet(norm_layer=batch_norm(frozen=frozen_norm, eps=norm_eps))
 
-    def norm(channels: int) -> nn.Module:
-        return FrozenBatchNorm2d(channels, norm_eps) if frozen_norm else nn.BatchNorm2d(channels, norm_eps)
 
-    return ResNet(norm_layer=norm)
+def batch_norm(*, frozen: bool, eps: float = 1e-5) -> NormLayer:
+    """What makes a batch norm for a number of channels: a constant one, or one that learns."""
+    return partial(FrozenBatchNorm2d if frozen else nn.BatchNorm2d, eps=eps)

@@ -55,10 +55,6 @@ _ARCHITECTURES = (
     ("RetinaNet", r"^head\.(classification_head|regression_head)\."),
     ("a YOLO model", r"^(model\.)*\d+\.(conv|cv\d|m)\."),
     ("DETR", r"^(transformer\.(encoder|decoder)|model\.(encoder|decoder))\.layers\."),
-    (
-        "fasterrcnn_resnet50_fpn_v2",
-        r"^(roi_heads\.box_head\.\d+\.0\.|rpn\.head\.conv\.1\.0\.|backbone\.fpn\.\w+\.0\.1\.)",
-    ),
     ("Faster R-CNN with MobileNet V3", r"^backbone\.body\.\d+\.(block\.)?\d"),
     ("Faster R-CNN with ResNet-101 or ResNet-152", r"^backbone\.body\.layer3\.22\."),
     ("Faster R-CNN without a feature pyramid", r"^backbone\.(features\.)?\d+\."),

@@ -15,6 +15,7 @@ from torchvision.ops import batched_nms
 
 from model.box_coder import BoxCoder
 from model.boxes import at_least_float32, clip_boxes, sides_at_least, vote_boxes
+from model.resnet import NormLayer
 from model.structures import Detection, SizeHW, Target
 from model.training.losses import roi_losses
 from model.training.matcher import Matcher
@@ -35,6 +36,45 @@ class TwoMLPHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
+
+
+class FastRCNNConvFCHead(nn.Sequential):
+    """3x3 convolutions with norm and ReLU, then linear layers with ReLU; `[R, C, h, w]` to `[R, D]`.
+
+    Args:
+        input_size: C, h, w.
+        conv_layers: channels after each convolution.
+        fc_layers: numbers after each linear layer; the last is D.
+        norm_layer: makes the norm after each convolution, which then has no bias; None for no norm.
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int, int],
+        conv_layers: Sequence[int],
+        fc_layers: Sequence[int],
+        norm_layer: NormLayer | None = None,
+    ) -> None:
+        channels, height, width = input_size
+        blocks: list[nn.Module] = []
+        for out_channels in conv_layers:
+            blocks.append(_conv_norm_relu(channels, out_channels, norm_layer))
+            channels = out_channels
+        blocks.append(nn.Flatten())
+        features = channels * height * width
+        for out_features in fc_layers:
+            blocks += [nn.Linear(features, out_features), nn.ReLU(inplace=True)]
+            features = out_features
+        super().__init__(*blocks)
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int, norm_layer: NormLayer | None) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=norm_layer is None)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    norm = [] if norm_layer is None else [norm_layer(out_channels)]
+    return nn.Sequential(conv, *norm, nn.ReLU(inplace=True))
 
 
 class FastRCNNPredictor(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models._api import Weights
 
+from model.architectures import ARCHITECTURES, FASTERRCNN_RESNET50_FPN, Architecture, architecture_of
 from model.arguments import BUNDLED, COCO_V1, unreadable_weights
 from model.categories import Categories
 from model.checkpoint_files import CheckpointInfo, WeightsError, is_counter, read_file, save_checkpoint
@@ -34,6 +35,11 @@ class Checkpoint:
     info: CheckpointInfo
 
     @property
+    def architecture(self) -> Architecture:
+        """The detector that the tensors belong to, told by their names."""
+        return architecture_of(self.state_dict)
+
+    @property
     def num_classes(self) -> int:
         """K, background included.
 
@@ -41,7 +47,7 @@ class Checkpoint:
             WeightsError: the tensors are not those of a detector with the standard predictor.
         """
         if PREDICTOR_KEY not in self.state_dict or self.state_dict[PREDICTOR_KEY].dim() != 2:
-            _refuse_other_architecture(self.name, self.state_dict)
+            _refuse_other_architecture(self.name, self.state_dict, self.architecture)
             raise WeightsError(
                 f"{self.name} is not a Faster R-CNN checkpoint: it has no matrix {PREDICTOR_KEY}. "
                 f"Its first keys: {', '.join(list(self.state_dict)[:4]) or 'none'}"
@@ -81,8 +87,8 @@ def official_weights(model_name: str, weights_name: str) -> Weights:
     return entry
 
 
-def coco_weights() -> Weights:
-    return official_weights("fasterrcnn_resnet50_fpn", COCO_V1)
+def coco_weights(architecture: Architecture = FASTERRCNN_RESNET50_FPN) -> Weights:
+    return official_weights(architecture.name, COCO_V1)
 
 
 def coco_categories() -> Categories:
@@ -90,31 +96,33 @@ def coco_categories() -> Categories:
     return Categories(tuple(coco_weights().meta["categories"]))
 
 
-def coco_is_cached() -> bool:
-    return cached_path(coco_weights().url).is_file()
+def coco_is_cached(architecture: Architecture = FASTERRCNN_RESNET50_FPN) -> bool:
+    return cached_path(coco_weights(architecture).url).is_file()
 
 
-def fetch_coco(*, progress: bool = True, timeout_s: float | None = None) -> Path:
+def fetch_coco(
+    architecture: Architecture = FASTERRCNN_RESNET50_FPN, *, progress: bool = True, timeout_s: float | None = None
+) -> Path:
     """The official detector's file, fetched unless it is in the cache.
 
     Raises:
-        WeightsUnavailableError: it cannot be fetched; tells the ways forward.
+        WeightsUnavailableError: it cannot be fetched; names the ways forward.
     """
-    return fetch(coco_weights().url, progress=progress, timeout_s=timeout_s)
+    return fetch(coco_weights(architecture).url, progress=progress, timeout_s=timeout_s)
 
 
-def read_coco(*, progress: bool = True) -> Checkpoint:
+def read_coco(architecture: Architecture = FASTERRCNN_RESNET50_FPN, *, progress: bool = True) -> Checkpoint:
     """The official COCO detector (see `fetch_coco`).
 
     Raises:
         WeightsUnavailableError: it cannot be fetched.
-        WeightsError: what lies in the cache under its name is something else, or may not be read.
+        WeightsError: the cache holds something else under its name, or the file may not be read.
     """
-    path = fetch_coco(progress=progress)
+    path = fetch_coco(architecture, progress=progress)
     _refuse_unreadable(path)
-    if not _is_official_coco(path):
+    if _official_coco(path) is not architecture:
         raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
-    return _coco_checkpoint(read_file(path)[0])
+    return _coco_checkpoint(read_file(path)[0], architecture)
 
 
 def bundled_is_present() -> bool:
@@ -146,8 +154,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     _refuse_unreadable(path)
     tensors, info = read_file(path)
-    if info is None and _is_official_coco(path):
-        return _coco_checkpoint(tensors)
+    if info is None and (architecture := _official_coco(path)) is not None:
+        return _coco_checkpoint(tensors, architecture)
     return Checkpoint(name=path.name, state_dict=_modern(without_prefix(tensors)), info=info or CheckpointInfo())
 
 
@@ -157,9 +165,9 @@ def _refuse_unreadable(path: Path) -> None:
         raise WeightsError(message)
 
 
-def _coco_checkpoint(tensors: Mapping[str, Tensor]) -> Checkpoint:
-    """The official tensors with what they do not tell."""
-    info = CheckpointInfo(class_names=coco_categories().names, norm_eps=0.0)
+def _coco_checkpoint(tensors: Mapping[str, Tensor], architecture: Architecture) -> Checkpoint:
+    """The official tensors, with the class names and the epsilon that the file lacks."""
+    info = CheckpointInfo(class_names=coco_categories().names, norm_eps=architecture.coco_norm_eps)
     return Checkpoint(name=COCO_V1, state_dict=_modern(tensors), info=info)
 
 
@@ -188,24 +196,26 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
         ]
     )
     if problems:
-        _refuse_other_architecture(source, found)
+        _refuse_other_architecture(source, found, architecture_of(expected))
         raise WeightsError(f"{source} does not fit the model in {len(problems)} places:\n  {in_few_lines(problems)}")
     model.load_state_dict({k: t for k, t in found.items() if k in expected}, strict=False)
 
 
-def _refuse_other_architecture(source: str, tensors: Mapping[str, Tensor]) -> None:
-    if name := other_architecture(tensors):
-        raise WeightsError(
-            f"{source} holds {name}, and the detector here is torchvision's fasterrcnn_resnet50_fpn. "
-            f"Its first keys: {', '.join(list(tensors)[:4])}"
-        )
+def _refuse_other_architecture(source: str, tensors: Mapping[str, Tensor], wanted: Architecture) -> None:
+    name = other_architecture(tensors)
+    if name is None and architecture_of(tensors) is not wanted:
+        name = architecture_of(tensors).name
+    if name is not None:
+        first_keys = ", ".join(list(tensors)[:4])
+        raise WeightsError(f"{source} holds {name}, and the detector is {wanted.name}. Its first keys: {first_keys}")
 
 
-def _is_official_coco(path: Path) -> bool:
-    """Published files carry the first digits of their SHA-256 in their name."""
-    digits = Path(coco_weights().url).stem.rsplit("-", 1)[1]
+def _official_coco(path: Path) -> Architecture | None:
+    """The architecture whose official COCO file this is: a published file's name ends with the start of its SHA-256."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(digits)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    published = ((one, Path(coco_weights(one).url).stem.rsplit("-", 1)[1]) for one in ARCHITECTURES.values())
+    return next((one for one, digits in published if digest.startswith(digits)), None)
 
 
 __all__ = [

@@ -21,10 +21,11 @@ def comparable(checkpoint: Checkpoint) -> FasterRCNN:
 
 def oracle(checkpoint: Checkpoint, device: torch.device) -> Any:
     """It, with the weights of a checkpoint and for pictures of their sizes, but its own number of proposals."""
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+    from torchvision.models import detection
 
     sizes = {name: value for name, value in checkpoint.info.model_kwargs.items() if name in {"min_size", "max_size"}}
     classes = checkpoint.num_classes
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes, **sizes)
+    build = getattr(detection, checkpoint.architecture.name)
+    model = build(weights=None, weights_backbone=None, num_classes=classes, **sizes)
     model.load_state_dict(checkpoint.state_dict, strict=False)  # live batch norm has counters besides
     return model.eval().to(device)

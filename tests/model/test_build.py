@@ -80,7 +80,7 @@ def test_the_official_name_gives_the_cached_file_with_its_epsilon(weights, tmp_p
     digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     entry = SimpleNamespace(url=f"https://weights.invalid/official-{digits}.pth", meta=coco_weights().meta)
     path.rename(cached_path(entry.url))
-    monkeypatch.setattr(model.weights, "coco_weights", lambda: entry)
+    monkeypatch.setattr(model.weights, "coco_weights", lambda *_: entry)
     detector = fasterrcnn_resnet50_fpn(weights=weights, progress=False)
     assert {norm.eps for norm in norms(detector)} == {0.0}
     assert same_tensors(detector.state_dict(), state)

@@ -178,7 +178,7 @@ def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch, end
     monkeypatch.setattr("os.access", lambda asked, _: Path(asked) != path)  # root may read all
     with pytest.raises(WeightsError, match=rf"w\{ending} cannot be read: user \d+ has no right to"):
         read_checkpoint(path)
-    monkeypatch.setattr(model.weights, "fetch_coco", lambda **_: path)
+    monkeypatch.setattr(model.weights, "fetch_coco", lambda *_, **__: path)
     with pytest.raises(WeightsError, match="has no right to"):
         read_coco()
 
@@ -229,7 +229,7 @@ def test_the_official_file_is_known_by_its_hash_wherever_it_lies(tmp_path, monke
     assert read_checkpoint(path).info.norm_eps == 1e-5
     digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     entry = SimpleNamespace(url=f"https://weights.invalid/coco-{digits}.pth", meta=coco_weights().meta)
-    monkeypatch.setattr(model.weights, "coco_weights", lambda: entry)
+    monkeypatch.setattr(model.weights, "coco_weights", lambda *_: entry)
     checkpoint = read_checkpoint(path)
     assert checkpoint.name == "COCO_V1"
     assert checkpoint.info == CheckpointInfo(class_names=tuple(entry.meta["categories"]), norm_eps=0.0)
@@ -248,7 +248,7 @@ def test_load_strictly_lets_batch_counters_come_and_go():
 def test_a_cached_file_that_is_not_the_official_one_is_not_taken_for_it(tmp_path, monkeypatch):
     path = tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
     torch.save({"weight": torch.zeros(2)}, path)
-    monkeypatch.setattr(model.weights, "fetch_coco", lambda **_: path)
+    monkeypatch.setattr(model.weights, "fetch_coco", lambda *_, **__: path)
     with pytest.raises(WeightsError, match="is not the official file, or is damaged: delete it"):
         read_coco()
 
