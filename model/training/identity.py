@@ -11,7 +11,7 @@ from model.training.processes import Processes
 from model.training.settings import TrainSettings
 
 # What may change when a run is resumed. `accumulate` may too, as long as the parts of a batch are as many.
-_CHANGEABLE = frozenset({"iterations", "evaluate_every", "save_every", "accumulate"})
+_CHANGEABLE = frozenset({"iterations", "evaluate_every", "save_every", "save_minutes", "accumulate"})
 # What the state of a run has the shape of, so that it never may.
 _SHAPING = frozenset({"live_norm", "trainable_layers"})
 

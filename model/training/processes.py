@@ -46,6 +46,14 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def any(self, mine: bool) -> bool:
+        """Whether it is true in one of the processes."""
+        if self.count == 1:
+            return mine
+        flag = torch.tensor(int(mine), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag.item())
+
     def wait(self) -> None:
         if self.count > 1:
             dist.barrier()

@@ -76,18 +76,30 @@ class EarlierRun:
     settings: dict[str, Any]
 
 
-def read_earlier(folder: Path, weights: str) -> EarlierRun | None:
-    """What is to be resumed, so that its weights are not looked for again; None if there is nothing yet.
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse a folder that holds another run, or no run to resume.
+
+    Raises:
+        DataError: with what to do.
+    """
+    if resume and not (folder / LAST_NAME).exists():
+        raise DataError(f"{folder} has no state to resume from ({LAST_NAME}). Train without --resume")
+    if not resume and any((folder / name).exists() for name in (LAST_NAME, BEST_NAME)):
+        raise DataError(f"{folder} already holds a run. Continue it with --resume, or give another --output")
+
+
+def read_earlier(folder: Path, weights: str) -> EarlierRun:
+    """What is to be resumed, so that its weights are not looked for again.
 
     Args:
         weights: that it is now asked to begin with; "auto" for its own.
 
     Raises:
-        DataError: its state is broken, or it began with other weights.
+        DataError: it has no state, or a broken one, or it began with other weights.
     """
+    check_folder(folder, resume=True)
     state = read_snapshot(folder, torch.device("cpu"))
-    if state is None:
-        return None
+    assert state is not None
     name = state["begin"]
     asked = NONE if weights == RANDOM else Path(weights).name
     if asked not in {AUTO, name or NONE}:
@@ -112,10 +124,10 @@ def run_training(
     Raises:
         DataError: the folder already has a run that is not to be resumed, or the batch cannot be shared out.
         TrainingError: the losses are no longer finite.
+        TrainingInterrupted: Ctrl-C or SIGTERM came; the state is saved.
     """
     settings, folder = request.settings, request.folder
-    if (folder / LAST_NAME).exists() and not request.resume:
-        raise DataError(f"{folder} already holds a run. Continue it with --resume, or give another --output")
+    check_folder(folder, resume=request.resume)
     parts = processes.count * settings.accumulate
     if settings.batch_size % parts:
         raise DataError(
@@ -126,8 +138,6 @@ def run_training(
         check_evaluator()
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
-    if request.resume and not (folder / LAST_NAME).exists():
-        tell(f"{folder} has no state to resume from: beginning anew")
     categories = request.data.categories
     begin = request.begin
     model = untrained_detector(categories, settings) if begin is None else detector_from(begin, categories, settings)

@@ -92,6 +92,7 @@ class TrainSettings:
         0, "Iterations between evaluations; 0: at the end; by default a tenth of the run", least=0, derived=True
     )
     save_every: int = _setting(200, "Iterations between states to resume from; 0: at the end", least=0)
+    save_minutes: float = _setting(10.0, "Minutes between such states, as well; 0: by iterations only", least=0)
     seed: int = _setting(0, "Of all that is random", least=0)
 
     def __post_init__(self) -> None:

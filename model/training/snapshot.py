@@ -14,7 +14,7 @@ from model.training.data import DataError
 
 LAST_NAME = "last.pth"
 _KEYS = frozenset(
-    {"iteration", "model", "optimizer", "average", "average_updates", "best_ap"}
+    {"iteration", "model", "optimizer", "average", "average_updates", "best_ap", "judged"}
     | {"info", "begin", "settings", "parts", "data", "validation"}
 )
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
@@ -24,11 +24,15 @@ def save_snapshot(folder: Path, state: Mapping[str, Any]) -> None:
     """Write all of it, or leave the one before: a reader never sees half a file, even after a power cut."""
     path = folder / LAST_NAME
     partial = path.with_name(f"{LAST_NAME}.partial")
-    with partial.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def finished_iterations(folder: Path) -> int:

@@ -10,6 +10,8 @@ import copy
 import itertools
 import json
 import math
+import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +31,7 @@ from model.training.data import DetectionData
 from model.training.detector import result_info
 from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.identity import check_agreement, check_same_run, identity
+from model.training.interruption import TrainingInterrupted, noted_signals
 from model.training.loading import Shard, load_ahead, targets_to_device, to_device
 from model.training.losses import class_weights
 from model.training.norm import measure_norm
@@ -46,6 +49,10 @@ LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_re
 
 class TrainingError(RuntimeError):
     """Training cannot go on. The message tells what to do."""
+
+
+class _EvaluationDropped(Exception):  # noqa: N818 - nothing went wrong
+    """A signal came while the weights were evaluated."""
 
 
 class Listener(Protocol):
@@ -106,6 +113,8 @@ class Trainer:
         self.engine = self._engine()
         self.iteration = 0
         self.best_ap: float | None = None
+        self._is_judged = True  # whether the evaluation that was due after the last update is done
+        self._saved_at = time.monotonic()
 
     def run(self, *, resume: bool = False, allow_changes: bool = False) -> Result:
         """Train to the end, or from where the folder's last snapshot was taken.
@@ -114,22 +123,30 @@ class Trainer:
             allow_changes: go on under other settings than the run was begun with, where its state permits it.
 
         Raises:
+            TrainingInterrupted: Ctrl-C or SIGTERM came; the state is saved.
             TrainingError: the loss is no longer finite.
             DataError: an image can no longer be read, the snapshot is broken or of a run with other settings or
                 data, or the processes do not begin alike.
         """
+        with noted_signals() as self._interruption:
+            return self._run(resume, allow_changes)
+
+    def _run(self, resume: bool, allow_changes: bool) -> Result:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._identity = identity(self.settings, self.processes, self.data, self.validation)
         if resume:
             self._resume(allow_changes)
-            if self.processes.is_first:
-                _cut_log(self.folder / LOG_NAME, self.iteration)
+        if self.processes.is_first:
+            _cut_log(self.folder / LOG_NAME, self.iteration)
         check_agreement(self.processes, self.iteration, self._identity, self.folder)
         sizes = [self.data.size_hw(index) for index in range(len(self.data))]
         order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
         on_gpu = self.processes.device.type == "cuda"
         with load_ahead(self.data, map(self._own_shards, order), pin=on_gpu) as loaded:
+            if not self._is_judged:
+                self._after_update()
             while self.iteration < self.settings.iterations:
+                self._stop_if_told()
                 self._update(next(loaded))
         self.processes.wait()
         return Result(iterations=self.iteration, best_ap=self.best_ap)
@@ -209,29 +226,56 @@ class Trainer:
         return images, targets_to_device(targets, device)
 
     def _after_update(self) -> None:
+        """What is due: evaluate, save the state, stop."""
         settings = self.settings
         is_over = self.iteration == settings.iterations
-        if is_over or _is_due(self.iteration, settings.evaluate_every):
+        self._is_judged = not (is_over or _is_due(self.iteration, settings.evaluate_every))
+        if not self._is_judged and not self._is_told_to_stop():
             self._judge()
-        if self.processes.is_first and (is_over or _is_due(self.iteration, settings.save_every)):
+        stops = self._is_told_to_stop() and not (is_over and self._is_judged)
+        saves = stops or is_over or _is_due(self.iteration, settings.save_every)
+        late = settings.save_minutes > 0 and time.monotonic() - self._saved_at > 60 * settings.save_minutes
+        if self.processes.is_first and (saves or late):
             save_snapshot(self.folder, self._snapshot())
+            self._saved_at = time.monotonic()
+        if stops:
+            self._stop_if_told()
+
+    def _is_told_to_stop(self) -> bool:
+        """Whether a signal has come to one of the processes: they stop at the same update, or would wait for ever."""
+        return self.processes.any(self._interruption.number is not None)
+
+    def _stop_if_told(self) -> None:
+        if self._is_told_to_stop():
+            raise TrainingInterrupted(self._interruption.number or signal.SIGTERM, self.iteration)
 
     def _judge(self) -> None:
-        """Evaluate the averaged weights and keep them if they are the best so far."""
+        """Evaluate the averaged weights and keep them if they are the best so far; a signal drops the evaluation."""
+        dropped = False
         if self.processes.is_first:
-            self._average_to_judge()
-            ap = None
-            if self.validation is not None:
-                found = detect_all(self._detect, self.validation)
-                metrics = evaluate(self.validation, found)
-                ap = metrics.overall.ap or 0.0
-            if ap is None or self.best_ap is None or ap >= self.best_ap:
-                self.best_ap = ap
-                save_checkpoint(self.folder / BEST_NAME, self.judged.state_dict(), self.info)
-            if self.validation is not None:
-                for listener in self.listeners:
-                    listener.evaluated(self.iteration, metrics, ap == self.best_ap)
-        self.processes.wait()
+            try:
+                self._judge_alone()
+            except _EvaluationDropped:
+                dropped = True
+        self._is_judged = not self.processes.any(dropped)
+
+    def _judge_alone(self) -> None:
+        self._average_to_judge()
+        ap = None
+        if self.validation is not None:
+            found = detect_all(self._detect, self.validation, advance=self._drop_if_told)
+            metrics = evaluate(self.validation, found)
+            ap = metrics.overall.ap or 0.0
+        if ap is None or self.best_ap is None or ap >= self.best_ap:
+            self.best_ap = ap
+            save_checkpoint(self.folder / BEST_NAME, self.judged.state_dict(), self.info)
+        if self.validation is not None:
+            for listener in self.listeners:
+                listener.evaluated(self.iteration, metrics, ap == self.best_ap)
+
+    def _drop_if_told(self) -> None:
+        if self._interruption.number is not None:
+            raise _EvaluationDropped
 
     def _average_to_judge(self) -> None:
         """The averaged weights, with batch norm of their own, into the model that detects."""
@@ -264,6 +308,7 @@ class Trainer:
             "average": self.average.state_dict,
             "average_updates": self.average.updates,
             "best_ap": self.best_ap,
+            "judged": self._is_judged,
             "begin": self.begin,
             "info": asdict(self.info),
             **self._identity,
@@ -278,7 +323,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"], state["average_updates"])
-        self.iteration, self.best_ap = state["iteration"], state["best_ap"]
+        self.iteration, self.best_ap, self._is_judged = state["iteration"], state["best_ap"], state["judged"]
 
     def _engine(self) -> nn.Module:
         """The model as it is called in training: with several processes, one that shares gradients."""

@@ -1,4 +1,4 @@
-"""How the commands speak and end: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""How the commands speak and end: 0 done, 1 failed, 2 wrong usage, 130 interrupted (143 by SIGTERM).
 
 What a user can put right ends a command with a message, never with a trace. torch takes seconds to import, so what
 needs it is imported late.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
+import sys
 import types
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -13,7 +15,7 @@ import typer
 
 from model.arguments import complaint
 from model.training.settings import TrainSettings
-from service.cli.errors import refuse, say, stderr, usage_errors
+from service.cli.errors import fail, refuse, say, stderr, usage_errors
 from service.cli.options import DATA, IMAGES, Device, folder, number, of_setting
 
 if TYPE_CHECKING:
@@ -60,18 +62,22 @@ def train(
 ) -> None:
     """Train a detector on your own images.
 
-    Serve it with: frcnn serve --weights OUTPUT/best.safetensors
+    Ctrl-C and SIGTERM save the state, from which --resume continues to the same numbers.
+
+    Example: frcnn train --data photos/coco.json --output out && frcnn serve --weights out/best.safetensors
     """
     given = {name: value for name, value in flags.items() if value is not None}
     # A run's state has the weights that it began with.
     refuse(complaint(weights=None if resume else weights, data=data) or complaint(data=validation_data))
     is_first = os.environ.get("RANK", "0") == "0"
     stderr.quiet = not is_first
+    from model.training.interruption import TrainingInterrupted
     from model.training.processes import find_device, joined_processes
-    from model.training.run import RunRequest, read_earlier, read_start, run_training
+    from model.training.run import RunRequest, check_folder, read_earlier, read_start, run_training
     from model.training.snapshot import finished_iterations
 
     find_device(device)  # refused before anything is fetched or read
+    check_folder(output, resume=resume)
     earlier = read_earlier(output, weights) if resume else None
     begin = read_start(weights, say) if earlier is None else earlier.begin
     if begin is None and (norm == "frozen" or given.get("trainable_layers", 5) != 5):
@@ -105,8 +111,18 @@ def train(
     from service.cli.progress import ProgressBar
 
     done = finished_iterations(output) if resume else 0
-    with joined_processes(device) as processes, ProgressBar(settings.iterations, done) as bar:
-        run_training(request, processes, say, [bar])
+    try:
+        with joined_processes(device) as processes, ProgressBar(settings.iterations, done) as bar:
+            run_training(request, processes, say, [bar])
+    except TrainingInterrupted as interrupted:
+        fail(_how_to_resume(interrupted.iteration, settings.iterations), code=128 + interrupted.number)
+
+
+def _how_to_resume(iteration: int, iterations: int) -> str:
+    if iteration == 0:
+        return "interrupted before the first update: nothing is saved"
+    command = shlex.join(["frcnn", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
+    return f"interrupted at iteration {iteration} of {iterations}. Continue: {command}"
 
 
 def _opened(source: str, split: str, **how: Any) -> DetectionData:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +194,47 @@ def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
     assert [len(validation) for validation in validations if validation is not None] == [3, 50, 50]
     assert len({validation.fingerprint() for validation in validations[1:] if validation is not None}) == 1
     assert len({request.data.fingerprint() for request in requests}) == 2
+
+
+def test_folders_are_looked_at_before_anything_is_fetched_or_read(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: object) -> None:
+        raise AssertionError("it was fetched")
+
+    monkeypatch.setattr("model.training.run.read_start", fetch)
+    words = ("train", "--data", "synthetic", "--output", tmp_path, *QUICK)
+    nothing = run(*words, "--resume")
+    assert nothing.exit_code == 1
+    assert "has no state to resume from" in nothing.stderr
+    (tmp_path / "best.safetensors").touch()
+    other = run(*words)
+    assert other.exit_code == 1
+    assert "already holds a run" in other.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_how_it_goes_on(
+    make_voc: MakeVoc, tmp_path: Path, script_environment: dict[str, str], number: signal.Signals
+) -> None:
+    folder, output = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)}), tmp_path / "out"
+    words = ["train", "--data", str(folder), "--output", str(output), "--iterations", "10000", *QUICK]
+    command = [sys.executable, "-m", "service", *words, "--validation-split", "none", "--evaluate-every", "0"]
+    training = subprocess.Popen(command, env=script_environment, stderr=subprocess.PIPE, text=True)
+    try:
+        give_up = time.monotonic() + 120
+        while not (output / "log.jsonl").exists():
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        training.send_signal(number)
+        _, told = training.communicate(timeout=60)
+    finally:
+        training.kill()
+    assert training.returncode == 128 + number
+    assert "Traceback" not in told
+    last = told.splitlines()[-1]
+    assert re.search(r"^frcnn: interrupted at iteration \d+ of 10000. Continue: frcnn train .* --resume$", last)
+    assert sorted(path.name for path in output.iterdir()) == ["last.pth", "log.jsonl"]
 
 
 def test_a_bug_is_not_told_as_wrong_usage(

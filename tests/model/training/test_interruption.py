@@ -1,0 +1,77 @@
+"""Ctrl-C and SIGTERM during a training run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from model.training import trainer as module
+from model.training.interruption import TrainingInterrupted
+from model.training.processes import Processes
+from model.training.synthetic import SyntheticData
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("runs", [4, pytest.param(50, marks=pytest.mark.reliability)])
+def test_runs_that_are_interrupted_at_random_moments_resume_to_the_same_numbers(
+    tmp_path: Path, script_environment: dict[str, str], runs: int
+) -> None:
+    environment = script_environment | {"PYTHONPATH": f"{script_environment['PYTHONPATH']}:{HERE}"}
+    command = [sys.executable, str(HERE / "interrupted_runs.py"), str(tmp_path), str(runs), str(runs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"{runs} runs" in done.stdout
+
+
+def test_an_evaluation_that_is_interrupted_is_done_when_the_run_goes_on(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal in the middle of an evaluation: the state says that it is due, and nothing of it is kept."""
+    told: list[tuple[int, bool]] = []
+
+    class Told:
+        def updated(self, *_: object) -> None: ...
+
+        def evaluated(self, iteration: int, metrics: object, is_best: bool) -> None:
+            told.append((iteration, is_best))
+
+    def trainer() -> module.Trainer:
+        settings = tiny.tiny_settings(2, evaluate_every=1)
+        return module.Trainer(
+            model=tiny.tiny_detector(settings),
+            categories=SyntheticData.categories,
+            data=SyntheticData("train", count=4, size_hw=(96, 128)),
+            validation=SyntheticData("val", count=3, size_hw=(96, 128)),
+            settings=settings,
+            folder=tmp_path,
+            processes=Processes(rank=0, count=1, device=torch.device("cpu")),
+            listeners=[Told()],
+        )
+
+    seen = 0
+
+    def detect_all(detect, data, *, advance):
+        nonlocal seen
+        seen += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        advance()
+        raise AssertionError("it was not dropped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "detect_all", detect_all)
+        with pytest.raises(TrainingInterrupted) as stopped:
+            trainer().run()
+    assert (seen, stopped.value.number, stopped.value.iteration) == (1, signal.SIGTERM, 1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert told == []
+    trainer().run(resume=True)
+    assert [iteration for iteration, _ in told] == [1, 2]
