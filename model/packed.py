@@ -31,6 +31,7 @@ _LARGEST = 127
 _MOST_WEIGHTS = 1 << 29  # that a file may claim; a dozen times those of the detector that this package is for
 _CODER_MEMORY = 1 << 26  # bytes that LZMA may take; its dictionary here needs some 2 MB
 # Weights are independent of their neighbours: no context (lc, lp, pb = 0) models them best, and no match is found.
+_PIECE_BYTES = 1 << 18  # a third of a second
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 20}]
 
 
@@ -59,8 +60,15 @@ def pack(state_dict: Mapping[str, Tensor], info: Mapping[str, Any], *, step: flo
             floats.append(values)
     header = json.dumps({"info": info, "tensors": entries}).encode()
     exact = b"".join(f.astype("<f4").tobytes() for f in floats)
-    coded = lzma.compress(b"".join(n.tobytes() for n in numbers), format=lzma.FORMAT_XZ, filters=_FILTERS)
+    coded = _coded(b"".join(n.tobytes() for n in numbers))
     return b"".join((_MAGIC, _VERSION, _SIZES.pack(len(header), len(exact)), header, exact, coded))
+
+
+def _coded(content: bytes) -> bytes:
+    """Compressed by pieces: one call for all of them takes many seconds, during which Python heeds no Ctrl-C."""
+    compressor = lzma.LZMACompressor(format=lzma.FORMAT_XZ, filters=_FILTERS)
+    pieces = (content[start : start + _PIECE_BYTES] for start in range(0, len(content), _PIECE_BYTES))
+    return b"".join([*map(compressor.compress, pieces), compressor.flush()])
 
 
 def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:

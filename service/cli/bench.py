@@ -34,7 +34,10 @@ def bench_model(
     rounds: Rounds = 5,
     as_json: Json = False,
 ) -> None:
-    """Compare with torchvision's detector, side by side in one run."""
+    """Compare with torchvision's detector, side by side in one run.
+
+    Example: frcnn bench model --precision fp32,bf16 --batch-size 1,4
+    """
     height, width = _numbers(size, "x", "--size", count=2)
     batch_sizes = _numbers(batch_size, ",", "--batch-size")
     refuse(complaint(weights=weights))
@@ -112,7 +115,10 @@ def bench_service(
     seconds: Annotated[float, number(min=1, help="How long each is measured each time")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Compare the service with the bare model and with plain FastAPI around torchvision, side by side in one run."""
+    """Compare the service with the bare model and with plain FastAPI around torchvision, side by side in one run.
+
+    Example: frcnn bench service --precision bf16 --seconds 5
+    """
     from service.bench.measure import BenchError
     from service.bench.measure import bench_service as measure
     from service.bench.processes import ServerLostError

@@ -40,7 +40,10 @@ def evaluate(
     max_size: Annotated[int | None, number(min=32, help="Longer side, px; by default the weights' own")] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure a detector's average precision by COCO's rules."""
+    """Measure a detector's average precision by COCO's rules.
+
+    Example: frcnn evaluate --weights out/best.safetensors --data photos/coco.json --split all
+    """
     refuse(complaint(weights=weights, data=data))
     from model.build import from_checkpoint, resolve_checkpoint
     from model.inference.build import serving_model

@@ -31,6 +31,8 @@ def serve(**flags: Any) -> None:
     """Serve the detector over HTTP until SIGTERM or Ctrl-C.
 
     Every option can also be set in the environment as FRCNN_<NAME>; the option wins.
+
+    Example: frcnn serve --weights out/best.safetensors --port 8001
     """
     settings = settings_from({name: value for name, value in flags.items() if value is not None})
     _refuse_read_only_tmp()

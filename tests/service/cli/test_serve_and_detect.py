@@ -118,9 +118,11 @@ def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.Mon
 def test_version_and_help() -> None:
     assert re.fullmatch(r"frcnn \d+\.\d+\.\d+\n", invoke("--version").stdout)
     commands = [[name] for name in ("serve", "detect", "train", "evaluate", "sample", "loadtest")]
-    for command in [*commands, ["weights", "pack"], ["weights", "inspect"], ["bench", "model"]]:
+    weights = [["weights", name] for name in ("list", "fetch", "inspect", "pack")]
+    for command in [*commands, *weights, ["bench", "model"], ["bench", "service"]]:
         text = invoke(*command, "-h").stdout
         assert text.startswith("Usage: ")
+        assert text.count("Example: frcnn") == 1, command
         assert not re.findall(r"range>|\{[a-z_]+\}", text), command
 
 

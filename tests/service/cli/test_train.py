@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model.build import from_checkpoint, random_checkpoint
+from model.build import fasterrcnn_resnet50_fpn, from_checkpoint, random_checkpoint
 from model.training.run import RunRequest
+from model.training.sources import open_data
+from model.training.synthetic import SyntheticData
 from model.weights import CheckpointInfo, read_checkpoint, save_checkpoint
 from service.cli.app import app
 from service.detector import load_detectors
@@ -134,7 +136,7 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(
         ),
         (("evaluate", "--weights", "random", "--data", "nowhere", "--device", "cpu"), 1, "no such data"),
         (("evaluate", "--weights", "gone.frcnn", "--data", "synthetic"), 1, "no such file of weights"),
-        (("weights", "pack", "a.pth", "b.zip"), 2, "must end in .frcnn"),
+        (("weights", "pack", "a.pth", "b.zip"), 2, "must end in .safetensors, .pth, .pt, .frcnn"),
     ],
 )
 def test_what_is_wrong_is_told_without_a_trace(
@@ -250,14 +252,38 @@ def test_a_bug_is_not_told_as_wrong_usage(
     assert refused.exit_code == 2
 
 
-def test_sample_writes_pictures_and_what_they_show(run: Callable[..., Result], tmp_path: Path) -> None:
-    result = run("sample", "--output", tmp_path, "--count", 2, "--width", 160, "--height", 120)
-    assert result.exit_code == 0, result.output
-    truth = json.loads((tmp_path / "boxes.json").read_text())
-    with Image.open(tmp_path / "sample_1.jpg") as picture:
+def test_samples_are_data_to_train_and_evaluate_on(run: Callable[..., Result], tmp_path: Path) -> None:
+    drawn = run("sample", "--output", tmp_path / "in", "--count", 3, "--width", 160, "--height", 120)
+    assert drawn.exit_code == 0, drawn.output
+    with Image.open(tmp_path / "in" / "sample_1.jpg") as picture:
         assert picture.size == (160, 120)
-    assert set(truth) == {"sample_0.jpg", "sample_1.jpg"}
-    assert len(truth["sample_0.jpg"]["boxes"]) == len(truth["sample_0.jpg"]["label_names"]) > 0
+    data, _ = open_data(str(tmp_path / "in"), "all")
+    drawn_from = SyntheticData("test", count=3, size_hw=(120, 160))
+    assert data.categories.names == drawn_from.categories.names
+    for index in range(3):
+        torch.testing.assert_close(data[index][1]["boxes"], drawn_from[index][1]["boxes"])
+        assert data[index][1]["labels"].tolist() == drawn_from[index][1]["labels"].tolist()
+    words = ("train", "--data", tmp_path / "in", "--output", tmp_path / "out", "--iterations", 1, *QUICK)
+    trained = run(*words, "--validation-split", "none")
+    assert trained.exit_code == 0, trained.output
+    weights = tmp_path / "out" / "best.safetensors"
+    measured = run("evaluate", "--weights", weights, "--data", tmp_path / "in", "--split", "all", "--json")
+    assert json.loads(measured.stdout)["images"] == 3
+
+
+def test_the_classes_of_foreign_weights_are_named_in_a_file(run: Callable[..., Result], tmp_path: Path) -> None:
+    foreign, named = tmp_path / "foreign.pth", tmp_path / "named.safetensors"
+    model = fasterrcnn_resnet50_fpn(num_classes=3)
+    torch.save(model.state_dict(), foreign)
+    refused = run("weights", "pack", foreign, named, "--class-names", "cat,dog,bird")
+    assert refused.exit_code == 1
+    assert not named.exists()
+    done = run("weights", "pack", foreign, named, "--class-names", "cat, dog")
+    assert done.exit_code == 0, done.output
+    checkpoint = read_checkpoint(named)
+    assert checkpoint.categories.objects() == {1: "cat", 2: "dog"}
+    given = model.state_dict()
+    assert all(torch.equal(tensor, given[key]) for key, tensor in checkpoint.state_dict.items())
 
 
 def test_asking_for_help_does_not_import_torch(script_environment: dict[str, str]) -> None:

@@ -53,12 +53,12 @@ def test_coordinated_omission_is_corrected(measure: Any) -> None:
 
 
 def test_arrivals_wait_for_no_answer_and_use_connections_again(measure: Any) -> None:
-    plan = {"rate": 100.0, "duration_s": 3.0, "seed": 1}
-    samples, service = measure(lambda n, now: 0.2, **plan)  # 20 at a time, and more where the machine is busy
+    plan = {"rate": 30.0, "duration_s": 4.0, "seed": 1}
+    samples, service = measure(lambda n, now: 0.2, **plan)  # 6 at a time, and more where the machine is busy
     expected = arrivals(**plan)
     assert np.sort(samples.intended) == pytest.approx(expected, abs=1e-6)
     assert (samples.sent >= samples.intended).all()
-    assert 10 < service.connections < len(expected)  # how many more than 20 depends on the machine
+    assert 1 < service.connections < len(expected)
 
 
 def test_a_closed_loop_keeps_so_many_in_flight(measure: Any) -> None:
