@@ -1,6 +1,7 @@
 """The detector as it is served: a network for one backend, and around it the arithmetic that all backends share.
 
-Boxes, scores and the last layer are float32 in every precision: half precision has no room for coordinates.
+Boxes and scores are float32 in every precision: half precision has no room for coordinates. So is the last layer, whose
+factors are rounded to TF32 on a GPU, unless the precision is fp32.
 """
 
 from __future__ import annotations
@@ -168,9 +169,13 @@ class ServingModel:
         return logits, deltas.view(*logits.shape, 4)
 
     def _set_arithmetic(self) -> None:
-        """The process has one switch for all forms."""
+        """Choose whether float32 products may round their factors to TF32; the process has one switch for all forms.
+
+        In fp16 and bf16 only the last layer is such a product. Its input is exact in TF32, and its weights lose what
+        the other layers' weights lose to fp16.
+        """
         if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
 
     def _as_float(self, image: Tensor) -> Tensor:
         if image.dtype != torch.uint8:

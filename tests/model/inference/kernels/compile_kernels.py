@@ -16,18 +16,19 @@ from model.inference.kernels import maps, nms, resize, roi_align
 SIZES = {"height": "i32", "width": "i32", "scale": "fp32"}
 LEVELS = {f"{name}{level}": kind for level in range(4) for name, kind in SIZES.items()}
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
+OWN_OPTIONS = {"nms scan": {"num_warps": 1}}
+OVERLAPS = {
+    "boxes": "*fp32", "valid": "*i8", "overlaps": "*i64", "count": "i32", "blocks": "i32", "threshold": "fp32",
+}  # fmt: skip
 ADDED = dict.fromkeys(("maps", "bias", "coarser"), "*fp16") | {"width": "i32"}
 TILE = {"CHANNELS": 256, "COLUMNS": 16, "BLOCK": 256}
 KERNELS = {
-    "nms": (
-        nms._nms_kernel,
-        {"boxes": "*fp32", "valid": "*i8", "labels": "*i32", "keep": "*i8", "count": "i32", "threshold": "fp32"},
-        {"HAS_LABELS": True, "BLOCKS": 16, "BLOCK": 64},
-    ),
-    "nms without labels": (
-        nms._nms_kernel,
-        {"boxes": "*fp32", "valid": "*i8", "labels": "*i1", "keep": "*i8", "count": "i32", "threshold": "fp32"},
-        {"HAS_LABELS": False, "BLOCKS": 16, "BLOCK": 64},
+    "nms overlaps": (nms._overlap_kernel, OVERLAPS | {"labels": "*i1"}, {"HAS_LABELS": False, "BLOCK": 64}),
+    "nms overlaps of labels": (nms._overlap_kernel, OVERLAPS | {"labels": "*i32"}, {"HAS_LABELS": True, "BLOCK": 64}),
+    "nms scan": (
+        nms._scan_kernel,
+        {"valid": "*i8", "overlaps": "*i64", "keep": "*i8", "count": "i32", "blocks": "i32"},
+        {"BLOCKS": 16, "BLOCK": 64},
     ),
     "roi_align": (
         roi_align._roi_align_kernel,
@@ -59,6 +60,8 @@ for name, (kernel, signature, constants) in KERNELS.items():
     # Tensors begin at multiples of 16 bytes.
     aligned = {(at,): [["tt.divisibility", 16]] for at, kind in enumerate(ordered.values()) if kind.startswith("*")}
     source = compiler.ASTSource(kernel, ordered, constexprs=constants, attrs=aligned)
-    compiled = compiler.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=OPTIONS)
+    compiled = compiler.compile(
+        source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=OPTIONS | OWN_OPTIONS.get(name, {})
+    )
     wide = re.findall(r"(?:ld|st)\.global[\w.:]*\.v4\.b32", compiled.asm["ptx"])
     print(f"{name}: {len(compiled.asm['cubin'])} bytes, {len(wide)} wide")

@@ -30,6 +30,25 @@ def test_keeps_what_torchvision_keeps(count, threshold, device):
         assert of_reference.nonzero()[:, 0].tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("last_valid", [0, 70, 299])
+def test_blocks_without_valid_boxes(last_valid, device):
+    """Nothing is written for them, and they are not kept."""
+    boxes = crowded(2, 300)
+    valid = torch.zeros(2, 300, dtype=torch.bool)
+    valid[0, [0, 1, 2, last_valid]] = True
+    got = nms_mask(boxes.to(device), valid.to(device), 0.3).cpu()
+    assert got.equal(reference_nms_mask(boxes, valid, 0.3))
+    assert got[0].any()
+
+
+def test_many_boxes(device):
+    """More blocks than one warp takes."""
+    boxes, valid = crowded(1, 1100), torch.ones(1, 1100, dtype=torch.bool)
+    wanted = nms(boxes[0], torch.arange(1100, 0, -1).float(), 0.5)
+    got = nms_mask(boxes.to(device), valid.to(device), 0.5).cpu()
+    assert got[0].nonzero()[:, 0].tolist() == wanted.sort().values.tolist()
+
+
 def test_labels_and_invalid_boxes(device):
     boxes, count = crowded(2, 150), 150
     generator = torch.Generator().manual_seed(1)
