@@ -93,11 +93,11 @@ class FixedShapeHeads:
             `[N, D + 1, 6]` float32: x1, y1, x2, y2 in the original's pixels, label, score; best first, score -1 from
             where there are no more. The last row's first number is 1 if the image's detections are complete.
         """
-        proposals, is_proposal = self._propose(output, anchors, sizes)
-        logits, deltas = self._judge(output, proposals)
-        return self._detections(logits, deltas, proposals, is_proposal, sizes)
+        proposals, is_proposal = self.propose(output, anchors, sizes)
+        logits, deltas = self.run_box_head(output, proposals)
+        return self.select(logits, deltas, proposals, is_proposal, sizes)
 
-    def _propose(self, output: NetworkOutput, anchors: Sequence[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(self, output: NetworkOutput, anchors: Sequence[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes `[N, R, 4]`, best first, and which of them are proposals `[N, R]`."""
         rpn = self._form.rpn
         logits, deltas, references = [], [], []
@@ -122,7 +122,7 @@ class FixedShapeHeads:
         best, at = score.topk(min(rpn.post_nms_top_n[1], score.shape[1]), dim=1)
         return boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4)), best >= 0
 
-    def _judge(self, output: NetworkOutput, proposals: Tensor) -> tuple[Tensor, Tensor]:
+    def run_box_head(self, output: NetworkOutput, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, R, K]` and deltas `[N, R, K, 4]`."""
         images, regions = proposals.shape[:2]
         boxes = proposals.flatten(0, 1)
@@ -131,9 +131,8 @@ class FixedShapeHeads:
         logits, deltas = self._form.classify(pooled)
         return logits.unflatten(0, (images, regions)), deltas.unflatten(0, (images, regions))
 
-    def _detections(
-        self, logits: Tensor, deltas: Tensor, proposals: Tensor, is_proposal: Tensor, sizes: Tensor
-    ) -> Tensor:
+    def select(self, logits: Tensor, deltas: Tensor, proposals: Tensor, is_proposal: Tensor, sizes: Tensor) -> Tensor:
+        """The rows that `__call__` returns."""
         heads, classes = self._form.heads, logits.shape[-1]
         scores = logits.float().softmax(-1)[..., 1:]  # [N, R, K - 1]: without the background
         likely = (scores > heads.score_thresh) & is_proposal[..., None]
