@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_SPINS = "20000"  # rounds of a loop; libgomp's own number is 300,000
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
@@ -39,6 +40,16 @@ def compute_threads(devices: list[str], cgroup: Path = _CGROUP) -> int:
     cores = usable_cores(cgroup)
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(asked)) if asked.isdecimal() and int(asked) > 0 else cores
+
+
+def bound_spinning() -> None:
+    """Let OpenMP's threads spin only briefly before they sleep, unless the environment says how they wait.
+
+    Beside a second process they would spin on cores that its threads need: two detectors on the same cores then take
+    ten times as long and more. libgomp reads this once, when torch is loaded, so call it before that.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def _quota(cgroup: Path) -> float | None:

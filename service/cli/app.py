@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import bench, detect, errors, evaluate, loadtest, sample, serve, train, weights
+from service.cores import bound_spinning
 
 _group: dict[str, Any] = {"cls": errors.Commands, "no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
@@ -56,4 +57,5 @@ app.command("loadtest")(loadtest.loadtest)
 
 def main() -> None:
     """Run the command that the arguments name; `python -m service` and `frcnn` begin here."""
+    bound_spinning()
     app()

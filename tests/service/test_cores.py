@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from service.cores import compute_threads, usable_cores
+from service.cores import bound_spinning, compute_threads, usable_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -58,3 +60,32 @@ def test_beside_a_gpu_one_thread_computes(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
     assert compute_threads(["cuda:0", "cuda:1"], tmp_path) == 1
     assert compute_threads(["cuda:0", "cpu"], tmp_path) == 16
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "20000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_threads_spin_briefly_unless_the_environment_says_how_they_wait(monkeypatch, given, wanted):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    bound_spinning()
+    found = {name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ}
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)  # that which was set is undone, too
+    assert found == wanted
+
+
+def test_commands_and_replicas_bound_it_before_torch_is_loaded() -> None:
+    show = "print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
+    unset = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    for code in (f"import service.cli.app as a; a.app = lambda: {show}; a.main()", f"import service.scale; {show}"):
+        command = [sys.executable, "-c", f"import os, sys; {code}"]
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert child.stdout == "False 20000\n", child.stderr
