@@ -1,7 +1,7 @@
-"""Who is let in: a quota in images and in pixels, and an estimate of when their answer would come.
+"""Admission control: limits on images, pixels and bytes in flight, and an estimate of the waiting time.
 
-Whoever would find no place is refused before the body is read, so that saying no costs next to nothing. The place
-itself is taken when the body is there: else whoever sends slowly would hold it, and shut the door to others.
+A request that would be rejected is rejected before its body is read, so that a rejection costs next to nothing. Its
+images are reserved when the body is complete: a slow sender must not keep others out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Self
 
 from service.batch_queue import Priority
 from service.errors import DeadlineError, QueueFullError, TooLateError
@@ -24,15 +23,96 @@ _LONGEST_RETRY_S = 60
 _SAFE_SHARE = 0.8
 
 
+class Budget:
+    """Units of which at most `capacity` are in use at once. A permit that is alone may exceed it.
+
+    Args:
+        capacity: most units in use.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used_by = dict.fromkeys(Priority, 0)
+        self._lock = threading.Lock()
+        self._released = asyncio.Event()
+
+    @property
+    def used(self) -> int:
+        return sum(self.used_by.values())
+
+    def permit(self, priority: Priority) -> Permit:
+        """A permit for no units yet."""
+        return Permit(self, priority)
+
+    def capacity_for(self, priority: Priority) -> int:
+        """What a request of this priority may fill: a low one leaves a quarter to the others."""
+        return self.capacity - (self.capacity // 4 if priority is Priority.LOW else 0)
+
+    def take(self, units: int, permit: Permit) -> bool:
+        """Give `units` more to a permit, if they fit. `Permit.reserve` calls this."""
+        with self._lock:
+            if permit.released:
+                raise CancelledError
+            used = self.used
+            fits = used == permit.units or used + units <= self.capacity
+            if fits:
+                self.used_by[permit.priority] += units
+                permit.units += units
+            return fits
+
+    def give_back(self, permit: Permit) -> None:
+        """Take all units from a permit, for ever. `Permit.release` calls this."""
+        with self._lock:
+            permit.released = True
+            self.used_by[permit.priority] -= permit.units
+            permit.units = 0
+        self._released.set()
+        self._released.clear()
+
+    async def wait_for_release(self) -> None:
+        """Wait until a permit is released."""
+        await self._released.wait()
+
+
+class Permit:
+    """Units of a budget that one request holds until it releases them."""
+
+    __slots__ = ("_budget", "priority", "released", "units")
+
+    def __init__(self, budget: Budget, priority: Priority) -> None:
+        self._budget = budget
+        self.priority = priority
+        self.units = 0
+        self.released = False
+
+    def reserve(self, units: int) -> bool:
+        """Reserve so many more, or none and return False. Any thread may call this.
+
+        Raises:
+            CancelledError: the permit has been released: its request has ended.
+        """
+        return self._budget.take(units, self)
+
+    async def reserve_when_free(self, units: int) -> None:
+        """`reserve`, and wait until others have released enough."""
+        while not self.reserve(units):
+            await self._budget.wait_for_release()
+
+    def release(self) -> None:
+        """Give all units back. Only on the event loop; a second call does nothing."""
+        if not self.released:
+            self._budget.give_back(self)
+
+
 class Admission:
-    """The door of the service. Lives on the event loop, but for the count of pixels, which decoding threads add to.
+    """Decides which requests are taken. Lives on the event loop; decoding threads only reserve pixels.
 
     Args:
         capacity: most images accepted and not yet answered.
-        pixel_capacity: most pixels of those of them that are being, or have been, decoded.
-        byte_capacity: most bytes of the bodies that they came in.
-        devices: how many devices answer now.
-        metrics: where to count.
+        pixel_capacity: most pixels of the accepted images that are decoded or being decoded.
+        byte_capacity: most bytes of the bodies of the requests in flight.
+        devices: returns how many devices answer now.
+        metrics: counts rejections.
     """
 
     def __init__(
@@ -44,52 +124,32 @@ class Admission:
         devices: Callable[[], int],
         metrics: Metrics,
     ) -> None:
-        self._capacity = capacity
-        self._pixel_capacity = pixel_capacity
-        self._byte_capacity = byte_capacity
+        self.images = Budget(capacity)
+        self.pixels = Budget(pixel_capacity)
+        self.bytes = Budget(byte_capacity)
         self._devices = devices
         self._metrics = metrics
-        metrics.in_flight.set_function(lambda: self.in_flight)
-        self.in_flight = 0  # images accepted and not yet answered
-        self._images = dict.fromkeys(Priority, 0)  # the same, by priority
-        self._pixels = 0
-        self._left = asyncio.Event()  # wakes those who wait, whenever a picture leaves
-        self._bytes = 0
-        self._pixels_lock = threading.Lock()
+        metrics.in_flight.set_function(lambda: self.images.used)
         self._images_per_s: float | None = None  # of one device, smoothed
 
-    def capacity(self, priority: Priority) -> int:
-        """Most images in flight for one of this priority to be let in: low ones leave a quarter to the others."""
-        return self._capacity - (self._capacity // 4 if priority is Priority.LOW else 0)
-
-    def places(self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf) -> Places:
-        """Room for `count` images, from before they are decoded until they are answered: all or none.
-
-        The arguments, and what entering it raises, are those of `check`.
-        """
-        return Places(self, count, priority, seconds_left)
-
     def check(self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf) -> None:
-        """See that there would be `places` now.
+        """Check that `count` images could be reserved now, and answered in time.
 
         Args:
-            count: of images.
-            priority: theirs.
-            seconds_left: until their answer is of no more use.
+            count: images of the request.
+            priority: their priority.
+            seconds_left: until their deadline.
 
         Raises:
-            QueueFullError: there is not that much room; says when to try again, by the measured rate.
-            DeadlineError: it is of no more use now.
-            TooLateError: by the measured rate, their answer would come too late; says when it would not.
+            QueueFullError: too many images are in flight; says when to try again, by the measured rate.
+            DeadlineError: the deadline has passed.
+            TooLateError: by the measured rate, the answer would come after the deadline; says when it would not.
         """
-        if self.in_flight + count > self.capacity(priority):
-            self._metrics.rejected.labels("queue-full").inc(count)
-            raise QueueFullError(
-                f"{self.in_flight} images are being answered, of at most {self.capacity(priority)}",
-                retry_after_s=self._retry_after_s(count, priority),
-            )
+        used, capacity = self.images.used, self.images.capacity_for(priority)
+        if used + count > capacity:
+            raise self._full("queue-full", f"{used} images are being answered, of at most {capacity}", count, priority)
         if seconds_left <= 0:
-            raise DeadlineError("the time for this request was over before it could be let in")
+            raise DeadlineError("the deadline passed before the request was admitted")
         expected = self._expected_s(count, priority)
         if expected > _SAFE_SHARE * seconds_left:
             self._metrics.rejected.labels("too-late").inc(count)
@@ -98,153 +158,55 @@ class Admission:
                 retry_after_s=_seconds(expected - _SAFE_SHARE * seconds_left),
             )
 
-    def room(self) -> Room:
-        """Memory for a picture, from before it is decoded until it is answered. An image alone always has it."""
-        return Room(self)
+    def reserve_images(self, permit: Permit, count: int, *, seconds_left: float) -> None:
+        """Reserve `count` images, all or none. Raises what `check` raises."""
+        self.check(count, priority=permit.priority, seconds_left=seconds_left)
+        permit.reserve(count)
 
-    def room_for_body(self) -> BodyRoom:
-        """Memory for a request's body, from its first byte until it is answered. A body alone always has it."""
-        return BodyRoom(self)
+    def reserve_bytes(self, permit: Permit, count: int) -> None:
+        """Reserve bytes of a body as they arrive: an announced length alone must not keep others out.
 
-    def measure(self, images: int, seconds: float) -> None:
-        """A device has answered a batch."""
+        Raises:
+            QueueFullError: the bodies in flight are too large together.
+        """
+        if not permit.reserve(count):
+            detail = f"the requests in flight have {self.bytes.used:,} bytes, of at most {self.bytes.capacity:,}"
+            raise self._full("bytes-full", detail)
+
+    def pixels_full(self) -> QueueFullError:
+        """The rejection of an image whose pixels could not be reserved."""
+        detail = f"{self.pixels.used:,} pixels are being looked at, of at most {self.pixels.capacity:,}"
+        return self._full("pixels-full", detail)
+
+    def record_batch(self, images: int, seconds: float) -> None:
+        """Update the measured rate: a device has answered so many images in so long."""
         rate = images / max(seconds, 1e-6)
         before = rate if self._images_per_s is None else self._images_per_s
         self._images_per_s = before + (_RISING if rate > before else _FALLING) * (rate - before)
 
-    def _pixels_full(self) -> QueueFullError:
-        self._metrics.rejected.labels("pixels-full").inc()
-        return QueueFullError(
-            f"{self._pixels:,} pixels are being looked at, of at most {self._pixel_capacity:,}",
-            retry_after_s=self._retry_after_s(1, Priority.NORMAL),
-        )
-
-    def _bytes_full(self) -> QueueFullError:
-        self._metrics.rejected.labels("bytes-full").inc()
-        return QueueFullError(
-            f"the requests in flight have {self._bytes:,} bytes, of at most {self._byte_capacity:,}",
-            retry_after_s=self._retry_after_s(1, Priority.NORMAL),
-        )
-
-    def _enter(self, count: int, priority: Priority) -> None:
-        self._images[priority] += count
-        self.in_flight += count
+    def _full(self, reason: str, detail: str, count: int = 1, priority: Priority = Priority.NORMAL) -> QueueFullError:
+        self._metrics.rejected.labels(reason).inc(count)
+        return QueueFullError(detail, retry_after_s=self._retry_after_s(count, priority))
 
     def _expected_s(self, count: int, priority: Priority) -> float:
-        """Until `count` more images were answered, behind all of their priority and above.
+        """Seconds until `count` more images are answered, behind all of their priority and above.
 
-        0 when nothing is ahead: else one slow answer could shut the door for good, as nobody would measure another.
+        0 when nothing is ahead: otherwise one slow answer could reject everything for good, as no other is measured.
         """
-        if not self.in_flight or self._images_per_s is None:
+        if self._images_per_s is None:
             return 0.0
-        ahead = sum([images for other, images in self._images.items() if other <= priority])
-        if not ahead:
-            return 0.0
-        return (ahead + count) / self._rate(self._images_per_s)
+        ahead = sum([images for other, images in self.images.used_by.items() if other <= priority])
+        return (ahead + count) / self._rate(self._images_per_s) if ahead else 0.0
 
     def _retry_after_s(self, count: int, priority: Priority) -> int:
         """Seconds until so many of the images in flight are answered that `count` more fit."""
         if self._images_per_s is None:
             return 1
-        return _seconds((self.in_flight + count - self.capacity(priority)) / self._rate(self._images_per_s))
+        excess = self.images.used + count - self.images.capacity_for(priority)
+        return _seconds(excess / self._rate(self._images_per_s))
 
     def _rate(self, images_per_s: float) -> float:
         return images_per_s * max(self._devices(), 1)
-
-
-class Places:
-    """See `Admission.places`. A class, as the next two, as every request goes by: a generator takes thrice as long."""
-
-    __slots__ = ("_admission", "_count", "_priority", "_seconds_left")
-
-    def __init__(self, admission: Admission, count: int, priority: Priority, seconds_left: float) -> None:
-        self._admission = admission
-        self._count = count
-        self._priority = priority
-        self._seconds_left = seconds_left
-
-    def __enter__(self) -> None:
-        self._admission.check(self._count, priority=self._priority, seconds_left=self._seconds_left)
-        self._admission._enter(self._count, self._priority)
-
-    def __exit__(self, *_: object) -> None:
-        self._admission._enter(-self._count, self._priority)
-
-
-class Room:
-    """See `Admission.room`. Memory is taken once, when the picture's size is known."""
-
-    __slots__ = ("_admission", "_held", "_over")
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self._held = 0
-        self._over = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        admission = self._admission
-        with admission._pixels_lock:
-            self._over = True
-            admission._pixels -= self._held
-        admission._left.set()
-        admission._left.clear()
-
-    def take(self, pixels: int) -> None:
-        """Take memory for so many. May be called in the thread that decodes.
-
-        Raises:
-            QueueFullError: the pictures in flight are too large together.
-            CancelledError: the caller has left before the thread came to it: nobody is refused.
-        """
-        if not self._took(pixels):
-            raise self._admission._pixels_full()
-
-    async def wait_for(self, pixels: int) -> None:
-        """The same, but wait as long as others leave, instead of being refused. On the event loop."""
-        while not self._took(pixels):
-            await self._admission._left.wait()
-
-    def _took(self, pixels: int) -> bool:
-        admission = self._admission
-        with admission._pixels_lock:
-            if self._over:
-                raise CancelledError
-            fits = not admission._pixels or admission._pixels + pixels <= admission._pixel_capacity
-            if fits:
-                admission._pixels += pixels
-                self._held = pixels
-            return fits
-
-
-class BodyRoom:
-    """See `Admission.room_for_body`."""
-
-    __slots__ = ("_admission", "_held")
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self._held = 0
-
-    def __enter__(self) -> Callable[[int], None]:
-        """What takes memory for so many more bytes of it.
-
-        It raises QueueFullError when the bodies in flight are too large together. (Not before: whoever only announces
-        a large body would shut the door to others.)
-        """
-        return self._take
-
-    def __exit__(self, *_: object) -> None:
-        self._admission._bytes -= self._held
-
-    def _take(self, size: int) -> None:
-        admission = self._admission
-        if admission._bytes > self._held and admission._bytes + size > admission._byte_capacity:
-            raise admission._bytes_full()
-        admission._bytes += size
-        self._held += size
 
 
 def _seconds(wait: float) -> int:

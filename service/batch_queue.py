@@ -27,6 +27,9 @@ class Priority(IntEnum):
     LOW = 2
 
 
+PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+
+
 class Queued(Protocol):
     """What the queue needs to know of a job."""
 

@@ -12,12 +12,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from service.admission import Admission
 from service.batch_queue import BatchQueue, Priority
 from service.detector import Detector, ModelInfo
 from service.device import Device, Reload, pipelined
 from service.device_worker import Answer, DeviceWorker, QueuedPicture, SharedQueue, no_device
-from service.errors import DeadlineError, ServiceError, UnavailableError
+from service.errors import ServiceError, UnavailableError
 from service.images import Picture, Pixels, pageable
 from service.limits import BatcherLimits
 from service.metrics import Metrics
@@ -33,6 +32,7 @@ class Batcher:
         limits: how much at once, and how long.
         reload: makes a detector anew for a device whose thread hangs in the old one.
         on_failure: called when no device answers any more, with whether none can be repaired; perhaps again and again.
+        on_batch: called with the size of each batch that was answered, and the seconds that took.
         metrics: where to count.
     """
 
@@ -43,6 +43,7 @@ class Batcher:
         limits: BatcherLimits,
         reload: Reload,
         on_failure: Callable[[bool], None],
+        on_batch: Callable[[int, float], None],
         metrics: Metrics,
     ) -> None:
         if not detectors:
@@ -59,13 +60,6 @@ class Batcher:
             )
             for detector in detectors
         ]
-        self.admission = Admission(
-            capacity=limits.capacity,
-            pixel_capacity=limits.pixel_capacity,
-            byte_capacity=limits.byte_capacity,
-            devices=lambda: len(self._devices) - len(self.failures),
-            metrics=metrics,
-        )
         self.max_batch_size = limits.max_batch_size
         self._queue: BatchQueue[QueuedPicture] = BatchQueue(
             max_batch_size=limits.max_batch_size,
@@ -74,6 +68,7 @@ class Batcher:
         )
         self._shared = SharedQueue(self._queue)
         self._on_failure = on_failure
+        self._on_batch = on_batch
         self._metrics = metrics
         metrics.queued.set_function(lambda: len(self._queue))
         self._workers: dict[Device, asyncio.Task[None]] = {}
@@ -101,6 +96,11 @@ class Batcher:
     def failures(self) -> list[str]:
         """Of each device that does not answer, why."""
         return [device.failure for device in self._devices if device.failure is not None]
+
+    @property
+    def answering(self) -> int:
+        """How many devices answer."""
+        return len(self._devices) - len(self.failures)
 
     @property
     def batch_caps(self) -> dict[str, int]:
@@ -148,16 +148,14 @@ class Batcher:
         for device in self._devices:
             device.close()
 
-    async def submit(self, picture: Picture, *, deadline: float, priority: Priority = Priority.NORMAL) -> Answer:
+    async def submit(self, picture: Picture, *, priority: Priority = Priority.NORMAL) -> Answer:
         """Queue a picture and wait for its detections. A caller who is cancelled leaves the queue.
 
         Args:
             picture: what to look at.
-            deadline: on the event loop's clock.
             priority: who goes first.
 
         Raises:
-            DeadlineError: it passed first.
             InferenceError: the device failed on this picture.
             UnavailableError: the service is shutting down, or no device answers.
         """
@@ -167,15 +165,12 @@ class Batcher:
             raise no_device()
         shape = self._devices[0].detector.padded_shape(picture.size_hw)
         job = QueuedPicture(picture, shape, priority, time.perf_counter())
-        expiry = asyncio.get_running_loop().call_at(deadline, _expire, job)
         self._queue.put(job)
         self._shared.wake()
         try:
             return await job.answer
         finally:
-            expiry.cancel()
             self._queue.discard(job)
-            del job, expiry  # a failure holds this frame: else only the collector would free the picture
 
     def _employ(self, device: Device) -> None:
         """Start the worker of a device."""
@@ -185,7 +180,7 @@ class Batcher:
             idle_s=self._idle_s,
             others_answer=lambda: self.failure is None,
             on_lost=self._lose,
-            on_measured=self.admission.measure,
+            on_measured=self._on_batch,
             metrics=self._metrics,
         )
         serving = worker.run(lambda: _shutting_down() if self._stopped else no_device())
@@ -216,7 +211,3 @@ class Batcher:
 
 def _shutting_down() -> UnavailableError:
     return UnavailableError("the service is shutting down")
-
-
-def _expire(job: QueuedPicture) -> None:
-    job.fail(DeadlineError("the image waited for a device, or for its answer, until its time was over"))

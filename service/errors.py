@@ -25,6 +25,8 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 PROBLEM_TYPE = "application/problem+json"
+_LONGEST_DETAIL = 1000  # it may repeat what the caller sent
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it: the log and the metrics count it
 
 
 # Codes of answers that come from no ServiceError, by status, and what they mean.
@@ -41,19 +43,19 @@ class ServiceError(Exception):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     code: ClassVar[str] = "internal"
-    closes: ClassVar[bool] = False  # whether the connection is of no more use
+    close_connection: ClassVar[bool] = False
     retry: ClassVar[str] = "no"  # whether, or when, the same request may succeed
 
     def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
-        self.detail = detail
+        self.detail = detail if len(detail) <= _LONGEST_DETAIL else f"{detail[:_LONGEST_DETAIL]}..."
         self.retry_after_s = retry_after_s
 
     @property
     def headers(self) -> dict[str, str]:
         """Those that go with the answer."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return headers | ({"Connection": "close"} if self.closes else {})
+        return headers | ({"Connection": "close"} if self.close_connection else {})
 
 
 class BadRequestError(ServiceError):
@@ -74,7 +76,7 @@ class NotAcceptableError(ServiceError):
 
 class BodyTimeoutError(ServiceError):
     status, code = HTTPStatus.REQUEST_TIMEOUT, "body-timeout"
-    closes = True
+    close_connection = True
     retry = "on a new connection"
 
 

@@ -1,4 +1,4 @@
-"""One service's life: loading, then ok, at last draining; and failing where it cannot answer."""
+"""The service: its state from loading to stopped, and what the routes work with."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, TypeVar
 
 from opentelemetry.trace import TracerProvider
 
+from service.admission import Admission
 from service.batcher import Batcher
 from service.cores import usable_cores
 from service.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, weights_caveat
@@ -23,7 +26,6 @@ from service.limits import BatcherLimits
 from service.metrics import Metrics
 from service.settings import Settings
 from service.stages import Stages
-from service.worker_threads import WorkerThreads
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +36,39 @@ LoadDetectors = Callable[[Settings], Sequence[Detector]]
 _RETRY_WHILE_LOADING_S = 5
 
 
+class State(Enum):
+    """Where the service is in its life."""
+
+    LOADING = "the model is being loaded"
+    READY = "requests are answered, as long as a device answers"
+    FAILING = "no request will be answered again; the process should end"
+    DRAINING = "the end is announced; requests are still answered"
+    STOPPED = "new requests are rejected; accepted ones are still answered"
+
+
+_NEXT = {
+    State.LOADING: {State.READY, State.FAILING, State.DRAINING, State.STOPPED},
+    State.READY: {State.FAILING, State.DRAINING, State.STOPPED},
+    State.FAILING: {State.DRAINING, State.STOPPED},
+    State.DRAINING: {State.STOPPED},
+    State.STOPPED: set[State](),
+}
+
+
 class Condition(NamedTuple):
-    """How the service is, in a word and in a sentence."""
+    """The service's condition in a word and in a sentence."""
 
     status: Status
     detail: str
 
 
 class Service:
-    """What the routes work with.
+    """What the routes work with. Its state changes on the event loop only.
 
     Args:
         settings: the settings.
         load: makes the detectors; runs in a thread, so that the service can say that it is loading.
-        on_hopeless: called when the service will never answer, or not again, and its process should end.
+        on_fatal_error: called once when the service will never answer again, and its process should end.
         tracer_provider: where the spans of the stages go; nowhere, by default.
     """
 
@@ -55,32 +76,39 @@ class Service:
         self,
         settings: Settings,
         load: LoadDetectors,
-        on_hopeless: Callable[[], None] | None = None,
+        on_fatal_error: Callable[[], None] | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.metrics.capacity.set(settings.queue_capacity)
+        self.admission = Admission(
+            capacity=settings.queue_capacity,
+            pixel_capacity=settings.queue_capacity_pixels,
+            byte_capacity=settings.queue_capacity_bytes,
+            devices=lambda: 0 if self._batcher is None else self._batcher.answering,
+            metrics=self.metrics,
+        )
         self.stages = Stages(self.metrics, tracer_provider)
         self.version = service_version()
-        self.hopeless: str | None = None  # why the process should end
+        self.fatal_error: str | None = None  # why the process should end
+        self._state = State.LOADING
         self._load = load
-        self._on_hopeless = on_hopeless
+        self._on_fatal_error = on_fatal_error
         self._loader: threading.Thread | None = None
-        self._load_error: Exception | None = None
-        self._settled = asyncio.Event()  # set when the model is loaded, or cannot be
+        self._loaded: asyncio.Future[None] | None = None
+        self._fatal_detail = ""  # the same for callers
         self._batcher: Batcher | None = None
         self._device_caveat: str | None = None
-        self._leaving = False
-        self._draining = False
         self._started = time.monotonic()
         threads = settings.decode_threads or usable_cores()
         self.metrics.ready.set_function(lambda: self.condition.status == "ok")
-        self._decoders = WorkerThreads(threads, "decode")
+        self._decoders = ThreadPoolExecutor(threads, "decode")
 
     async def start(self) -> None:
         """Begin to load, in a thread that does not keep the process from ending. Returns at once."""
         loop = asyncio.get_running_loop()
+        self._loaded = loop.create_future()
         self._loader = threading.Thread(target=self._load_detectors, args=(loop,), name="load", daemon=True)
         self._loader.start()
 
@@ -90,39 +118,40 @@ class Service:
         Raises:
             Exception: why it cannot be loaded.
         """
-        await self._settled.wait()
-        if self._load_error is not None:
-            raise self._load_error
+        assert self._loaded is not None, "it has been started"
+        await asyncio.shield(self._loaded)
 
     async def stop(self) -> None:
-        """End: requests that still wait are told so."""
-        self.drain()
+        """Reject the requests that still wait, and end the devices and the decoding threads."""
+        self.stop_accepting()
         if self._batcher is not None:
             await self._batcher.stop()
-        self._decoders.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def leave(self) -> None:
-        """Ask for no more requests, by saying that it drains; those that come are still answered.
+    def start_draining(self) -> None:
+        """Announce the end in `condition`. Requests are still answered."""
+        self._move_to(State.DRAINING)
 
-        Safe in a signal handler.
-        """
-        self._leaving = True
+    def stop_accepting(self) -> None:
+        """Reject new requests. Accepted ones are still answered."""
+        self._move_to(State.STOPPED)
 
-    def drain(self) -> None:
-        """Refuse new work from now on; what was accepted is still answered. Safe in a signal handler."""
-        self._leaving = self._draining = True
+    def _move_to(self, state: State) -> None:
+        """Change the state, if `_NEXT` allows it: a service that drains does not become ready."""
+        if state in _NEXT[self._state]:
+            self._state = state
 
     @property
     def condition(self) -> Condition:
-        if self._leaving:
+        if self._state in (State.DRAINING, State.STOPPED):
             return Condition("draining", "the service is shutting down; what was accepted is being answered")
         return self._ability
 
     @property
     def _ability(self) -> Condition:
-        """Whether it could answer, were it not about to end."""
-        if self._load_error is not None:
-            return Condition("failing", f"the model cannot be loaded: {type(self._load_error).__name__}")
+        """The condition without regard to draining."""
+        if self.fatal_error is not None:
+            return Condition("failing", self._fatal_detail)
         if self._batcher is None:
             return Condition("loading", "the model is being loaded")
         if self._batcher.failure is not None:
@@ -144,8 +173,9 @@ class Service:
             UnavailableError: loading, draining or failing.
         """
         batcher = self._batcher
-        if batcher is None or batcher.failure is not None or self._draining:
-            condition = self.condition if self._draining else self._ability
+        stopped = self._state is State.STOPPED
+        if stopped or batcher is None or batcher.failure is not None:
+            condition = self.condition if stopped else self._ability
             raise UnavailableError(condition.detail, retry_after_s=_RETRY_WHILE_LOADING_S)
         return batcher
 
@@ -161,7 +191,7 @@ class Service:
 
     @property
     def images_in_flight(self) -> int:
-        return 0 if self._batcher is None else self._batcher.admission.in_flight
+        return self.admission.images.used
 
     @property
     def max_batch_size(self) -> int | None:
@@ -179,7 +209,10 @@ class Service:
 
     def decoders_ended(self, timeout_s: float) -> bool:
         """Whether the decoding threads have ended, after `stop`, within so long. Blocks."""
-        return self._decoders.ended(timeout_s)
+        ending = threading.Thread(target=self._decoders.shutdown, name="decoders", daemon=True)
+        ending.start()
+        ending.join(timeout_s)
+        return not ending.is_alive()
 
     @property
     def loading(self) -> bool:
@@ -191,8 +224,11 @@ class Service:
         return time.monotonic() - self._started
 
     def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run something that blocks beside the event loop, in the decoding threads."""
-        return self._decoders.run(work)
+        """Run work that blocks in a decoding thread. Work that is cancelled before its turn is freed at once."""
+        waiting = [work]  # the executor keeps what is cancelled until its turn
+        future = asyncio.get_running_loop().run_in_executor(self._decoders, lambda: waiting.pop()())
+        future.add_done_callback(lambda _: waiting.clear())
+        return future
 
     def _load_detectors(self, loop: asyncio.AbstractEventLoop) -> None:
         """Runs in a thread of its own, and hands over to the event loop."""
@@ -210,19 +246,21 @@ class Service:
             loop.call_soon_threadsafe(arrived)
 
     def _give_up(self, error: Exception) -> None:
-        self._load_error = error
-        self._settled.set()
-        self._despair(str(error))
+        assert self._loaded is not None, "it has been started"
+        self._loaded.set_exception(error)
+        self._loaded.exception()  # perhaps nobody waits for it
+        self._fail(str(error), f"the model cannot be loaded: {type(error).__name__}")  # a message may hold a path
 
-    def _despair(self, reason: str) -> None:
-        """The service will not answer again: ask for the end of the process, once."""
-        if self.hopeless is None:
-            self.hopeless = reason
-            if self._on_hopeless is not None:
-                self._on_hopeless()
+    def _fail(self, reason: str, detail: str) -> None:
+        """Ask for the end of the process, once: the service will not answer again."""
+        if self.fatal_error is None:
+            self.fatal_error, self._fatal_detail = reason, detail
+            self._move_to(State.FAILING)
+            if self._on_fatal_error is not None:
+                self._on_fatal_error()
 
     def _open(self, detectors: Sequence[Detector]) -> None:
-        if self._draining:
+        if self._state is State.STOPPED:
             return
         settings = self.settings
         self._batcher = Batcher(
@@ -231,19 +269,19 @@ class Service:
                 max_batch_size=batch_size(settings, detectors),
                 max_queue_delay_s=settings.max_queue_delay_ms / 1000,
                 priority_head_start_s=settings.priority_head_start_s,
-                capacity=settings.queue_capacity,
-                pixel_capacity=settings.queue_capacity_pixels,
-                byte_capacity=settings.queue_capacity_bytes,
                 hang_timeout_s=settings.hang_timeout_s,
                 canary_interval_s=settings.canary_interval_s,
             ),
             reload=self._reload,
             on_failure=self._on_failure,
+            on_batch=self.admission.record_batch,
             metrics=self.metrics,
         )
         self._device_caveat = device_caveat(settings.device, [detector.device for detector in detectors])
         self._batcher.start()
-        self._settled.set()
+        self._move_to(State.READY)
+        assert self._loaded is not None, "it has been started"
+        self._loaded.set_result(None)
         self.metrics.tell_what_is_served(detectors[0].info.name, detectors[0].info.weights, self.version)
         for detector in detectors:
             self.metrics.tell_device(detector.device, device_name(detector.device), detector.precision)
@@ -267,7 +305,8 @@ class Service:
     def _on_failure(self, beyond_repair: bool) -> None:
         """No device answers."""
         if beyond_repair or self.settings.on_failure == "exit":
-            self._despair(self._ability.detail)
+            detail = self._ability.detail
+            self._fail(detail, detail)
 
 
 def service_version() -> str:

@@ -13,9 +13,6 @@ class BatcherLimits:
         max_batch_size: most images in a batch.
         max_queue_delay_s: how long an idle device waits for a batch to fill.
         priority_head_start_s: see `batch_queue`.
-        capacity: most images accepted and not yet answered.
-        pixel_capacity: most of the `Batcher.pixels` of those of them that are being, or have been, decoded.
-        byte_capacity: most bytes of the bodies that they came in.
         hang_timeout_s: a device that works longer than this on one batch counts as failing.
         canary_interval_s: an idle device that does not answer is noticed within this; 0 for never.
     """
@@ -23,8 +20,5 @@ class BatcherLimits:
     max_batch_size: int
     max_queue_delay_s: float = 0.0
     priority_head_start_s: float = 10.0
-    capacity: int = 256
-    pixel_capacity: int = 1 << 29
-    byte_capacity: int = 1 << 30
     hang_timeout_s: float = 120.0
     canary_interval_s: float = 0.0

@@ -10,15 +10,14 @@ from functools import cache
 from typing import Any
 
 from opentelemetry import trace
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import OPEN_PATHS
-from service.exchange import exchange_of
-from service.headers import first_headers
 from service.logs import access_logger, request_id_of_this_task
 from service.metrics import Metrics
-from service.problems import noted_problem, problem_response
+from service.problems import noted_problem, problem_response, release_frames
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ _RAW_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
 _RAW_DEFAULT_HEADERS = [(name.lower().encode(), value.encode()) for name, value in DEFAULT_HEADERS.items()]
 _RAW_OURS = {_RAW_ID_HEADER, *(name for name, _ in _RAW_DEFAULT_HEADERS)}
 # An id goes into logs and headers: short, and of characters that mean nothing there.
-_ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _UNROUTED = "none"
 
 
@@ -62,7 +61,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(first_headers(scope).get(_RAW_ID_HEADER, b""))
+        request_id = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER, ""))
         scope.setdefault("state", {})["request_id"] = request_id
         span = trace.get_current_span()
         if span.is_recording():
@@ -80,10 +79,10 @@ class RequestContext:
         self.metrics.requests_now += 1
         try:
             await self.app(scope, receive, send_with_headers)
-        except Exception:
+        except Exception as error:
             logger.exception("unforeseen failure")
-            exchange = exchange_of(scope)
-            if status and (exchange is None or exchange.response_started):
+            release_frames(error)
+            if status:
                 raise  # the server ends the connection
             response = internal_error(scope)
             await response(scope, receive, send_with_headers)
@@ -124,8 +123,8 @@ def _with_defaults(own: list[tuple[bytes, bytes]], request_id: bytes) -> list[tu
     return [*own, (_RAW_ID_HEADER, request_id), *defaults]
 
 
-def _request_id(given: bytes) -> str:
-    return given.decode() if _ACCEPTABLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+def _request_id(given: str) -> str:
+    return given if _ACCEPTABLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def _route(scope: Scope) -> str:

@@ -7,15 +7,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.auth import KEY_HEADER, OPEN_PATHS
-from service.batch_queue import Priority
+from service.batch_queue import PRIORITIES, Priority
 from service.errors import PROBLEM_TYPE
 from service.problems import is_of_protocol
 from service.schemas import Health, Probe, Problem
-from service.settings import LONGEST_TIMEOUT_MS, TIMEOUT_HEADER
+from service.settings import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER
 from service.uploads import FILE_FIELD
-
-PRIORITY_HEADER = "X-Priority"
-PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 
 _BINARY = {"type": "string", "format": "binary"}
 _PROTOCOL_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}

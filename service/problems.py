@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import Scope
@@ -33,10 +35,33 @@ def is_of_protocol(path: str) -> bool:
 
 
 def error_response(scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The same for an expected failure."""
+    """The same for an expected failure, whose frames are released."""
+    release_frames(error)
     return problem_response(
         scope, status=error.status, code=error.code, detail=error.detail, headers={**error.headers, **(headers or {})}
     )
+
+
+def release_frames(error: BaseException | None) -> None:
+    """Clear the frames of a failure that has become an answer: they hold its picture, in reference cycles.
+
+    Otherwise the picture would stay in memory until the garbage collector runs.
+    """
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            waiting += [error.__cause__, error.__context__]
+
+
+def problem_of(scope: Scope, error: ServiceError) -> dict[str, Any]:
+    """The problem document of an expected failure, whose frames are released."""
+    release_frames(error)
+    request_id: str = scope["state"]["request_id"]
+    return problem(status=error.status, code=error.code, detail=error.detail, request_id=request_id)
 
 
 def noted_problem(scope: Scope) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy.typing as npt
 import orjson
 from fastapi import Query
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.datastructures import QueryParams
 
 from model.categories import Categories
 from service import examples
@@ -21,6 +24,7 @@ from service.errors import BadParameterError
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 _LONGEST_LABELS = 16_384
 
+_LONGEST_CACHED_QUERY = 256  # bytes
 # A ten-thousandth of a pixel, and of a normalised coordinate on an 8,000 px side a thousandth of a pixel.
 _PIXEL_DECIMALS, _NORMALIZED_DECIMALS, _SCORE_DECIMALS = 4, 7, 6
 
@@ -88,6 +92,39 @@ class DetectQuery(BaseModel):
 
 
 Parameters = Annotated[DetectQuery, Query()]
+
+
+def parse_query(query_string: bytes) -> DetectQuery:
+    """Parse the query of `/detect` and `/detect/batch`.
+
+    Raises:
+        BadParameterError: a parameter is unknown, wrong, or given twice; only `labels` may be.
+    """
+    return _parse(query_string) if len(query_string) <= _LONGEST_CACHED_QUERY else _parse.__wrapped__(query_string)
+
+
+@lru_cache(maxsize=256)
+def _parse(query_string: bytes) -> DetectQuery:
+    query = QueryParams(query_string)
+    given: dict[str, Any] = {}
+    for name, value in query.multi_items():
+        if name == "labels":
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            raise BadParameterError(f"{name} is given {len(query.getlist(name))} times")
+        else:
+            given[name] = value
+    try:
+        return DetectQuery.model_validate(given)
+    except ValidationError as error:
+        raise BadParameterError("; ".join(map(_in_words, error.errors()))) from error
+
+
+def _in_words(error: ErrorDetails) -> str:
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such parameter; there are {', '.join(DetectQuery.model_fields)}"
+    return f"{name}: {error['msg']}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import uvicorn
 from service.app import create_app
 from service.detector import load_detectors
 from service.lifecycle import LoadDetectors, Service
-from service.protocol import ImpatientProtocol
+from service.protocol import MAX_HEAD_BYTES, LimitedProtocol
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -26,27 +26,26 @@ _LAST_DECODING_S = 5.0  # for the picture in hand, which nobody waits for any mo
 
 
 class Server(uvicorn.Server):
-    """Ends in steps: it says that it drains, still answers for `drain_delay_s`, then refuses, finishes, and is gone.
+    """Ends in steps: it announces the end, answers for `drain_delay_s`, rejects, finishes what it accepted, and exits.
 
-    In the first step each answer closes its connection, so that when the door shuts, nobody is about to use one.
+    In the first step each answer closes its connection, so that later none is in use when requests are rejected.
     A second signal ends the process on the spot.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        self._door_shuts: float | None = None  # when, on the monotonic clock; None while nothing ends it
+        self._stop_accepting_at: float | None = None  # on the monotonic clock; None before a signal
         self._frozen = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """uvicorn calls this in its signal handler."""
-        if self._door_shuts is not None:
+        """Note the signal. uvicorn calls this in its signal handler; the state changes in `on_tick`, on the loop."""
+        if self._stop_accepting_at is not None:
             os._exit(128 + sig)
-        self._service.leave()
-        self._door_shuts = time.monotonic() + self._service.settings.drain_delay_s
+        self._stop_accepting_at = time.monotonic() + self._service.settings.drain_delay_s
 
     def end(self) -> None:
-        """Without a signal."""
+        """End without a signal."""
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -55,14 +54,15 @@ class Server(uvicorn.Server):
         if not self._frozen and self._service.condition.status == "ok":
             self._frozen = True
             _spare_what_is_loaded()
-        if self._door_shuts is None:
+        if self._stop_accepting_at is None:
             return done
+        self._service.start_draining()
         closing = (b"connection", b"close")
         if closing not in self.server_state.default_headers:
             self.server_state.default_headers = [*self.server_state.default_headers, closing]
-        if time.monotonic() < self._door_shuts:
+        if time.monotonic() < self._stop_accepting_at:
             return done
-        self._service.drain()
+        self._service.stop_accepting()
         return True
 
 
@@ -87,15 +87,16 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         listener: a socket that listens.
         load: makes the detectors.
     """
-    application = create_app(settings, load=load, on_hopeless=lambda: server.end())
+    application = create_app(settings, load=load, on_fatal_error=lambda: server.end())
     service: Service = application.state.service
     config = uvicorn.Config(
         application,
-        http=ImpatientProtocol,
+        http=LimitedProtocol,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         lifespan="on",
         server_header=False,
-        proxy_headers=False,  # nothing asks whence a request comes
+        proxy_headers=False,  # the client address is never used
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
@@ -108,12 +109,12 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listener])
     gc.unfreeze()  # or what triton's bindings hold is never freed, and they say so in dozens of lines
-    if service.loading and service.hopeless is None:
+    if service.loading and service.fatal_error is None:
         logger.info("ended before the model was loaded")
         logging.shutdown()
         os._exit(0)
     if service.busy or not service.decoders_ended(_LAST_DECODING_S):
-        logger.error("ended with a thread at work: %s", service.hopeless or "its time was over")
+        logger.error("ended with a thread at work: %s", service.fatal_error or "its time was over")
         logging.shutdown()
-        os._exit(0 if service.hopeless is None else 1)
-    return service.hopeless
+        os._exit(0 if service.fatal_error is None else 1)
+    return service.fatal_error

@@ -17,6 +17,7 @@ LogFormat = Literal["text", "json"]
 _PREFIX = "FRCNN_"
 _ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+PRIORITY_HEADER = "X-Priority"
 LONGEST_TIMEOUT_MS = 3_600_000
 
 

@@ -9,25 +9,22 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from service.bounded_json import read_object
-from service.deadline import in_time
 from service.errors import (
     BadParameterError,
     BadRequestError,
     BodyTimeoutError,
-    DeadlineError,
     TooLargeError,
     UnsupportedTypeError,
 )
-from service.exchange import body_is_whole
 from service.forms import FormError, TooManyFilesError, read_form
-from service.headers import first_headers
 from service.schemas import DetectQuery
-from service.worker_threads import InThread
+
+T = TypeVar("T")
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
@@ -37,22 +34,28 @@ _OPTIONS = frozenset(DetectQuery.model_fields)
 _EXPECTED_JSON = 'the JSON body must be {"image": "<base64>"}'
 
 
+class InThread(Protocol):
+    """Runs blocking work beside the event loop."""
+
+    def __call__(self, work: Callable[[], T]) -> asyncio.Future[T]: ...
+
+
 class UploadLimits(NamedTuple):
-    """Bounds on what one request may send.
+    """Bounds on what one request may send, and what reading it needs.
 
     Attributes:
         body_bytes: most bytes of the body.
         files: most files in it.
-        seconds: for the whole body, however it drips.
-        deadline: of the request, on the event loop's clock.
-        take: takes memory for so many more bytes, or raises.
+        seconds: for the whole body, however slowly it arrives.
+        reserve: reserves memory for so many more bytes, or raises QueueFullError.
+        in_thread: unpacks forms and JSON.
     """
 
     body_bytes: int
     files: int
     seconds: float
-    deadline: float
-    take: Callable[[int], None]
+    reserve: Callable[[int], None]
+    in_thread: InThread
 
     def in_base64(self) -> UploadLimits:
         """The same for files in base64, which takes four characters for three bytes, and the JSON around them."""
@@ -63,31 +66,26 @@ class UploadLimits(NamedTuple):
         return self._replace(body_bytes=self.body_bytes + _OVERHEAD_BYTES)
 
 
-async def read_image(request: Request, limits: UploadLimits, in_thread: InThread) -> bytes:
-    """The one image of a request: its raw body, its multipart field `file`, or `{"image": "<base64>"}`.
-
-    `in_thread` unpacks what is packed. It should let go of a body for which there is no time left: its memory is then
-    another's.
+async def read_image(request: Request, limits: UploadLimits) -> bytes:
+    """Read the one image of a request: its raw body, its multipart field `file`, or `{"image": "<base64>"}`.
 
     Raises:
         BadRequestError: the body is not what its Content-Type says, or holds no image or several.
         BadParameterError: it holds an option, too.
-        BodyTimeoutError, DeadlineError: it comes too slowly.
+        BodyTimeoutError: it arrives too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: a Content-Type or an encoding that is not taken.
         QueueFullError: there is no memory for it now.
     """
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        files = await read_files(request, limits._replace(files=2), in_thread)
+        files = await read_files(request, limits._replace(files=2))
         if len(files) > 1:
             raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
         return files[0]
     if kind == "application/json":
-        # No name for the body, nor for the work on it: this frame would keep what is to be let go of.
-        return await in_time(
-            limits.deadline, in_thread(partial(_image_in_json, await read_body(request, limits.in_base64())))
-        )
+        # The body has no name here: this frame would keep it while it waits for a thread.
+        return await limits.in_thread(partial(_image_in_json, await read_body(request, limits.in_base64())))
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await read_body(request, limits)
     raise UnsupportedTypeError(
@@ -97,22 +95,22 @@ async def read_image(request: Request, limits: UploadLimits, in_thread: InThread
     )
 
 
-async def read_files(request: Request, limits: UploadLimits, in_thread: InThread) -> list[bytes]:
-    """The contents of the multipart fields `file`, in order; at least one. For `in_thread` see `read_image`.
+async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
+    """Read the contents of the multipart fields `file`, in order; at least one.
 
     Raises:
         BadRequestError: the form is broken or has no such field with a file.
         BadParameterError: it has an option, too.
-        BodyTimeoutError, DeadlineError: it comes too slowly.
+        BodyTimeoutError: it arrives too slowly.
         TooLargeError: it is over the limits.
         UnsupportedTypeError: it is not a multipart form, or encoded.
         QueueFullError: there is no memory for it now.
     """
     if _content_type(request) != "multipart/form-data":
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
-    # Read piece by piece, as it comes: at once, a hundred megabytes would keep everybody waiting, and be there twice.
+    # Read piece by piece, as it arrives: at once, a hundred megabytes would block the event loop, and be there twice.
     try:
-        async with _in_good_time(limits):
+        async with _arriving(limits.seconds):
             form = await read_form(
                 request.headers["content-type"],
                 _pieces(request, limits.in_form()),
@@ -126,7 +124,7 @@ async def read_files(request: Request, limits: UploadLimits, in_thread: InThread
     _refuse_options(form.names)
     if not form.files:
         raise BadRequestError(f"the form has no field named {FILE_FIELD!r}; it has {_named(form.names)}")
-    return await in_time(limits.deadline, in_thread(lambda: [b"".join(pieces) for pieces in form.files]))
+    return await limits.in_thread(lambda: [b"".join(pieces) for pieces in form.files])
 
 
 def _named(names: set[str]) -> str:
@@ -139,34 +137,33 @@ def _too_many(limits: UploadLimits) -> TooLargeError:
 
 
 async def read_body(request: Request, limits: UploadLimits) -> bytes:
-    """A request's whole body; to be called once.
+    """Read a request's whole body, once.
 
     Raises:
-        BodyTimeoutError, DeadlineError: it comes too slowly.
-        TooLargeError: it is over the limit; told before the rest is read.
+        BodyTimeoutError: it arrives too slowly.
+        TooLargeError: it is over the limit; raised before the rest is read.
         UnsupportedTypeError: it is encoded.
         QueueFullError: there is no memory for it now.
     """
-    if body_is_whole(request.scope):
+    async with _arriving(limits.seconds):
         pieces = [piece async for piece in _pieces(request, limits)]
-    else:
-        async with _in_good_time(limits):
-            pieces = [piece async for piece in _pieces(request, limits)]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+async def read_base64_body(request: Request, limits: UploadLimits) -> bytes:
+    """`read_body`, for a body whose image of at most `body_bytes` may be in base64."""
+    return await read_body(request, limits.in_base64())
+
+
 async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[bytes]:
-    """The body as it comes, as long as it is within the limits."""
+    """Yield the body as it arrives, as long as it is within the limits."""
     limit, size = limits.body_bytes, 0
-    head = first_headers(request.scope)
-    encoding = head.get(b"content-encoding", b"").strip().lower()
-    if encoding not in {b"", b"identity"}:
-        raise UnsupportedTypeError(
-            f"a body in the encoding {encoding.decode('latin-1')!r} is not taken; send it as it is"
-        )
-    declared = head.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLargeError(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise UnsupportedTypeError(f"a body in the encoding {encoding!r} is not taken; send it as it is")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise TooLargeError(f"the body has {int(declared[:20]):,} bytes; at most {limit:,} are taken")
     receive, more = request.receive, True
     while more:
         message = await receive()
@@ -177,20 +174,17 @@ async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[byte
         if size > limit:
             raise TooLargeError(f"the body has more than {limit:,} bytes, which is the most that is taken")
         if piece:
-            limits.take(len(piece))
+            limits.reserve(len(piece))
             yield piece
 
 
 @asynccontextmanager
-async def _in_good_time(limits: UploadLimits) -> AsyncIterator[None]:
-    latest = asyncio.get_running_loop().time() + limits.seconds
+async def _arriving(seconds: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout_at(min(latest, limits.deadline)):
+        async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        if limits.deadline < latest:
-            raise DeadlineError("the time for this request was over before its body was there") from error
-        raise BodyTimeoutError(f"the body did not come within {limits.seconds:g} s") from error
+        raise BodyTimeoutError(f"the body did not arrive within {seconds:g} s") from error
 
 
 def _image_in_json(body: bytes) -> bytes:
@@ -209,11 +203,11 @@ def _image_in_json(body: bytes) -> bytes:
 
 
 def _refuse_options(names: Iterable[str]) -> None:
-    """Beside the image they would go unheard."""
+    """Reject options beside the image, where they would be ignored: they are read from the query only."""
     for name in _OPTIONS.intersection(names):
         raise BadParameterError(f"{name} is taken in the address alone: /detect?{name}=...")
 
 
 def _content_type(request: Request) -> str:
-    header = first_headers(request.scope).get(b"content-type", b"").decode("latin-1")
+    header = request.headers.get("content-type", "")
     return header.partition(";")[0].strip().lower()

@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from service.protocol import ImpatientProtocol, UpgradeDecliningProtocol
+from service.protocol import MAX_HEAD_BYTES, LimitedProtocol
 
 if not torch.cuda.is_available():
     # The kernels run in Triton's interpreter then. It is chosen when Triton is imported, which torchvision does.
@@ -68,10 +68,17 @@ def anyio_backend() -> str:
 
 
 @contextmanager
-def _served(
-    app: FastAPI, http: type[UpgradeDecliningProtocol] = ImpatientProtocol, *, ready: bool = True
-) -> Iterator[str]:
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, http=http, log_config=None, access_log=False)
+def _served(app: FastAPI, http: type[LimitedProtocol] = LimitedProtocol, *, ready: bool = True) -> Iterator[str]:
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=0,
+        http=http,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        log_config=None,
+        access_log=False,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

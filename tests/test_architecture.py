@@ -18,10 +18,10 @@ _LISTS = {
         inference.precision inference.agreement inference.openvino inference.kernels.nms inference.kernels.roi_align
         inference.kernels.resize inference.kernels.maps inference.fixed_shapes inference.capture
         inference.capture_policy inference.graphs""",
-    "service": """settings cores errors deadline problems headers exchange worker_threads auth logs tracing
+    "service": """settings cores errors problems auth logs tracing
         images staging gpus drawing batch_queue batch_cap metrics admission detector device_thread device pace
-        device_worker examples schemas limits batcher stages lifecycle bounded_json forms uploads pipeline openapi
-        routes fast_lane middleware
+        device_worker examples schemas limits batcher stages lifecycle bounded_json forms uploads job pipeline openapi
+        routes middleware
         oip.tensors oip.document oip.routes package_files page.routes docs
         app protocol server image_files detect_files
         client.errors client.images client.timing client.results client.retries client.exchange client.client

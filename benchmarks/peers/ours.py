@@ -1,11 +1,14 @@
 """This service with a detector that finds nothing and takes no time: `python ours.py PORT`, with WORK=untouched|decode.
 
+HTTP=httptools takes uvicorn's other protocol, which has no limits, to measure what h11 costs.
+
 Batching, deadlines, metrics and headers are on, as always; the access log is off, as it is at the peers. With
 a detector it is `frcnn serve`.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -13,10 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from works import WORK
 
 from model.categories import Categories
-from service import pipeline
+from service import pipeline, server
 from service.detector import Detections, ModelInfo
 from service.images import Picture
 from service.server import serve
@@ -53,5 +57,7 @@ def leave_bytes_untouched() -> None:
 if __name__ == "__main__":
     if WORK == "untouched":
         leave_bytes_untouched()
+    if os.environ.get("HTTP") == "httptools":
+        server.LimitedProtocol = HttpToolsProtocol  # type: ignore[misc]
     settings = Settings(access_log=False, max_batch_size=64)
     sys.exit(serve(settings, socket.create_server(("127.0.0.1", int(sys.argv[1]))), load=lambda _: [Nothing()]))

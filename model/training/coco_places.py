@@ -53,7 +53,7 @@ class ImagePlaces:
         names = [PurePosixPath(name.replace("\\", "/")) for name in dict.fromkeys([file_name, unquote(file_name)])]
         for stated in names:
             is_inside = not stated.is_absolute() and ".." not in stated.parts
-            for name in [stated, stated.name] if is_inside else [stated.name]:
+            for name in [str(stated), stated.name] if is_inside else [stated.name]:
                 for folder in self._folders:
                     if (folder / name).is_file():
                         return folder / name

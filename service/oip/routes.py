@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -13,17 +11,15 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.batch_queue import Priority
-from service.deadline import in_time
-from service.detector import MODEL_NAME
+from service.detector import MODEL_NAME, ModelInfo
 from service.errors import BadParameterError, BadRequestError
-from service.lifecycle import Service
+from service.job import admit, service_of
 from service.oip import document
 from service.oip.document import LENGTH_HEADER, VERSION
 from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
-from service.pipeline import Found, find, find_in_pixels, while_connected
-from service.routes import request_urgency
+from service.pipeline import ImageResult, detect_image, detect_pixels
 from service.schemas import DetectQuery, Selection
-from service.uploads import UploadLimits, read_body
+from service.uploads import read_base64_body
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
 
@@ -50,7 +46,7 @@ async def ready(request: Request) -> Response:
 @router.get("", response_model=document.ServerMetadata)
 async def server_metadata(request: Request) -> Response:
     """The server's name, version and extensions."""
-    version = _service(request).version
+    version = service_of(request).version
     return JSONResponse({"name": "faster-rcnn-service", "version": version, "extensions": ["binary_tensor_data"]})
 
 
@@ -99,52 +95,34 @@ async def infer(request: Request) -> Response:
     microseconds.
     """
     _find_model(request)
-    service = _service(request)
-    batcher = service.batcher
-    arrived = asyncio.get_running_loop().time()
-    urgency = request_urgency(request, service, Priority.NORMAL)
-    deadline = urgency.deadline
-    settings = service.settings
-    urgency.check(batcher)
-    with batcher.admission.room_for_body() as take, ExitStack() as held:
-        limits = UploadLimits(
-            body_bytes=settings.max_body_bytes, files=1, seconds=settings.body_timeout_s, deadline=deadline, take=take
-        )
-        with service.stages.stage("read"):
-            body = await read_body(request, limits.in_base64())
-        held.enter_context(urgency.places(batcher))
-        reading = service.in_thread(partial(read_request, body, request.headers.get(LENGTH_HEADER)))
+    async with admit(request, Priority.NORMAL) as job:
+        length = request.headers.get(LENGTH_HEADER)
+        body = await job.read(read_base64_body, body_bytes=job.settings.max_body_bytes)
+        reading = job.in_thread(partial(read_request, body, length))
         del body
-        try:
-            asked = await in_time(deadline, reading)
-        finally:
-            del reading  # it may hold a failure, which holds this frame
-        selection = _selection(asked, service)
-        deadline = min(deadline, arrived + _timeout_s(asked, deadline - arrived))
-        work = (
-            find(service, batcher, asked.image, deadline=deadline, priority=urgency.priority)
-            if isinstance(asked.image, bytes)
-            else find_in_pixels(service, batcher, asked.image, deadline=deadline, priority=urgency.priority)
-        )
-        found = await while_connected(request, work)
-    with service.stages.stage("encode"):
-        return _response(found, asked, selection)
+        asked = await reading
+        selection = _selection(asked, job.batcher.info)
+        if (timeout_s := _timeout_s(asked)) is not None:
+            job.shorten(timeout_s)
+        image = asked.image
+        result = await (detect_image(job, image) if isinstance(image, bytes) else detect_pixels(job, image))
+        with job.stage("encode"):
+            return _response(result, asked, selection)
 
 
-def _response(found: Found, asked: InferRequest, selection: Selection) -> Response:
-    chosen = selection.apply(found.answer.detections)
+def _response(result: ImageResult, asked: InferRequest, selection: Selection) -> Response:
+    chosen = selection.apply(result.answer.detections)
     body, json_length = write_response(chosen, asked, model=MODEL_NAME, version=VERSION)
-    headers = {"Server-Timing": found.server_timing()}
+    headers = {"Server-Timing": result.server_timing()}
     if json_length is None:
         return Response(body, media_type="application/json", headers=headers)
     return Response(body, media_type="application/octet-stream", headers={**headers, LENGTH_HEADER: str(json_length)})
 
 
-def _selection(asked: InferRequest, service: Service) -> Selection:
-    assert service.info is not None, "a batcher has a model"
+def _selection(asked: InferRequest, info: ModelInfo) -> Selection:
     chosen = {name: value for name, value in asked.parameters.items() if name in _QUERY}
     try:
-        return DetectQuery(**chosen).selection(service.info.categories)
+        return DetectQuery(**chosen).selection(info.categories)
     except ValidationError as error:
         details = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
         raise BadRequestError(f"parameters: {details}") from error
@@ -152,15 +130,16 @@ def _selection(asked: InferRequest, service: Service) -> Selection:
         raise BadRequestError(f"parameters: {error.detail}") from error
 
 
-def _timeout_s(asked: InferRequest, default: float) -> float:
+def _timeout_s(asked: InferRequest) -> float | None:
+    """The request's own deadline in seconds; None if it names none."""
     microseconds = asked.parameters.get("timeout", 0)
     if type(microseconds) is not int or microseconds < 0:
         raise BadRequestError("parameters: timeout must be a whole number of microseconds")
-    return min(microseconds, 10**12) / 1e6 or default  # 0: none
+    return min(microseconds, 10**12) / 1e6 or None
 
 
 def _readiness(request: Request, body: dict[str, Any]) -> Response:
-    is_ready = _service(request).condition.status == "ok"
+    is_ready = service_of(request).condition.status == "ok"
     return JSONResponse({**body, "ready": is_ready}, status_code=200 if is_ready else 503)
 
 
@@ -171,8 +150,3 @@ def _find_model(request: Request) -> None:
         raise HTTPException(
             404, f"there is no model {model!r} of version {version!r}; there is {MODEL_NAME}, {VERSION}"
         )
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service

@@ -55,8 +55,8 @@ class Replica:
             ReplicaFailingError: no device answers.
         """
         condition = self._service.condition
-        if condition.status == "failing" or self._service.hopeless is not None:
-            raise ReplicaFailingError(self._service.hopeless or condition.detail)
+        if condition.status == "failing" or self._service.fatal_error is not None:
+            raise ReplicaFailingError(self._service.fatal_error or condition.detail)
 
 
 class ProxysRequestId:

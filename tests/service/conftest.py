@@ -22,7 +22,7 @@ from model.categories import Categories
 from service.app import create_app
 from service.detector import Detections, ModelInfo
 from service.images import pageable
-from service.protocol import ImpatientProtocol
+from service.protocol import LimitedProtocol
 from service.settings import Settings
 
 CATEGORIES = Categories.of_objects(["person", "bicycle", "car", "dog"])
@@ -204,7 +204,7 @@ def live(served: Any) -> Callable[..., AbstractContextManager[str]]:
 
     @contextmanager
     def start(
-        *detectors: FakeDetector, http: type[ImpatientProtocol] = ImpatientProtocol, **settings: Any
+        *detectors: FakeDetector, http: type[LimitedProtocol] = LimitedProtocol, **settings: Any
     ) -> Iterator[str]:
         with served(create_app(Settings(**settings), load=lambda _: list(detectors)), http) as url:
             try:

@@ -3,20 +3,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 
-from service.admission import Admission
+from service.admission import Admission, Budget, Permit
 from service.batch_queue import Priority
 from service.errors import DeadlineError, QueueFullError, TooLateError
 from service.metrics import Metrics
 
+NORMAL, LOW, HIGH = Priority.NORMAL, Priority.LOW, Priority.HIGH
 
-def door(capacity: int = 100, pixels: int = 10**9, devices: int = 1, metrics: Metrics | None = None) -> Admission:
+
+def admission_of(capacity: int = 100, devices: int = 1, metrics: Metrics | None = None) -> Admission:
     return Admission(
         capacity=capacity,
-        pixel_capacity=pixels,
+        pixel_capacity=1000,
         byte_capacity=1000,
         devices=lambda: devices,
         metrics=metrics or Metrics(),
@@ -24,160 +26,158 @@ def door(capacity: int = 100, pixels: int = 10**9, devices: int = 1, metrics: Me
 
 
 @contextmanager
-def refused(error: type[Exception]) -> Iterator[pytest.ExceptionInfo[QueueFullError]]:
-    with pytest.raises(error) as caught:
-        yield caught  # type: ignore[misc]
+def images(
+    admission: Admission, count: int = 1, priority: Priority = NORMAL, seconds_left: float = 1e9
+) -> Iterator[None]:
+    permit = admission.images.permit(priority)
+    admission.reserve_images(permit, count, seconds_left=seconds_left)
+    yield
+    permit.release()
 
 
-def test_places_are_all_or_none_and_come_back() -> None:
-    admission = door(capacity=4)
-    with admission.places(3):
-        assert admission.in_flight == 3
-        with refused(QueueFullError) as caught, admission.places(2):
-            pass
-        assert caught.value.retry_after_s == 1  # nothing measured yet
-        with admission.places(1):
-            assert admission.in_flight == 4
-    assert admission.in_flight == 0
+def held(budget: Budget, units: int, priority: Priority = NORMAL) -> Permit:
+    permit = budget.permit(priority)
+    assert permit.reserve(units)
+    return permit
 
 
-def test_low_ones_leave_a_quarter_of_the_places_to_the_others() -> None:
-    admission = door(capacity=8)
-    with admission.places(6, priority=Priority.LOW):
-        with refused(QueueFullError), admission.places(priority=Priority.LOW):
-            pass
-        with admission.places(2, priority=Priority.NORMAL):
-            pass
-    with door(capacity=1).places(priority=Priority.LOW):
-        pass
+def test_a_budget_runs_out_but_never_for_a_permit_that_is_alone() -> None:
+    budget = Budget(1000)
+    alone = held(budget, 5000)
+    assert alone.reserve(1)
+    another = budget.permit(NORMAL)
+    assert not another.reserve(1)
+    alone.release()
+    assert another.reserve(600)
+    held(budget, 400)
+    assert not another.reserve(1)
+    assert budget.used == 1000
 
 
-def test_room_in_pixels_runs_out_but_never_for_a_lone_picture() -> None:
-    admission = door(pixels=1000)
-    with admission.room() as room, admission.room() as another:
-        room.take(5000)
-        with refused(QueueFullError):
-            another.take(1)
-    with admission.room() as room, admission.room() as another, admission.room() as third:
-        room.take(600)
-        another.take(400)
-        with refused(QueueFullError):
-            third.take(1)
-    with admission.room() as room:
-        room.take(1000)
+def test_a_permit_is_released_once_and_holds_nothing_more() -> None:
+    budget = Budget(10)
+    permit, other = held(budget, 4), held(budget, 5, LOW)
+    permit.release()
+    permit.release()
+    assert budget.used_by == {HIGH: 0, NORMAL: 0, LOW: 5}
+    with pytest.raises(CancelledError):
+        permit.reserve(1)  # in a decoding thread that comes to it late
+    other.release()
+    assert budget.used == 0
 
 
 @pytest.mark.anyio
-async def test_patient_ones_wait_for_room() -> None:
-    admission = door(pixels=1000)
-    let_go, most, inside = asyncio.Event(), 0, 0
+async def test_a_patient_permit_waits_until_others_are_released() -> None:
+    budget = Budget(1000)
+    finish, most, inside = asyncio.Event(), 0, 0
 
-    async def look(pixels: int) -> None:
+    async def hold(units: int) -> None:
         nonlocal most, inside
-        with admission.room() as room:
-            await room.wait_for(pixels)
-            inside += pixels
+        permit = budget.permit(NORMAL)
+        try:
+            await permit.reserve_when_free(units)
+            inside += units
             most = max(most, inside)
-            await let_go.wait()
+            await finish.wait()
             await asyncio.sleep(0)
-            inside -= pixels
+            inside -= units
+        finally:
+            permit.release()
 
-    looks = [asyncio.create_task(look(pixels)) for pixels in (400, 400, 400, 3000, 400)]
+    holders = [asyncio.create_task(hold(units)) for units in (400, 400, 400, 3000, 400)]
     await asyncio.sleep(0.01)
     assert inside == 800
-    looks[2].cancel()  # one that waits leaves no trace
-    let_go.set()
-    await asyncio.gather(*looks, return_exceptions=True)
-    assert [look.cancelled() for look in looks] == [False, False, True, False, False]
+    holders[2].cancel()  # one that waits leaves no trace
+    finish.set()
+    await asyncio.gather(*holders, return_exceptions=True)
+    assert [holder.cancelled() for holder in holders] == [False, False, True, False, False]
     assert most == 3000
-    with admission.room() as room:
-        room.take(1000)
+    assert budget.used == 0
 
 
-def test_whoever_has_left_is_not_refused() -> None:
-    metrics = Metrics()
-    admission = door(pixels=1000, metrics=metrics)
-    with admission.room() as room:
+def test_images_are_reserved_all_or_none() -> None:
+    admission = admission_of(capacity=4)
+    with images(admission, 3):
+        assert admission.images.used == 3
+        with pytest.raises(QueueFullError) as caught, images(admission, 2):
+            pass
+        assert caught.value.retry_after_s == 1  # nothing measured yet
+        with images(admission, 1):
+            assert admission.images.used == 4
+    assert admission.images.used == 0
+
+
+def test_low_priority_leaves_a_quarter_of_the_images_to_the_others() -> None:
+    admission = admission_of(capacity=8)
+    with images(admission, 6, LOW):
+        with pytest.raises(QueueFullError), images(admission, 1, LOW):
+            pass
+        with images(admission, 2):
+            pass
+    with images(admission_of(capacity=1), 1, LOW):
         pass
-    with pytest.raises(CancelledError):
-        room.take(1)  # in a decoding thread that comes to it late
-    with admission.room() as room, admission.room() as another:
-        room.take(1000)
-        with refused(QueueFullError):
-            another.take(1)
-    counted = metrics.registry.get_sample_value("frcnn_images_rejected_total", {"reason": "pixels-full"})
-    assert counted == 1
 
 
-def test_room_for_bodies_runs_out_but_never_for_a_lone_one() -> None:
-    admission = door()
-    with admission.room_for_body() as take:
-        take(600)
-        take(600)
-        with admission.room_for_body() as take_for_another, refused(QueueFullError):
-            take_for_another(1)
-    with admission.room_for_body() as take, admission.room_for_body() as take_for_another:
-        take(600)
-        take_for_another(400)
-        with refused(QueueFullError):
-            take(1)
-    with admission.room_for_body() as take:
-        take(1000)
+def test_each_rejection_is_counted_by_its_reason() -> None:
+    metrics = Metrics()
+    admission = admission_of(capacity=1, metrics=metrics)
+    held(admission.bytes, 1000)
+    with pytest.raises(QueueFullError):
+        admission.reserve_bytes(admission.bytes.permit(NORMAL), 1)
+    assert isinstance(admission.pixels_full(), QueueFullError)
+    with images(admission), pytest.raises(QueueFullError):
+        admission.check()
+    for reason in ("bytes-full", "pixels-full", "queue-full"):
+        assert metrics.registry.get_sample_value("frcnn_images_rejected_total", {"reason": reason}) == 1
 
 
 @pytest.mark.parametrize(("devices", "seconds"), [(1, 10), (2, 5)])
 def test_retry_after_follows_the_measured_rate(devices: int, seconds: int) -> None:
-    admission = door(capacity=20, devices=devices)
-    admission.measure(4, 2.0)  # 2 images a second on each device
-    with admission.places(20), refused(QueueFullError) as caught, admission.places(20):
-        pass
+    admission = admission_of(capacity=20, devices=devices)
+    admission.record_batch(4, 2.0)  # 2 images a second on each device
+    with images(admission, 20), pytest.raises(QueueFullError) as caught:
+        admission.check(20)
     assert caught.value.retry_after_s == seconds
 
 
-def test_a_deadline_that_the_rate_cannot_meet_is_refused_at_once() -> None:
-    admission = door()
-    admission.measure(10, 1.0)
-    with admission.places(39):  # with one more, 4 s of work
-        with refused(TooLateError) as caught, admission.places(seconds_left=4.9):
-            pass
+def test_a_deadline_that_the_rate_cannot_meet_is_rejected_at_once() -> None:
+    admission = admission_of()
+    admission.record_batch(10, 1.0)
+    with images(admission, 39):  # with one more, 4 s of work
+        with pytest.raises(TooLateError) as caught:
+            admission.check(seconds_left=4.9)
         assert caught.value.retry_after_s == 1
-        with refused(TooLateError) as caught, admission.places(11, seconds_left=1.25):
-            pass
+        with pytest.raises(TooLateError) as caught:
+            admission.check(11, seconds_left=1.25)
         assert caught.value.retry_after_s == 4  # when enough has been answered for it to be met
-        with admission.places(seconds_left=5.1):
-            pass
-    assert admission.in_flight == 0
+        admission.check(seconds_left=5.1)
 
 
-def test_whose_time_is_over_is_told_so() -> None:
-    with pytest.raises(DeadlineError), door().places(seconds_left=-0.01):
-        pass
+def test_a_deadline_that_has_passed_is_no_rejection() -> None:
+    with pytest.raises(DeadlineError):
+        admission_of().check(seconds_left=-0.01)
 
 
-def test_those_of_lower_priority_are_not_ahead() -> None:
-    admission = door()
-    admission.measure(10, 1.0)
-    with admission.places(50, priority=Priority.LOW), admission.places(5, priority=Priority.HIGH):
-        with admission.places(priority=Priority.NORMAL, seconds_left=1.0):
-            pass
-        with refused(TooLateError), admission.places(priority=Priority.LOW, seconds_left=1.0):
-            pass
+def test_lower_priorities_are_not_ahead() -> None:
+    admission = admission_of()
+    admission.record_batch(10, 1.0)
+    with images(admission, 50, LOW), images(admission, 5, HIGH):
+        admission.check(priority=NORMAL, seconds_left=1.0)
+        with pytest.raises(TooLateError):
+            admission.check(priority=LOW, seconds_left=1.0)
 
 
-def test_with_nothing_ahead_one_slow_answer_does_not_shut_the_door() -> None:
-    admission = door()
-    admission.measure(1, 100.0)
-    with admission.places(64, seconds_left=0.1):
-        pass
+def test_with_nothing_ahead_one_slow_answer_rejects_nothing() -> None:
+    admission = admission_of()
+    admission.record_batch(1, 100.0)
+    admission.check(64, seconds_left=0.1)
 
 
 def test_the_rate_follows_what_is_measured() -> None:
-    admission = door(capacity=1)
-    admission.measure(1, 10.0)
+    admission = admission_of(capacity=1)
+    admission.record_batch(1, 10.0)
     for _ in range(50):
-        admission.measure(10, 1.0)
-    with ExitStack() as held:
-        held.enter_context(admission.places())
-        with refused(QueueFullError) as caught, admission.places():
-            pass
+        admission.record_batch(10, 1.0)
+    with images(admission), pytest.raises(QueueFullError) as caught:
+        admission.check()
     assert caught.value.retry_after_s == 1

@@ -33,6 +33,7 @@ async def running(
         limits=BatcherLimits(max_batch_size=max_batch_size, hang_timeout_s=hang),
         reload=lambda name: next(one for one in detectors if one.device == name),
         on_failure=on_failure,
+        on_batch=lambda _images, _seconds: None,
         metrics=Metrics(),
     )
     batcher.start()
@@ -44,9 +45,8 @@ async def running(
         await batcher.stop()
 
 
-def submitted(batcher: Batcher, picture: Tensor, seconds: float = 20.0) -> asyncio.Task[Any]:
-    deadline = asyncio.get_running_loop().time() + seconds
-    return asyncio.create_task(batcher.submit(Picture(picture), deadline=deadline))
+def submitted(batcher: Batcher, picture: Tensor) -> asyncio.Task[Any]:
+    return asyncio.create_task(batcher.submit(Picture(picture)))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -254,8 +254,7 @@ async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_o
         outcomes["answered"] += 1
 
     def submit_sent(batcher: Batcher, picture: Picture) -> asyncio.Task[Any]:
-        deadline = asyncio.get_running_loop().time() + 60
-        return asyncio.create_task(batcher.submit(picture, deadline=deadline))
+        return asyncio.create_task(batcher.submit(picture))
 
     async def caller(batcher: Batcher, numbers: range) -> None:
         for number in numbers:

@@ -11,6 +11,7 @@ import pytest
 
 from service import gpus
 from service.app import create_app
+from service.errors import UnavailableError
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +49,7 @@ async def test_a_model_that_cannot_be_loaded_is_failing_and_calls_for_the_end() 
         raise ValueError("secret path of the weights")
 
     ended = asyncio.Event()
-    app = create_app(Settings(), load=load, on_hopeless=ended.set)
+    app = create_app(Settings(), load=load, on_fatal_error=ended.set)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await asyncio.wait_for(ended.wait(), 20)
         response = await client.get("/healthz")
@@ -65,7 +66,7 @@ async def test_draining_refuses_new_work_and_finishes_what_was_accepted(fake: An
             await asyncio.sleep(0.01)
         accepted = asyncio.create_task(client.post("/detect", content=make_png(3)))
         assert await asyncio.to_thread(detector.started.wait, 20)
-        app.state.service.drain()
+        app.state.service.stop_accepting()
         response = await client.get("/healthz")
         assert (response.status_code, response.json()["status"]) == (503, "draining")
         assert (await client.post("/detect", content=make_png(1))).status_code == 503
@@ -127,7 +128,7 @@ async def test_draining_lets_a_request_finish_whose_body_was_still_arriving(fake
             await asyncio.sleep(0.01)
         accepted = asyncio.create_task(client.post("/detect", content=body()))
         await asyncio.wait_for(arriving.wait(), 20)
-        app.state.service.drain()
+        app.state.service.stop_accepting()
         rest.set()
         assert (await accepted).json()["boxes"][0][0] == 3
 
@@ -159,3 +160,38 @@ async def test_a_gpu_that_cannot_be_used_is_told_of(fake: Any, monkeypatch: pyte
             await asyncio.sleep(0.01)
         detail = (await client.get("/healthz")).json()["detail"]
         assert detail.startswith("the CPU serves, slower than a GPU would: the GPU X cannot be used, because Y")
+
+
+async def test_no_state_is_left_for_an_earlier_one(fake: Any) -> None:
+    may_load = threading.Event()
+
+    def load(_: Settings) -> list[Any]:
+        assert may_load.wait(20)
+        return [fake()]
+
+    app = create_app(Settings(), load=load)
+    service = app.state.service
+    async with app.router.lifespan_context(app):
+        service.start_draining()
+        may_load.set()
+        await service.until_loaded()
+        assert service.condition.status == "draining"
+        assert service.batcher  # requests are still answered
+        service.stop_accepting()
+        service.start_draining()
+        with pytest.raises(UnavailableError, match="shutting down"):
+            _ = service.batcher
+
+
+async def test_a_service_that_will_not_answer_again_stays_failing(fake: Any, make_png: Any) -> None:
+    detector, ends = fake(fails_on=frozenset(range(256))), []
+    app = create_app(Settings(on_failure="exit"), load=lambda _: [detector], on_fatal_error=lambda: ends.append(1))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await app.state.service.until_loaded()
+        assert (await client.post("/detect", content=make_png(1))).status_code == 503
+        detector.fails_on = frozenset()
+        async with asyncio.timeout(20):
+            while app.state.service.detectors and app.state.service.admission._devices() == 0:
+                await asyncio.sleep(0.02)
+        assert (await client.get("/healthz")).json()["status"] == "failing"
+        assert ends == [1]

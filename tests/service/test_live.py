@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 import threading
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.protocol import ImpatientProtocol
+from service.protocol import LimitedProtocol
 
 
 def until(condition: Any) -> None:
@@ -91,16 +90,6 @@ def test_an_offer_of_http_2_is_declined_and_the_body_kept(fake: Any, live: Any, 
     assert response.json()["boxes"][0][0] == 7
 
 
-def test_an_offer_after_blank_lines_is_declined_as_well(fake: Any, live: Any, make_png: Any) -> None:
-    body = make_png(8)
-    with live(fake()) as url:
-        address = urlsplit(url)
-        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
-            head = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(body)
-            connection.sendall(b"\r\n\r\nPOST /detect HTTP/1.1\r\n" + head + body)
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
-
-
 @pytest.mark.parametrize("offered", [b"websocket", b"h2c, x", b"TLS/1.0"])
 def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes, fake: Any, live: Any) -> None:
     hidden = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -110,36 +99,6 @@ def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes,
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"not an image" in answer
     assert answer.count(b"HTTP/1.1 ") == 1
-
-
-@pytest.mark.parametrize("cut", [b"\r\n", b"\r\nUp"])
-def test_after_an_offer_that_is_cut_in_two_no_body_becomes_a_request(
-    cut: bytes, fake: Any, live: Any, make_png: Any
-) -> None:
-    hidden = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-    head = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-    at = head.index(b"\r\nUpgrade") + len(cut)
-    with live(fake()) as url:
-        for body in (hidden, make_png(3), make_png(3) + bytes(200_000)):
-            answer = exchanged(url, head[:at] % len(body), head[at:], body)
-            assert answer.startswith(b"HTTP/1.1 400 ")
-            assert b"is empty" in answer
-            assert answer.count(b"HTTP/1.1 ") == 1
-            assert b"connection: close" in answer.lower()
-
-
-def test_after_an_offer_that_is_cut_in_two_the_answer_comes_whatever_follows(served: Any, make_png: Any) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.5)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"ok"})
-
-    body = make_png(3) + bytes(200_000)
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: Upgrade\r\nUp" % len(body)
-    with served(app, ready=False) as url:
-        answer = exchanged(url, head, b"grade: h2c\r\n\r\n", body)
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.endswith(b"\r\nconnection: close\r\n\r\nok")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
@@ -246,8 +205,8 @@ def test_bodies_that_still_come_cannot_fill_the_memory(fake: Any, live: Any, mak
         assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
 
 
-class HastyProtocol(ImpatientProtocol):
-    head_timeout_s = 0.4
+class HastyProtocol(LimitedProtocol):
+    patience_s = 0.4
 
 
 @pytest.mark.parametrize(

@@ -117,20 +117,6 @@ async def test_pages_of_allowed_origins_may_call(fake: Any, serving: Any, make_p
         assert (keyless.status_code, keyless.headers["access-control-allow-origin"]) == (401, ORIGIN)
 
 
-def test_a_failure_after_the_answer_was_begun_is_told_as_any_other(served: Any) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-        raise OSError("the file is gone")
-
-    metrics = Metrics()
-    with served(RequestContext(app, metrics), ready=False) as url:
-        answer = httpx.get(url, headers={"X-Request-ID": "abc"})
-    assert (answer.status_code, answer.json()["request_id"], answer.headers["x-request-id"]) == (500, "abc", "abc")
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert 'status="500"' in metrics.exposition()[0].decode()
-    assert 'status="200"' not in metrics.exposition()[0].decode()
-
-
 async def test_an_unforeseen_failure_is_a_problem_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise RuntimeError("a secret of the inside")

@@ -105,7 +105,7 @@ async def test_a_stage_that_fails_says_so_and_nothing_of_the_image(fake: Any, tr
     assert (decode.name, decode.status.status_code) == ("decode", StatusCode.ERROR)
     assert decode.attributes == {"error.type": "BrokenImageError"}
     assert "SECRET" not in decode.to_json()
-    assert (queue.name, queue.attributes) == ("queue", {"error.type": "DeadlineError"})
+    assert (queue.name, queue.attributes) == ("queue", {"error.type": "CancelledError"})  # by the deadline
     assert server.status.status_code is StatusCode.ERROR
 
 

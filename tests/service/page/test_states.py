@@ -93,7 +93,7 @@ def test_draining_is_said_and_then_that_nothing_answers(detector: Any, serve: An
         url = server.enter_context(serve(detector))
         with visiting(url, refused=True) as visit:
             visit.until_ready()
-            serve.service.drain()
+            serve.service.stop_accepting()
             visit.page.reload()
             visit.page.wait_for_selector("#status[data-status=draining]")
             assert visit.text("#status-word") == "Shutting down"

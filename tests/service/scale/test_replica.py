@@ -106,5 +106,11 @@ async def test_the_end_of_the_lifespan_refuses_and_ends_the_devices(fake: Any) -
 async def test_the_id_that_the_proxy_adds_is_left_to_it(fake: Any, given: dict[str, str], own: int) -> None:
     app = Replica(SETTINGS, lambda _: [fake()]).__serve_build_asgi_app__()
     async with app.router.lifespan_context(app), client_of(app) as client:
-        response = await client.get("/labels", headers=given)
-    assert len(response.headers.get_list("x-request-id")) == own
+        responses = [
+            await client.get("/labels", headers=given),
+            await client.post("/detect", content=png(), headers=given),
+            await client.post("/detect", content=b"", headers=given),
+        ]
+    assert [response.status_code for response in responses] == [200, 200, 400]
+    for response in responses:
+        assert len(response.headers.get_list("x-request-id")) == own
