@@ -14,7 +14,7 @@ _LISTS = {
         structures boxes box_coder training.matcher training.sampler training.targets training.losses anchors
         resnet fpn backbone transform rpn roi_align roi_pool roi_heads faster_rcnn architectures categories arguments
         download packed picture_files foreign_checkpoints checkpoint_files weights build
-        inference.errors inference.memory inference.fused_conv inference.network inference.serving
+        inference.errors inference.memory inference.fused_conv inference.network inference.box_head inference.serving
         inference.precision inference.agreement inference.openvino inference.kernels.nms inference.kernels.roi_align
         inference.kernels.resize inference.kernels.maps inference.fixed_shapes inference.capture
         inference.capture_policy inference.graphs""",

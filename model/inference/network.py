@@ -53,7 +53,7 @@ class TorchNetwork(nn.Module):
         layers: computes the layers; by default as the model's device does without Triton.
 
     Raises:
-        UnsupportedModelError: the parts are not those of `fasterrcnn_resnet50_fpn`.
+        UnsupportedModelError: the parts are not those of a detector in `model.architectures`.
     """
 
     def __init__(self, model: FasterRCNN, dtype: torch.dtype = torch.float32, *, layers: Layers | None = None) -> None:
@@ -72,8 +72,8 @@ class TorchNetwork(nn.Module):
         self.stages = nn.ModuleList(
             nn.Sequential(*(_FoldedBottleneck(cast(Bottleneck, block), conv) for block in stage)) for stage in stages
         )
-        self.laterals = nn.ModuleList(conv(_without_norm(block), relu=False) for block in fpn.inner_blocks)
-        self.smooths = nn.ModuleList(conv(_without_norm(block), relu=False) for block in fpn.layer_blocks)
+        self.laterals = nn.ModuleList(conv(*_conv_and_norm(block), relu=False) for block in fpn.inner_blocks)
+        self.smooths = nn.ModuleList(conv(*_conv_and_norm(block), relu=False) for block in fpn.layer_blocks)
         self.hidden = nn.ModuleList(
             conv(cast(nn.Conv2d, cast(nn.Sequential, block)[0]), relu=True) for block in head.conv
         )
@@ -130,10 +130,11 @@ class _FoldedBottleneck(nn.Module):
         return activated
 
 
-def _without_norm(block: nn.Module) -> nn.Conv2d:
-    if not isinstance(block, nn.Sequential) or len(block) != 1:
-        raise UnsupportedModelError("a pyramid with norms has no serving form")
-    return cast(nn.Conv2d, block[0])
+def _conv_and_norm(block: nn.Module) -> tuple[nn.Conv2d, nn.Module | None]:
+    """The parts of a block of the pyramid; None without norm."""
+    if not isinstance(block, nn.Sequential) or len(block) not in {1, 2} or not isinstance(block[0], nn.Conv2d):
+        raise UnsupportedModelError("a pyramid of other blocks than a convolution and a norm has no serving form")
+    return block[0], block[1] if len(block) == 2 else None
 
 
 def _joined(*convs: nn.Conv2d, multiple: int) -> nn.Conv2d:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.faster_rcnn import FasterRCNN
+from model.inference.box_head import FoldedBoxHead
+from model.inference.fused_conv import layers_for
 from model.inference.network import Network, NetworkOutput, TorchNetwork, UnsupportedModelError
 from model.roi_align import multi_scale_roi_align
-from model.roi_heads import FastRCNNPredictor, RoIHeads, TwoMLPHead
+from model.roi_heads import FastRCNNPredictor, RoIHeads
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import Predictions
 from model.structures import Detection, ImageBatch, SizeHW
@@ -57,7 +58,7 @@ class ServingModel:
         dtype: of the default network and the box head's hidden layers.
 
     Raises:
-        UnsupportedModelError: the parts are not those of `fasterrcnn_resnet50_fpn`.
+        UnsupportedModelError: the parts are not those of a detector in `model.architectures`.
     """
 
     def __init__(
@@ -72,8 +73,8 @@ class ServingModel:
         pool, head, predictor = heads.box_roi_pool, heads.box_head, heads.box_predictor
         if not isinstance(pool, MultiScaleRoIAlign) or pool.scales is None:
             raise UnsupportedModelError("the RoI pooling has to be MultiScaleRoIAlign with its scales pinned")
-        if not isinstance(head, TwoMLPHead) or not isinstance(predictor, FastRCNNPredictor):
-            raise UnsupportedModelError("only a box head of two linear layers has a serving form")
+        if not isinstance(predictor, FastRCNNPredictor):
+            raise UnsupportedModelError("only a box predictor of one linear layer each has a serving form")
         self.network = network or TorchNetwork(model, dtype)
         self.precision = precision
         self.device = predictor.cls_score.weight.device
@@ -91,12 +92,8 @@ class ServingModel:
             vote_thresh=heads.vote_thresh,
         )
         self.scales = pool.scales
-        cells = pool.output_size[0] * pool.output_size[1]
-        fc6 = head.fc6.weight.detach().unflatten(1, (-1, cells)).transpose(1, 2).flatten(1)  # columns as pooled
-        self._hidden = [
-            (fc6.to(dtype).contiguous(), head.fc6.bias.detach().to(dtype)),
-            (head.fc7.weight.detach().to(dtype), head.fc7.bias.detach().to(dtype)),
-        ]
+        layers = self.network.layers if isinstance(self.network, TorchNetwork) else layers_for(self.device, dtype)
+        self._box_head = FoldedBoxHead(head, pool.output_size, dtype=dtype, layers=layers)
         self._predictor = predictor.float()
 
     @torch.inference_mode()
@@ -162,10 +159,7 @@ class ServingModel:
 
     def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """What the box head says of proposals `[R, grid, C]`: logits `[R, K]` and deltas `[R, K, 4]`, float32."""
-        x = pooled.flatten(1).to(self._dtype)
-        for weight, bias in self._hidden:
-            x = F.linear(x, weight, bias).relu_()
-        logits, deltas = self._predictor(x.float())
+        logits, deltas = self._predictor(self._box_head(pooled).float())
         return logits, deltas.view(*logits.shape, 4)
 
     def _set_arithmetic(self) -> None:

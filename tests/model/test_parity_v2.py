@@ -7,8 +7,10 @@ import functools
 import pytest
 import torch
 import torchvision.models.detection as oracle
+from torchvision.ops.poolers import LevelMapper
 
 from model import fasterrcnn_resnet50_fpn_v2
+from model.inference.serving import ServingModel
 
 # Four convolutions for each proposal are most of the work, so there are few.
 FEW = {"rpn_post_nms_top_n_test": 24, "rpn_post_nms_top_n_train": 24}
@@ -112,3 +114,24 @@ def test_losses_and_gradients_equal_torchvisions(pair, make_picture):
     assert gradients[0].keys() == gradients[1].keys()
     for name, wanted in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], wanted, rtol=0, atol=1e-8 * float(wanted.abs().max()), msg=name)
+
+
+STRIDES = (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize("case", ["landscape", "mixed batch"])
+@torch.inference_mode()
+def test_the_serving_form_detects_what_torchvision_does(case, pair, make_picture):
+    sizes, settings = CASES[case]
+    theirs, ours = pair(**settings)
+    ours.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    form = ServingModel(ours)
+    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
+    theirs.roi_heads.box_roi_pool.map_levels = LevelMapper(2, 5)
+    for found, wanted in zip(form.detect(images), theirs(images), strict=True):
+        clear = wanted["scores"] > 0.05 + 2e-3
+        near = (wanted["boxes"][clear][:, None] - found["boxes"]).abs().amax(-1) <= 0.05
+        near &= (wanted["scores"][clear][:, None] - found["scores"]).abs() <= 5e-4
+        assert (near & (wanted["labels"][clear][:, None] == found["labels"])).any(1).all()
+        assert clear.sum() >= 3
