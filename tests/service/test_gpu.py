@@ -30,6 +30,7 @@ from service.settings import Settings
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.fault,
     pytest.mark.anyio,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
