@@ -6,12 +6,12 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from model.arguments import RANDOM, complaint
-from service.cli.errors import fail, refuse, stderr, stdout
+from service.cli.errors import fail, refuse, stdout
 from service.cli.options import Device, Json, number
+from service.cli.progress import counting
 
 if TYPE_CHECKING:
     from model.inference.bench import BenchResult
@@ -51,8 +51,7 @@ def bench_model(
     checkpoint = resolve_checkpoint(weights)
     if weights == RANDOM:
         checkpoint = lively(checkpoint)
-    with Progress(console=stderr, transient=True) as bar:
-        task = bar.add_task("measuring", total=rounds + 1)
+    with counting("measuring", rounds + 1) as advance:
         result = measure(
             checkpoint,
             device=chosen,
@@ -60,7 +59,7 @@ def bench_model(
             size_hw=(height, width),
             batch_sizes=batch_sizes,
             rounds=rounds,
-            advance=lambda: bar.advance(task),
+            advance=advance,
         )
     if as_json:
         typer.echo(json.dumps(result.as_json(), indent=2))
@@ -124,14 +123,13 @@ def bench_service(
     from service.bench.processes import ServerLostError
 
     try:
-        with Progress(console=stderr, transient=True) as bar:
-            task = bar.add_task("measuring", total=rounds + 1)
+        with counting("measuring", rounds + 1) as advance:
             result = measure(
                 device=device,
                 precision=precision,
                 rounds=rounds,
                 seconds=seconds,
-                advance=lambda: bar.advance(task),
+                advance=advance,
             )
     except (BenchError, ServerLostError) as error:
         fail(str(error))

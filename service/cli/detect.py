@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from model.arguments import complaint
-from service.cli.errors import USAGE, fail, refuse, say, stderr
+from service.cli.errors import USAGE, fail, refuse, say
 from service.cli.options import Device, Json, number
+from service.cli.progress import counting
 from service.cli.serve import settings_from
 from service.image_files import IMAGE_SUFFIXES, ImageFile, image_files
 from service.settings import Precision
@@ -61,16 +61,18 @@ def detect(
     failed = 0
     documents = []
     results = detect_files.detect_files(detector, files, selection, max_pixels=settings.max_image_pixels)
-    for result in track(results, "Detecting", total=len(files), console=stderr, disable=len(files) < 2, transient=True):
-        if result.error is not None:
-            failed += 1
-            say(f"frcnn: {result.file.path}: {result.error}")
-        elif draw is not None:
-            detect_files.save_drawn(result, detector, draw)
-        if as_json:
-            documents.append(detect_files.as_json(result, query, detector))
-        elif result.error is None:
-            typer.echo(detect_files.as_text(result, detector))
+    with counting("detecting", len(files)) as advance:
+        for result in results:
+            advance()
+            if result.error is not None:
+                failed += 1
+                say(f"frcnn: {result.file.path}: {result.error}")
+            elif draw is not None:
+                detect_files.save_drawn(result, detector, draw)
+            if as_json:
+                documents.append(detect_files.as_json(result, query, detector))
+            elif result.error is None:
+                typer.echo(detect_files.as_text(result, detector))
     if as_json:
         typer.echo(json.dumps(documents, indent=2))
     if failed:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from model.arguments import complaint
-from service.cli.errors import refuse, say, stderr, stdout
+from service.cli.errors import refuse, say, stdout
 from service.cli.options import DATA, IMAGES, Device, Json, folder, number
+from service.cli.progress import counting
 from service.settings import Precision
 
 if TYPE_CHECKING:
@@ -65,15 +65,14 @@ def evaluate(
     measured, report = open_data(data, split, keep_empty=True, whole=whole, images=images)
     for line in report.lines():
         say(line)
-    with joined_processes(device) as processes, Progress(console=stderr, transient=True) as bar:
-        task = bar.add_task("detecting", total=len(measured))
+    with joined_processes(device) as processes, counting("detecting", len(measured)) as advance:
         served = serving_model(
             model,
             device=processes.device,
             precision=precision,
             calibration=partial(calibration_pictures, calibration_images),
         )
-        found = detect_all(served.detect, measured, advance=lambda: bar.advance(task))
+        found = detect_all(served.detect, measured, advance=advance)
     metrics = measure(measured, found, checkpoint.categories)
     if as_json:
         about = {"weights": checkpoint.name, "data": data, "split": split, "precision": served.precision}

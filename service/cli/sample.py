@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import track
 
-from service.cli.errors import stderr
 from service.cli.options import folder, number
+from service.cli.progress import counting
 
 if TYPE_CHECKING:
     from model.training.synthetic import SyntheticData
@@ -35,12 +34,14 @@ def sample(
     output.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in track(range(count), "Drawing", console=stderr, disable=count < 2, transient=True):
-        path = output / f"sample_{index}.jpg"
-        data.picture(index).save(path, quality=92)
-        images.append({"id": index, "file_name": path.name, "width": width, "height": height})
-        annotations += _annotations(data, index, first_id=len(annotations) + 1)
-        typer.echo(path)
+    with counting("drawing", count) as advance:
+        for index in range(count):
+            path = output / f"sample_{index}.jpg"
+            data.picture(index).save(path, quality=92)
+            images.append({"id": index, "file_name": path.name, "width": width, "height": height})
+            annotations += _annotations(data, index, first_id=len(annotations) + 1)
+            typer.echo(path)
+            advance()
     categories = [{"id": label, "name": name} for label, name in data.categories.objects().items()]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (output / "coco.json").write_text(json.dumps(document), encoding="utf-8")
