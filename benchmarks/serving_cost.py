@@ -59,7 +59,7 @@ class Server:
         )
 
     def until_ready(self) -> None:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 600
         while time.monotonic() < give_up:
             try:
                 if httpx.get(f"{self.url}/readyz").status_code == 200:

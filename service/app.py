@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from service import openapi
-from service.auth import KEY_HEADER, ApiKeys, load_keys, tell_who_may_call
+from service.auth import KEY_HEADER, ApiKeys, load_keys, log_auth_mode
 from service.detector import load_detectors
 from service.docs import FILES_PATH, docs_files
 from service.docs import router as docs_router
@@ -28,7 +28,7 @@ from service.oip.routes import router as oip_router
 from service.package_files import PackageFiles
 from service.page.routes import STATIC, is_for_a_person, not_found_page
 from service.page.routes import router as page_router
-from service.problems import error_response, is_of_protocol, problem_response, release_frames
+from service.problems import error_response, is_oip_path, problem_response, release_frames
 from service.routes import detect_router, router
 from service.settings import PRIORITY_HEADER, TIMEOUT_HEADER, Settings
 from service.tracing import exporting_provider, request_telemetry, send_what_is_left
@@ -77,7 +77,7 @@ def create_app(
     """
     settings = settings or Settings()
     keys = load_keys(settings)
-    tell_who_may_call(settings, keys)
+    log_auth_mode(settings, keys)
     exporting = exporting_provider(settings, version=service_version()) if tracer_provider is None else None
     spans = tracer_provider or exporting
     service = Service(settings, load, on_fatal_error, spans)
@@ -148,7 +148,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code, _ = OTHER_CODES.get(error.status_code, ("http-error", ""))
     detail = f"{request.method} {request.url.path}: {error.detail}"
     problem = problem_response(request.scope, status=error.status_code, code=code, detail=detail, headers=error.headers)
-    if code != "http-error" and is_for_a_person(request) and not is_of_protocol(request.url.path):
+    if code != "http-error" and is_for_a_person(request) and not is_oip_path(request.url.path):
         return not_found_page(request, HTTPStatus(error.status_code), error.headers)
     return problem
 

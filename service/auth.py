@@ -1,4 +1,4 @@
-"""Who may call: whoever shows an API key, where any are set."""
+"""Checks API keys, where any are set."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _checked(entries: Collection[str], source: str) -> set[str]:
 
 
 class ApiKeys:
-    """Refuse requests without a key before anything else looks at them: no body is read, no path told.
+    """Rejects requests without a key before their path is looked up and their body is read.
 
     The key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
 
@@ -127,7 +127,7 @@ def _shown(headers: Headers) -> list[bytes]:
     return shown
 
 
-def tell_who_may_call(settings: Settings, keys: Collection[str]) -> None:
+def log_auth_mode(settings: Settings, keys: Collection[str]) -> None:
     """Log how many keys there are, or that anybody may call."""
     if keys:
         logger.info("API keys are asked for: %d are accepted", len(keys))

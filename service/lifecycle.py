@@ -282,9 +282,9 @@ class Service:
         self._move_to(State.READY)
         assert self._loaded is not None, "it has been started"
         self._loaded.set_result(None)
-        self.metrics.tell_what_is_served(detectors[0].info.name, detectors[0].info.weights, self.version)
+        self.metrics.set_model_info(detectors[0].info.name, detectors[0].info.weights, self.version)
         for detector in detectors:
-            self.metrics.tell_device(detector.device, device_name(detector.device), detector.precision)
+            self.metrics.set_device_info(detector.device, device_name(detector.device), detector.precision)
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in detectors})
         logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
 

@@ -7,6 +7,7 @@ they parse are kept quiet.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from contextvars import ContextVar
 
 from opentelemetry import trace
@@ -35,6 +36,15 @@ class RequestFields(logging.Filter):
         return True
 
 
+class QuietUvicorn(logging.Filter):
+    """Drop what uvicorn logs of declined upgrades, and of requests that were cancelled when the process ended."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        cancelled = record.exc_info and record.exc_info[0] is CancelledError
+        return not (cancelled or "upgrade request" in text or "WebSocket library" in text)
+
+
 def configure(settings: Settings) -> None:
     """Send the whole process's log to standard error, warnings and uvicorn's loggers included."""
     level = settings.log_level.upper()
@@ -49,6 +59,7 @@ def configure(settings: Settings) -> None:
     root.setLevel("ERROR" if level == "ERROR" else "WARNING")
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("uvicorn.error").addFilter(QuietUvicorn())
     logging.getLogger("python_multipart").setLevel("ERROR")  # its warnings quote bytes of the body
 
 

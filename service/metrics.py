@@ -25,7 +25,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter("frcnn_requests", "Requests answered.", ["route", "status"], registry=self.registry)
         self.request_seconds = Histograms(
-            "frcnn_request_seconds", "From the first byte in to the last out.", _SECONDS, "route", self.registry
+            "frcnn_request_seconds", "From a request's head to the end of its answer.", _SECONDS, "route", self.registry
         )
         self.stage_seconds = Histograms(
             "frcnn_stage_seconds", "Time of one image in a stage.", _SECONDS, "stage", self.registry
@@ -34,7 +34,7 @@ class Metrics:
             "frcnn_batch_size", "Images in a batch.", (1, 2, 4, 8, 16, 32, 64, 128), None, self.registry
         ).labels()
         self.rejected = Counter(
-            "frcnn_images_rejected", "Images refused at the door.", ["reason"], registry=self.registry
+            "frcnn_images_rejected", "Images rejected by admission control.", ["reason"], registry=self.registry
         )
         for reason in _REFUSALS:
             # Told before the first: an increase is seen only from a value before it, and "none" is not "unknown".
@@ -57,10 +57,10 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.ready = Gauge("frcnn_ready", "1 while the service takes requests.", registry=self.registry)
 
-    def tell_what_is_served(self, model: str, weights: str, version: str) -> None:
+    def set_model_info(self, model: str, weights: str, version: str) -> None:
         self.model.labels(model, weights, version).set(1)
 
-    def tell_device(self, device: str, name: str, precision: str) -> None:
+    def set_device_info(self, device: str, name: str, precision: str) -> None:
         self.device.labels(device, name, precision).set(1)
 
     def watch_memory(self, read: Callable[[], Mapping[str, Mapping[str, int]]]) -> None:

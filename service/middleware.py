@@ -1,4 +1,4 @@
-"""What happens around every request: an id, headers, a count, a line in the log, and a last resort."""
+"""Wraps every request: gives it an id and safe headers, counts and logs it, and answers unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _UNROUTED = "none"
 
 
 class RequestContext:
-    """Give each request an id, its answer safe headers, count and log it, and make an unforeseen exception a problem.
+    """Gives each request an id and its answer safe headers, counts and logs it, and answers unexpected exceptions.
 
-    Pure ASGI: wrapping the response, as Starlette's base class does, would hide the caller's hanging up.
+    Pure ASGI: wrapping the response, as Starlette's base class does, would hide the caller's disconnect.
 
     Args:
         app: the application.
@@ -80,7 +80,7 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_headers)
         except Exception as error:
-            logger.exception("unforeseen failure")
+            logger.exception("unexpected exception")
             release_frames(error)
             if status:
                 raise  # the server ends the connection

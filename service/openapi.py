@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from service.auth import KEY_HEADER, OPEN_PATHS
 from service.batch_queue import PRIORITIES, Priority
 from service.errors import PROBLEM_TYPE
-from service.problems import is_of_protocol
+from service.problems import is_oip_path
 from service.schemas import Health, Probe, Problem
 from service.settings import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER
 from service.uploads import FILE_FIELD
@@ -41,7 +41,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def protocol_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def oip_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The same of a route of the Open Inference Protocol, which has a form of its own for them."""
     content = {"application/json": {"schema": _PROTOCOL_ERROR}}
     return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
@@ -147,7 +147,7 @@ def complete(app: FastAPI, *, keys_needed: bool) -> None:
 def _ask_for_keys(paths: dict[str, dict[str, Any]]) -> None:
     for path, operations in paths.items():
         if path not in OPEN_PATHS:
-            refusals = protocol_errors(401) if is_of_protocol(path) else problems(401)
+            refusals = oip_errors(401) if is_oip_path(path) else problems(401)
             for operation in operations.values():
                 operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
                 operation["responses"] |= {str(status): told for status, told in refusals.items()}

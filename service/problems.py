@@ -1,4 +1,4 @@
-"""Problem documents as responses, and a note of each for the log and the metrics."""
+"""Make problem documents of failures, note their codes for the log and the metrics, and free what they hold."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _OIP_PATHS = re.compile(r"/v2(/|$)")
 def problem_response(
     scope: Scope, *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An answer that is not a success. `RequestContext` has given the request its id.
+    """Make the response to a failed request. `RequestContext` has given the request its id.
 
     Under /v2 it has the form that the Open Inference Protocol wants.
     """
     scope["state"]["problem"] = code
-    if is_of_protocol(scope["path"]):
+    if is_oip_path(scope["path"]):
         return JSONResponse({"error": detail}, status_code=status, headers=headers)
     body = problem(status=status, code=code, detail=detail, request_id=scope["state"]["request_id"])
     return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
 
 
-def is_of_protocol(path: str) -> bool:
+def is_oip_path(path: str) -> bool:
     """Whether the Open Inference Protocol says what a path answers."""
     return _OIP_PATHS.match(path) is not None
 
 
 def error_response(scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The same for an expected failure, whose frames are released."""
+    """Make the response to an expected failure, and release its frames."""
     release_frames(error)
     return problem_response(
         scope, status=error.status, code=error.code, detail=error.detail, headers={**error.headers, **(headers or {})}
@@ -58,7 +58,7 @@ def release_frames(error: BaseException | None) -> None:
 
 
 def problem_of(scope: Scope, error: ServiceError) -> dict[str, Any]:
-    """The problem document of an expected failure, whose frames are released."""
+    """Make the problem document of an expected failure, and release its frames."""
     release_frames(error)
     request_id: str = scope["state"]["request_id"]
     return problem(status=error.status, code=error.code, detail=error.detail, request_id=request_id)

@@ -1,4 +1,4 @@
-"""The stages of a request, timed: read, decode, queue, inference, encode. For Prometheus, and as spans of its trace."""
+"""Times the stages of a request for Prometheus and as spans: read, decode, queue, inference, encode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.metrics import Histogram, Metrics
 
 
 class Stages:
-    """Tells of each stage how long it took.
+    """Times the stages of requests.
 
     Args:
         metrics: where to count.
@@ -52,7 +52,7 @@ class Stages:
 
 
 class _Timed:
-    """A class, as every request goes by it several times: a generator takes thrice as long."""
+    """A class, as every request goes by it several times: a generator takes three times as long."""
 
     __slots__ = ("_histogram", "_started")
 

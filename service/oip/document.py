@@ -130,7 +130,7 @@ class InferResponse(BaseModel):
 
 READY_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, draining or failing"}}
 MODEL_REQUEST = {"parameters": [_MODEL_PARAMETER]}
-MODEL_RESPONSES = openapi.protocol_errors(404)
+MODEL_RESPONSES = openapi.oip_errors(404)
 MODEL_READY_RESPONSES = {**MODEL_RESPONSES, **READY_RESPONSES}
 INFER_REQUEST = {
     "parameters": [_MODEL_PARAMETER, _LENGTH_PARAMETER, *openapi.DETECT_REQUEST["parameters"]],
@@ -144,5 +144,5 @@ INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The outputs; where they are binary, after the JSON",
         "content": {"application/octet-stream": {"schema": _BINARY}},
     },
-    **openapi.protocol_errors(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
+    **openapi.oip_errors(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -174,3 +175,15 @@ def test_configuring_leaves_the_handlers_of_others_open() -> None:
         assert not closed
     finally:
         logging.getLogger("of.a.library").removeHandler(handler)
+
+
+def test_declined_upgrades_and_cancelled_requests_are_not_logged(capfd: Any) -> None:
+    logs.configure(Settings())
+    uvicorns = logging.getLogger("uvicorn.error")
+    uvicorns.warning("Unsupported upgrade request.")
+    for error in (asyncio.CancelledError(), ValueError("of an application")):
+        uvicorns.error("Exception in ASGI application", exc_info=error)
+    text = capfd.readouterr().err
+    assert "upgrade" not in text
+    assert "CancelledError" not in text
+    assert "of an application" in text
