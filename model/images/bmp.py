@@ -16,7 +16,7 @@ _HEADERS = frozenset({_CORE_HEADER, 40, 52, 56, 64, 108, 124})
 _RAW, _RLE8, _RLE4, _BITFIELDS, _ALPHA_BITFIELDS = 0, 1, 2, 3, 6
 _BITS = {_RAW: {1, 4, 8, 16, 24, 32}, _RLE8: {8}, _RLE4: {4}, _BITFIELDS: {16, 32}, _ALPHA_BITFIELDS: {16, 32}}
 # Pillow decodes RLE in Python, at about a microsecond a pixel and two a byte.
-_MOST_RLE_PIXELS, _MOST_RLE_BYTES = 4_000_000, 1 << 20
+_MOST_RLE_PIXELS, _MOST_RLE_BYTES = 2_500_000, 1 << 20
 
 
 def open_bmp(data: bytes) -> OpenedImage:

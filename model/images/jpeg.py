@@ -24,8 +24,8 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 # A colour profile and a depth map in pieces take 500. At 10 microseconds each, this is a tenth of a second.
 _MOST_PARTS = 10_000
-# Each scan goes through all pixels. Encoders write 10 scans, 18 for CMYK.
-_USUAL_SCANS, _MOST_SCANS = 20, 100
+# Each scan goes through all pixels. Encoders write 10 scans, 18 for CMYK: that many for 45 million pixels at least.
+_USUAL_SCANS, _MOST_SCANS = 12, 100
 _MOST_SCANNED_PIXELS = _USUAL_SCANS << 26
 
 

@@ -112,3 +112,79 @@ def test_scans_cannot_hide_behind_an_end_that_is_none() -> None:
 def test_photographs_pass(coco_photos: Any) -> None:
     for path in coco_photos:
         open_image(path.read_bytes(), max_pixels=10**7)
+
+
+def bmp(width: int, height: int, encoded: bytes, *, compression: int = 1) -> bytes:
+    """Run-length encoded, of 8 bits."""
+    start = 54 + 1024
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, compression, len(encoded), 0, 0, 256, 256)
+    return b"BM" + struct.pack("<IHHI", start + len(encoded), 0, 0, start) + info + bytes(1024) + encoded
+
+
+def gif_with(blocks: bytes) -> bytes:
+    whole = file("GIF")
+    at = 13 + (3 << ((whole[10] & 7) + 1))
+    return whole[:at] + blocks + whole[at:]
+
+
+def png_of(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x") + chunk(b"IEND")
+
+
+def jpeg_of(size: int, scans: int) -> bytes:
+    """A header of another size; nothing is decoded."""
+    data = progressive_with(scans - 5)  # a grey file has five others
+    at = data.index(b"\xff\xc2") + 5
+    return data[:at] + struct.pack(">HH", size, size) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bmp(67_108_864, 1, b"\0\0" * 8),
+        bmp(1, 67_108_864, b"\0\0" * 8),
+        bmp(8192, -8192, b"\0\0" * 8),
+        bmp(100, 100, bytes(2 << 20)),
+        png_of(1, 67_108_864),
+        png_of(67_108_864, 1),
+        gif_with(b"\x21\xfe" + b"\x01x" * 600_000 + b"\0"),
+        gif_with(b"\x21\xfe\x01x\0" * 600_000),
+        jpeg_of(8192, 13),
+        jpeg_of(4000, 60),
+        jpeg_of(64, 101),
+    ],
+    ids=lambda data: f"{data[:4]!r} {len(data)}",
+)
+def test_small_files_that_take_long_are_refused_on_the_header(data: bytes) -> None:
+    started = time.thread_time()
+    with pytest.raises(ImageTooLargeError):
+        open_image(data, max_pixels=1 << 26)
+    assert time.thread_time() - started < 5
+
+
+@pytest.mark.parametrize("data", [jpeg_of(8192, 10), jpeg_of(8192, 12), jpeg_of(6600, 18), png_of(1, 1_000_000)])
+def test_as_much_work_as_encoders_ask_for_passes(data: bytes) -> None:
+    open_image(data, max_pixels=1 << 26)
+
+
+def test_comments_and_other_frames_of_a_gif_cost_nothing() -> None:
+    plain = decode(file("GIF"), max_pixels=10_000)
+    for blocks in (
+        b"\x21\xfe\x03abc\0",
+        b"\x21\xff\x0bNETSCAPE2.0\x03\1\0\0\0",
+        b"\x21\xfe" + b"\1x" * 100_000 + b"\0",
+    ):
+        assert (decode(gif_with(blocks), max_pixels=10_000) == plain).all()
+    animation = io.BytesIO()
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "lime", "blue")]
+    frames[0].save(animation, "GIF", save_all=True, append_images=frames[1:])
+    data = animation.getvalue()
+    first = decode(data, max_pixels=10_000)
+    assert (decode(data[:-5], max_pixels=10_000) == first).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_run_length_encoded_bitmaps_are_decoded(mode: str) -> None:
+    data = bmp(4, 2, bytes([4, 7, 0, 0, 2, 9, 2, 8, 0, 1]))
+    assert decode(data, max_pixels=100).shape == (2, 4, 3)
