@@ -110,7 +110,7 @@ class GraphedModel(ServingModel):
         Args:
             images: see `ServingModel.detect`.
         """
-        shapes = {self.padded_hw((image.shape[1], image.shape[2])) for image in images}
+        shapes = {self.padded_hw(size_hw) for size_hw in {(image.shape[1], image.shape[2]) for image in images}}
         if len(shapes) != 1 or any(image.dtype != torch.uint8 for image in images):
             return Launched(self, list(images), answers=list(self._eagerly(images)))
         with self._current_device():
@@ -153,7 +153,9 @@ class GraphedModel(ServingModel):
 
     def _launch(self, images: Sequence[Tensor], padded_hw: SizeHW) -> Launched:
         pictures = [image.to(self.device, non_blocking=True) for image in images]
-        resized = [self.transform.resized_hw((image.shape[1], image.shape[2])) for image in images]
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        resized_to = {size_hw: self.transform.resized_hw(size_hw) for size_hw in set(sizes)}
+        resized = [resized_to[size_hw] for size_hw in sizes]
         host = self._host_buffers(len(images))
         host.table[: len(images)] = picture_table(pictures, resized)
         host.sizes[: len(images)] = _sizes(images, resized)
