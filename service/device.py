@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import Tensor
 
@@ -84,7 +84,7 @@ class Device:
         self._reload = reload
         self._hang_timeout_s = hang_timeout_s
         self._canary_timeout_s = canary_timeout_s
-        self._turn = asyncio.Lock()  # of those who want the detector's thread
+        self._turn, self._wait_turn = asyncio.Lock(), asyncio.Lock()  # each thread does one thing at a time
         self._thread: DeviceThread | None = None
         self._waiter: DeviceThread | None = None
         self._stuck: list[DeviceThread] = []
@@ -204,23 +204,20 @@ class Device:
 
     async def _run(self, work: Callable[[], T], timeout_s: float, *, waiting: bool = False) -> T:
         """Have it done by the detector's thread, or by the one that waits for its batches."""
-        if waiting:
-            thread = self._waiter = _alive(self._waiter, f"wait-{self.name}")
-            return await self._in(thread, work, timeout_s)
-        async with self._turn:
-            thread = self._thread = _alive(self._thread, f"device-{self.name}")
-            return await self._in(thread, work, timeout_s)
-
-    async def _in(self, thread: DeviceThread, work: Callable[[], T], timeout_s: float) -> T:
-        try:
-            return await thread.run(work, timeout_s=timeout_s)
-        except NotDoneError:
-            self._abandon(thread)
-            self.failure = f"{self.name} has not answered for {timeout_s:g} s"
-            raise DeviceHungError(self.failure) from None
-        except asyncio.CancelledError:
-            self._abandon(thread)
-            raise
+        async with self._wait_turn if waiting else self._turn:
+            if waiting:
+                thread = self._waiter = _alive(self._waiter, f"wait-{self.name}")
+            else:
+                thread = self._thread = _alive(self._thread, f"device-{self.name}")
+            try:
+                return await thread.run(work, timeout_s=timeout_s)
+            except NotDoneError:
+                self._abandon(thread)
+                self.failure = f"{self.name} has not answered for {timeout_s:g} s"
+                raise DeviceHungError(self.failure) from None
+            except asyncio.CancelledError:
+                self._abandon(thread)
+                raise
 
     def _abandon(self, thread: DeviceThread) -> None:
         """Leave it to its call, from which it may never return."""
@@ -241,10 +238,7 @@ def _is_pipelined(kind: type[Detector]) -> bool:
 
 def pipelined(detector: Detector) -> Pipelined | None:
     """The detector, if its device works by itself."""
-    if not _is_pipelined(type(detector)):
-        return None
-    assert isinstance(detector, Pipelined)
-    return detector
+    return cast(Pipelined, detector) if _is_pipelined(type(detector)) else None
 
 
 def _alive(thread: DeviceThread | None, name: str) -> DeviceThread:
