@@ -114,6 +114,7 @@ def main() -> None:
         servers["h11, traces"] = Server(ROOT, **work, **traces)
         for server in servers.values():
             held.callback(server.end)
+        for server in servers.values():
             server.until_ready()
             measure(server, script, 1)
         runs: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
