@@ -218,10 +218,13 @@ def _named(name: str, architecture: Architecture, *, timeout_s: float, tell: Cal
     except WeightsUnavailableError as error:
         if architecture is not FASTERRCNN_RESNET50_FPN:  # the bundled weights do not fit
             raise
-        tell(str(error))
-    checkpoint = read_bundled()
-    tell(f"the bundled weights are used instead, for {', '.join(checkpoint.categories.objects().values())}")
-    return checkpoint
+        checkpoint = read_bundled()
+        names = ", ".join(checkpoint.categories.objects().values())
+        tell(
+            f"{str(error).splitlines()[0]}; the bundled weights are used instead, which find only {names}. "
+            "`frcnn weights fetch` says what to do"
+        )
+        return checkpoint
 
 
 def _resolve(weights: WeightsSource, architecture: Architecture, *, progress: bool) -> Checkpoint:

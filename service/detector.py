@@ -272,7 +272,9 @@ def load_detectors(settings: Settings) -> list[Detector]:
             "%s weights are on %s in %s, best %d at a time",
             info.weights, device, detector.precision, detector.best_batch_size,
         )  # fmt: skip
-    for caveat in (weights_caveat(settings.weights, info), device_caveat(settings.device, devices)):
+    # What `auto` fell back to is told above, with the reason.
+    about_weights = None if settings.weights == AUTO else weights_caveat(settings.weights, info)
+    for caveat in (about_weights, device_caveat(settings.device, devices)):
         if caveat:
             logger.warning("%s", caveat)
     return detectors

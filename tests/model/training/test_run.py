@@ -18,7 +18,7 @@ from model.weights import WeightsError, WeightsUnavailableError, save_checkpoint
 
 @pytest.fixture
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: object) -> Never:
+    def refuse(*_: object, **__: object) -> Never:
         raise WeightsUnavailableError("no network [/here]")
 
     for name in ("fetch_coco", "read_coco"):
@@ -34,10 +34,12 @@ def test_auto_begins_with_the_first_weights_there_are(monkeypatch: pytest.Monkey
     assert "untrained" in told[-1]
 
     bundled = random_checkpoint()
+    told.clear()
     monkeypatch.setattr(run, "bundled_is_present", lambda: True)
     monkeypatch.setattr(build, "read_bundled", lambda: bundled)
     assert run.read_start("auto", told.append) is bundled
-    assert "the bundled weights are used instead" in " ".join(told)
+    (once,) = [text for text in told if "no network" in text]
+    assert "no network [/here]; the bundled weights are used instead" in once
 
 
 def test_a_missing_evaluator_is_noticed_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
