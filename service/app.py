@@ -15,22 +15,22 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from service import openapi
-from service.auth import KEY_HEADER, ApiKeys, load_keys, log_auth_mode
+from service.auth import ApiKeys, load_keys, log_auth_mode
 from service.detector import load_detectors
 from service.docs import FILES_PATH, docs_files
 from service.docs import router as docs_router
 from service.errors import CLIENT_CLOSED_REQUEST, OTHER_CODES, ServiceError
 from service.job import ClientGoneError
 from service.lifecycle import LoadDetectors, Service, service_version
-from service.middleware import REQUEST_ID_HEADER, RequestContext
-from service.oip.document import LENGTH_HEADER
+from service.middleware import RequestContext
 from service.oip.routes import router as oip_router
 from service.package_files import PackageFiles
 from service.page.routes import STATIC, is_for_a_person, not_found_page
 from service.page.routes import router as page_router
 from service.problems import error_response, is_oip_path, problem_response, release_frames
 from service.routes import detect_router, router
-from service.settings import PRIORITY_HEADER, TIMEOUT_HEADER, Settings
+from service.settings import Settings
+from service.wire import KEY_HEADER, LENGTH_HEADER, PRIORITY_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from service.tracing import exporting_provider, request_telemetry, send_what_is_left
 
 if TYPE_CHECKING:

@@ -15,12 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import UnauthorizedError
 from service.problems import error_response
 from service.settings import Settings
+from service.wire import KEY_HEADER, PROBE_PATHS
 
 logger = logging.getLogger(__name__)
 
-KEY_HEADER = "X-API-Key"
-# Orchestrators and load balancers ask these, and hold no keys.
-OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 # The page is the same for everybody and knows nothing; it asks for a key before it detects.
 _PAGE, _PAGE_FILES = "/", "/page/"
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
@@ -109,7 +107,7 @@ class ApiKeys:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path == _PAGE or path.startswith(_PAGE_FILES)
+    return path in PROBE_PATHS or path == _PAGE or path.startswith(_PAGE_FILES)
 
 
 def _digest(key: bytes) -> bytes:

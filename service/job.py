@@ -13,8 +13,9 @@ from service.admission import Permit
 from service.batch_queue import PRIORITIES, Priority
 from service.errors import BadParameterError, DeadlineError, ServiceError
 from service.lifecycle import Service
-from service.settings import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER, Settings, timeout_ms
+from service.settings import Settings
 from service.uploads import UploadLimits
+from service.wire import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER, timeout_ms
 
 if TYPE_CHECKING:
     from types import TracebackType

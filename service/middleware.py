@@ -14,14 +14,13 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.auth import OPEN_PATHS
 from service.logs import access_logger, request_id_of_this_task
 from service.metrics import Metrics
 from service.problems import noted_problem, problem_response, release_frames
+from service.wire import PROBE_PATHS, REQUEST_ID_HEADER
 
 logger = logging.getLogger(__name__)
 
-REQUEST_ID_HEADER = "X-Request-ID"
 # What a browser may do with an answer: nothing but show it. A route that sends a page sets its own.
 DEFAULT_HEADERS = {
     "Cache-Control": "no-store",
@@ -100,7 +99,7 @@ class RequestContext:
             self.metrics.problems.labels(code).inc()
         if self.access_log:
             # Probes come every few seconds, and say the same until they do not.
-            level = logging.DEBUG if scope["path"] in OPEN_PATHS and status == 200 else logging.INFO
+            level = logging.DEBUG if scope["path"] in PROBE_PATHS and status == 200 else logging.INFO
             # The path as asked for, and the query, are the caller's: they may hold anything.
             fields = {"method": scope["method"], "route": route, "status": status}
             fields |= {"duration_ms": round(seconds * 1e3, 2)} | ({} if code is None else {"problem": code})

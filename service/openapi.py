@@ -6,12 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.auth import KEY_HEADER, OPEN_PATHS
 from service.batch_queue import PRIORITIES, Priority
 from service.errors import PROBLEM_TYPE
 from service.problems import is_oip_path
 from service.schemas import Health, Probe, Problem
-from service.settings import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER
+from service.wire import KEY_HEADER, LONGEST_TIMEOUT_MS, PRIORITY_HEADER, PROBE_PATHS, TIMEOUT_HEADER
 from service.uploads import FILE_FIELD
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -146,7 +145,7 @@ def complete(app: FastAPI, *, keys_needed: bool) -> None:
 
 def _ask_for_keys(paths: dict[str, dict[str, Any]]) -> None:
     for path, operations in paths.items():
-        if path not in OPEN_PATHS:
+        if path not in PROBE_PATHS:
             refusals = oip_errors(401) if is_oip_path(path) else problems(401)
             for operation in operations.values():
                 operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]

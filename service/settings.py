@@ -11,14 +11,13 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.wire import LONGEST_TIMEOUT_MS, TIMEOUT_HEADER
+
 MIB = 1 << 20
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
 LogFormat = Literal["text", "json"]
 _PREFIX = "FRCNN_"
 _ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
-TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-PRIORITY_HEADER = "X-Priority"
-LONGEST_TIMEOUT_MS = 3_600_000
 
 
 class Settings(BaseSettings):
@@ -117,12 +116,6 @@ class Settings(BaseSettings):
     @classmethod
     def _number_from_text(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def timeout_ms(text: str) -> int | None:
-    """What a caller's X-Request-Timeout-Ms says, in milliseconds; None where that is nothing which is taken."""
-    milliseconds = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
-    return milliseconds if 1 <= milliseconds <= LONGEST_TIMEOUT_MS else None
 
 
 def misspelt_variables(environment: Iterable[str] = os.environ) -> list[str]:

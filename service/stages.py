@@ -5,11 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeVar
 
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
-from service.device_worker import Answer
 from service.metrics import Histogram, Metrics
+
+
+class Answered(Protocol):
+    """What an answer says of the time that it took."""
+
+    @property
+    def queue_s(self) -> float: ...
+
+    @property
+    def inference_s(self) -> float: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+
+A = TypeVar("A", bound=Answered)
 
 
 class Stages:
@@ -29,8 +45,8 @@ class Stages:
         timed = _Timed(self._seconds.labels(name))
         return timed if self._tracer is None else _traced(timed, self._tracer, name)
 
-    async def detection(self, submitted: Awaitable[Answer]) -> Answer:
-        """Wait for an answer, and make the spans of its queue and inference from what it tells of them.
+    async def detection(self, submitted: Awaitable[A]) -> A:
+        """Wait for an answer, and make the spans of its queue and inference from its times.
 
         The batcher counts them for Prometheus: it has them also of those who no longer wait.
         """

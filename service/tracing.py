@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import Scope
 
-from service.auth import OPEN_PATHS
 from service.settings import Settings
+from service.wire import PROBE_PATHS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 SERVICE_NAME = "faster-rcnn-service"
 _LONGEST_FAREWELL_S = 3.0
-_UNTRACED = OPEN_PATHS | {"/metrics"}
+_UNTRACED = PROBE_PATHS | {"/metrics"}
 
 
 class TracingError(ValueError):

@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from service import openapi
 from service.detector import MODEL_NAME
+from service.wire import LENGTH_HEADER
 from service.oip.tensors import OUTPUTS
 
 VERSION = "1"
-LENGTH_HEADER = "Inference-Header-Content-Length"
 _BINARY = {"type": "string", "format": "binary"}
 _TENSOR = {
     "title": "InferInput",

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import LONGEST_TIMEOUT_MS, MIB, Settings
+from service.settings import MIB, Settings
+from service.wire import LONGEST_TIMEOUT_MS
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ["docker/compose.cpu.yml", "docker/compose.keys.yml"]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service import settings
+from service import wire
 from service.client import (
     AnswerError,
     AuthenticationError,
@@ -37,7 +37,7 @@ FOUND = {
 
 
 def test_the_client_asks_for_no_longer_than_the_service_takes() -> None:
-    assert LONGEST_TIMEOUT_MS == settings.LONGEST_TIMEOUT_MS  # written twice, as the client needs no server's packages
+    assert LONGEST_TIMEOUT_MS == wire.LONGEST_TIMEOUT_MS  # written twice, as the client needs no server's packages
 
 
 def refusal(status: int, **headers: str) -> httpx.Response:
