@@ -63,7 +63,7 @@ test-docker: install ## Build the image and run it, where Docker answers (minute
 test-client: install ## Generate a client from /openapi.json and call every path by it (1 min)
 	@$(PYTHON) -m venv $(VENV)-generator
 	@$(VENV)-generator/bin/python -m pip install --quiet openapi-python-client==0.29.1
-	$(BIN)/python -m pytest tests/service/test_generated_client.py $(ARGS)
+	$(BIN)/python -m pytest tests/service/api/test_generated_client.py $(ARGS)
 
 test-ray: install ## Scale and lose nodes of a Ray cluster on this machine (minutes; make test-ray ARGS="-k node")
 	tests/scale/apart $(BIN)/python -m pytest -m ray -rP tests/scale $(ARGS)

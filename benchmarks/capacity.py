@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from service.batch_queue import BatchQueue, Priority, Shape
+from service.batching.batch_queue import BatchQueue, Priority, Shape
 
 _FULL = 0.9
 

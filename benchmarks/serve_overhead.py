@@ -29,7 +29,7 @@ from torch import Tensor
 from model.categories import Categories
 from service.bench.pictures import jpeg
 from service.bench.processes import until_ready
-from service.detector import Detections, Detector, ModelInfo
+from service.devices.detector import Detections, Detector, ModelInfo
 from service.loadtest.fleet import carry_out
 from service.loadtest.plan import Plan, Target
 from service.loadtest.summary import summarise

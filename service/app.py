@@ -14,24 +14,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from service import openapi
-from service.auth import ApiKeys, load_keys, log_auth_mode
-from service.detector import load_detectors
-from service.docs import FILES_PATH, docs_files
-from service.docs import router as docs_router
+from service.api import openapi
+from service.api.job import ClientGoneError
+from service.api.routes import detect_router, router
+from service.api.swagger import FILES_PATH, docs_files
+from service.api.swagger import router as docs_router
+from service.devices.detector import load_detectors
 from service.errors import CLIENT_CLOSED_REQUEST, OTHER_CODES, ServiceError
-from service.job import ClientGoneError
 from service.lifecycle import LoadDetectors, Service, service_version
-from service.middleware import RequestContext
 from service.oip.routes import router as oip_router
-from service.package_files import PackageFiles
 from service.page.routes import STATIC, is_for_a_person, not_found_page
 from service.page.routes import router as page_router
-from service.problems import error_response, is_oip_path, problem_response, release_frames
-from service.routes import detect_router, router
 from service.settings import Settings
+from service.telemetry.tracing import exporting_provider, request_telemetry, send_what_is_left
+from service.web.auth import ApiKeys, load_keys, log_auth_mode
+from service.web.middleware import RequestContext
+from service.web.package_files import PackageFiles
+from service.web.problems import error_response, is_oip_path, problem_response, release_frames
 from service.wire import KEY_HEADER, LENGTH_HEADER, PRIORITY_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
-from service.tracing import exporting_provider, request_telemetry, send_what_is_left
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -16,16 +16,16 @@ from typing import Literal, NamedTuple, TypeVar
 
 from opentelemetry.trace import TracerProvider
 
-from service.admission import Admission
-from service.batcher import Batcher
-from service.cores import usable_cores
-from service.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, weights_caveat
+from service.batching.admission import Admission
+from service.batching.batcher import Batcher
+from service.batching.limits import BatcherLimits
+from service.devices.cores import usable_cores
+from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, weights_caveat
+from service.devices.gpus import device_caveat, device_memory, device_name
 from service.errors import UnavailableError
-from service.gpus import device_caveat, device_memory, device_name
-from service.limits import BatcherLimits
-from service.metrics import Metrics
 from service.settings import Settings
-from service.stages import Stages
+from service.telemetry.metrics import Metrics
+from service.telemetry.stages import Stages
 
 logger = logging.getLogger(__name__)
 

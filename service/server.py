@@ -15,10 +15,10 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
-from service.detector import load_detectors
+from service.devices.detector import load_detectors
 from service.lifecycle import LoadDetectors, Service
-from service.protocol import MAX_HEAD_BYTES, LimitedProtocol
 from service.settings import Settings
+from service.web.protocol import MAX_HEAD_BYTES, LimitedProtocol
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from service.protocol import MAX_HEAD_BYTES, LimitedProtocol
+from service.web.protocol import MAX_HEAD_BYTES, LimitedProtocol
 
 if not torch.cuda.is_available():
     # The kernels run in Triton's interpreter then. It is chosen when Triton is imported, which torchvision does.

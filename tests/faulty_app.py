@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from model.categories import Categories
-from service.detector import Detections, Detector, ModelInfo
+from service.devices.detector import Detections, Detector, ModelInfo
 from service.server import serve
 from service.settings import Settings
 

@@ -20,9 +20,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from works import WORK
 
 from model.categories import Categories
-from service import pipeline, server
-from service.detector import Detections, ModelInfo
-from service.images import Picture
+from service import server
+from service.api import pipeline
+from service.devices.detector import Detections, ModelInfo
+from service.images.pictures import Picture
 from service.server import serve
 from service.settings import Settings
 

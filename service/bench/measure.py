@@ -16,8 +16,8 @@ import numpy as np
 
 from service.bench.pictures import jpeg
 from service.bench.processes import running
-from service.detector import Detector, load_detectors
-from service.images import decode
+from service.devices.detector import Detector, load_detectors
+from service.images.pictures import decode
 from service.loadtest.fleet import carry_out
 from service.loadtest.plan import Plan, Target
 from service.loadtest.summary import Document, summarise

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from torch import Tensor
 
-from service.detector import Detections, Detector, ModelInfo, load_detectors
+from service.devices.detector import Detections, Detector, ModelInfo, load_detectors
 from service.server import serve
 from service.settings import Precision, Settings
 

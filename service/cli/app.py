@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import bench, detect, errors, evaluate, loadtest, sample, serve, train, weights
-from service.cores import bound_spinning
+from service.devices.cores import bound_spinning
 
 _group: dict[str, Any] = {"cls": errors.Commands, "no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(

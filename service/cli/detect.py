@@ -14,7 +14,7 @@ from service.cli.errors import USAGE, fail, refuse, say
 from service.cli.options import Device, Json, number
 from service.cli.progress import counting
 from service.cli.serve import settings_from
-from service.image_files import IMAGE_SUFFIXES, ImageFile, image_files
+from service.images.files import IMAGE_SUFFIXES, ImageFile, image_files
 from service.settings import Precision
 
 
@@ -50,9 +50,9 @@ def detect(
     if draw is not None:
         _make_folder(draw)
 
-    from service import detect_files
-    from service.detector import load_detectors
-    from service.schemas import DetectQuery
+    from service.cli import detect_files
+    from service.api.schemas import DetectQuery
+    from service.devices.detector import load_detectors
 
     wanted = None if labels is None else [labels]
     query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=wanted)

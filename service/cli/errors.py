@@ -72,8 +72,8 @@ def _is_expected(error: Exception) -> bool:
     from model.training.processes import DeviceError
     from model.training.trainer import TrainingError
     from model.weights import WeightsError, WeightsUnavailableError
+    from service.devices.gpus import DetectorError
     from service.errors import ServiceError
-    from service.gpus import DetectorError
 
     expected = (
         DataError, DetectorError, DeviceError, ServingFormError, ServiceError, TrainingError, WeightsError,

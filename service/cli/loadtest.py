@@ -12,7 +12,7 @@ import typer
 
 from service.cli.errors import INTERRUPTED, USAGE, fail, say, stderr, stdout
 from service.cli.options import Json, number
-from service.image_files import image_files
+from service.images.files import image_files
 
 if TYPE_CHECKING:
     from service.loadtest.fleet import Measured

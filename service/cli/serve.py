@@ -13,10 +13,10 @@ from typing import Any, Literal, get_origin
 from pydantic import SecretStr, ValidationError
 
 from model.arguments import complaint
-from service import logs
 from service.cli.errors import USAGE, fail, refuse, say
 from service.cli.options import of_setting
 from service.settings import Settings, misspelt_variables
+from service.telemetry import logs
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ def serve(**flags: Any) -> None:
         logger.warning("%s is set, and is no setting: is it misspelt?", name)
     refuse(complaint(weights=settings.weights))  # before torch is imported, which takes seconds
 
-    from service.auth import KeysError
     from service.server import serve as serve_until_the_end
-    from service.tracing import TracingError
+    from service.telemetry.tracing import TracingError
+    from service.web.auth import KeysError
 
     try:
         hopeless = serve_until_the_end(settings, _listen(settings.host, settings.port))

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service import openapi
-from service.detector import MODEL_NAME
-from service.wire import LENGTH_HEADER
+from service.api import openapi
+from service.devices.detector import MODEL_NAME
 from service.oip.tensors import OUTPUTS
+from service.wire import LENGTH_HEADER
 
 VERSION = "1"
 _BINARY = {"type": "string", "format": "binary"}

@@ -10,16 +10,16 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from service.batch_queue import Priority
-from service.detector import MODEL_NAME, ModelInfo
+from service.api.job import admit, service_of
+from service.api.pipeline import ImageResult, detect_image, detect_pixels
+from service.api.schemas import DetectQuery, Selection
+from service.api.uploads import read_base64_body
+from service.batching.batch_queue import Priority
+from service.devices.detector import MODEL_NAME, ModelInfo
 from service.errors import BadParameterError, BadRequestError
-from service.job import admit, service_of
 from service.oip import document
 from service.oip.document import VERSION
 from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
-from service.pipeline import ImageResult, detect_image, detect_pixels
-from service.schemas import DetectQuery, Selection
-from service.uploads import read_base64_body
 from service.wire import LENGTH_HEADER
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)

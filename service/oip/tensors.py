@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.bounded_json import read_object
-from service.detector import Detections
+from service.api.bounded_json import read_object
+from service.devices.detector import Detections
 from service.errors import BadRequestError
 
 INPUT = {"name": "image", "datatype": "BYTES", "shape": [1]}

@@ -11,7 +11,7 @@ from string import Template
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
-from service.package_files import CACHING
+from service.web.package_files import CACHING
 
 STATIC = Path(__file__).parent / "static"
 _NOT_FOUND = Template((Path(__file__).parent / "not_found.html").read_text(encoding="utf-8"))

@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import logs
 from service.app import create_app
 from service.lifecycle import LoadDetectors
 from service.settings import Settings
+from service.telemetry import logs
 
 _ID = b"x-request-id"
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from service.app import create_app
-from service.cores import compute_threads
-from service.metrics import Metrics
+from service.devices.cores import compute_threads
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 FOLDER = Path(__file__).parents[2] / "docker" / "kubernetes"
 NEWEST = kubernetes_validate.latest_version()

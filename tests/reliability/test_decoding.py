@@ -15,7 +15,7 @@ from PIL import Image, features
 
 from model.training.data import DataError, read_image
 from service.errors import ServiceError
-from service.images import decode
+from service.images.pictures import decode
 from tests.model.images.files import picture, segment
 
 MOST = 100_000_000  # as in training

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.categories import Categories
 from service.app import create_app
-from service.detector import Detections, ModelInfo
+from service.devices.detector import Detections, ModelInfo
 from service.settings import Settings
 
 KEY = "key-of-the-schema-tests"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import faulty_app
 
-from service.detector import Detector
+from service.devices.detector import Detector
 from service.settings import Settings
 
 

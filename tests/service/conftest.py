@@ -20,10 +20,10 @@ from torch import Tensor
 
 from model.categories import Categories
 from service.app import create_app
-from service.detector import Detections, ModelInfo
-from service.images import pageable
-from service.protocol import LimitedProtocol
+from service.devices.detector import Detections, ModelInfo
+from service.images.pictures import pageable
 from service.settings import Settings
+from service.web.protocol import LimitedProtocol
 
 CATEGORIES = Categories.of_objects(["person", "bicycle", "car", "dog"])
 

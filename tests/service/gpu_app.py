@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from service.detector import GPUDetector, Launched, load_detectors
+from service.devices.detector import GPUDetector, Launched, load_detectors
 from service.server import serve
 from service.settings import Settings
 

@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 
 from model.images.opened import pageable
-from service.batcher import Batcher
-from service.detector import GPUDetector, load_detectors
-from service.images import Picture, from_pixels
-from service.limits import BatcherLimits
-from service.metrics import Metrics
+from service.batching.batcher import Batcher
+from service.batching.limits import BatcherLimits
+from service.devices.detector import GPUDetector, load_detectors
+from service.images.pictures import Picture, from_pixels
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 pytestmark = [
     pytest.mark.gpu,

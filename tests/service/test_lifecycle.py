@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service import gpus
 from service.app import create_app
+from service.devices import gpus
 from service.errors import UnavailableError
 from service.settings import Settings
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.protocol import LimitedProtocol
+from service.web.protocol import LimitedProtocol
 
 
 def until(condition: Any) -> None:

@@ -1,4 +1,4 @@
-// Boxes on a canvas, and the one under the pointer. Colours and captions are those of service/drawing.py and schemas.py.
+// Boxes on a canvas, and the one under the pointer. Colours and captions are those of service/images/drawing.py and schemas.py.
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 const [SIZE, PADDING] = [11.5, 4]; // of captions, in units

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from service import detector
 from service.cli.app import app
+from service.devices import detector
 
 runner = CliRunner()
 
@@ -259,7 +259,7 @@ def test_serve_asks_for_keys_and_logs_json(tmp_path: Path) -> None:
 
 def test_sigterm_ends_a_service_that_is_still_loading() -> None:
     script = (
-        "import time, service.detector as d\n"
+        "import time, service.devices.detector as d\n"
         "d.load_detectors = lambda _: time.sleep(100)\n"
         "from service.cli.app import main; main()"
     )

@@ -22,7 +22,7 @@ from model.training.sources import open_data
 from model.training.synthetic import SyntheticData
 from model.weights import CheckpointInfo, read_checkpoint, save_checkpoint
 from service.cli.app import app
-from service.detector import load_detectors
+from service.devices.detector import load_detectors
 from service.settings import Settings
 
 MakeVoc = Callable[..., Path]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.detector import Detections
+from service.devices.detector import Detections
 from service.errors import BadRequestError
 from service.oip.tensors import read_request, write_response
 

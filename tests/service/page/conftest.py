@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.categories import Categories
 from service.app import create_app
-from service.detector import Detections, ModelInfo
+from service.devices.detector import Detections, ModelInfo
 from service.settings import Settings
 
 _KEEPS_OUT = {"serious", "critical"}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from service.api.schemas import score_text
 from service.app import create_app
-from service.drawing import class_color
-from service.schemas import score_text
+from service.images.drawing import class_color
 from service.settings import Settings
 
 LOOKED_AT = ("desktop-light", "phone-light")

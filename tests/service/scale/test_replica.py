@@ -8,8 +8,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from service.devices.gpus import DetectorError
 from service.errors import UnavailableError
-from service.gpus import DetectorError
 from service.scale.replica import Replica, ReplicaFailingError
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,206 @@
+"""One admitted request: what it may use, how long it may take, and what ends it early."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from starlette.requests import Request
+
+from service.api.uploads import UploadLimits
+from service.batching.admission import Permit
+from service.batching.batch_queue import PRIORITIES, Priority
+from service.errors import BadParameterError, DeadlineError, ServiceError
+from service.lifecycle import Service
+from service.settings import Settings
+from service.wire import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER, timeout_ms
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+T = TypeVar("T")
+Reader = Callable[[Request, UploadLimits], Awaitable[T]]
+
+
+class ClientGoneError(Exception):
+    """The caller closed the connection before the answer was ready."""
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request is for."""
+    service: Service = request.app.state.service
+    return service
+
+
+def admit(request: Request, usual: Priority) -> Job:
+    """Admit a request, or reject it before its body is read: `async with admit(request, priority) as job`.
+
+    Args:
+        request: gives the deadline and the priority in its headers.
+        usual: the priority of a request that names none.
+
+    Raises:
+        BadParameterError: a header is wrong.
+        UnavailableError: the service is loading, draining or failing.
+        QueueFullError, TooLateError: see `Admission.check`.
+    """
+    service = service_of(request)
+    milliseconds, priority = _scheduling(request, service.settings, usual)
+    return Job(service, request, seconds=milliseconds / 1000, priority=priority)
+
+
+class Job:
+    """A request from its admission to its answer: deadline, priority, reserved units and disconnect, in one scope.
+
+    The scope ends the request's work when the deadline passes or the caller leaves. What is reserved is released then.
+
+    Args:
+        service: takes the request.
+        request: its body has not been read.
+        seconds: until the deadline.
+        priority: its place in the queue.
+
+    Raises:
+        UnavailableError, QueueFullError, TooLateError: see `admit`.
+    """
+
+    def __init__(self, service: Service, request: Request, *, seconds: float, priority: Priority) -> None:
+        admission = service.admission
+        self.batcher = service.batcher  # accepted work goes on to it, also when the service has begun to drain since
+        self.service = service
+        self.settings = service.settings
+        self.request = request
+        self.priority = priority
+        self._loop = asyncio.get_running_loop()
+        self._admitted = self._loop.time()
+        self._deadline = self._admitted + seconds
+        admission.check(priority=priority, seconds_left=seconds)
+        self._images = admission.images.permit(priority)
+        self._bytes = admission.bytes.permit(priority)
+        self._pixels: list[Permit] = []
+        self._scope = asyncio.timeout_at(self._deadline)
+        self._client_gone = False
+        self._watcher: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._scope.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None  # it keeps the frame that it was cancelled in, which holds this job
+        for permit in (self._images, self._bytes, *self._pixels):
+            permit.release()
+        try:
+            await self._scope.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise self._ended_by() from None
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return self._deadline - self._loop.time()
+
+    def shorten(self, seconds: float) -> None:
+        """Move the deadline to so many seconds after the admission, if that is sooner."""
+        self._deadline = min(self._deadline, self._admitted + seconds)
+        self._end_scope_at(self._deadline)
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Time a stage of the request."""
+        return self.service.stages.stage(name)
+
+    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run work that blocks in a decoding thread."""
+        return self.service.in_thread(work)
+
+    async def read(self, reader: Reader[T], *, body_bytes: int, files: int = 1) -> T:
+        """Read the body, then reserve its images and watch for the caller's disconnect.
+
+        Args:
+            reader: one of `uploads`.
+            body_bytes: most bytes of the body.
+            files: most images in it.
+
+        Raises:
+            ServiceError: what `reader` raises, or the rejection of the images.
+        """
+        limits = UploadLimits(
+            body_bytes=body_bytes,
+            files=min(files, self.service.admission.images.capacity_for(self.priority)),
+            seconds=self.settings.body_timeout_s,
+            reserve=self._reserve_bytes,
+            in_thread=self.service.in_thread,
+        )
+        with self.stage("read"):
+            found = await reader(self.request, limits)
+        count = len(found) if isinstance(found, list) else 1
+        self.service.admission.reserve_images(self._images, count, seconds_left=self.seconds_left)
+        self._watcher = asyncio.ensure_future(self._disconnect())
+        return found
+
+    def pixels_permit(self) -> Permit:
+        """A permit for the pixels of one image, released with the job or before."""
+        permit = self.service.admission.pixels.permit(self.priority)
+        self._pixels.append(permit)
+        return permit
+
+    async def gather(self, works: list[Awaitable[T]]) -> list[T | ServiceError]:
+        """The results in order. A work that fails, or is not done by the deadline, gets its own error instead."""
+        tasks = [asyncio.ensure_future(work) for work in works]
+        self._end_scope_at(None)  # the wait ends at the deadline by itself, and keeps what is done
+        try:
+            await asyncio.wait(tasks, timeout=max(self.seconds_left, 0))
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        results: list[T | ServiceError] = []
+        for outcome in outcomes:
+            if isinstance(outcome, asyncio.CancelledError):
+                results.append(_deadline_passed())
+            elif isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
+                raise outcome
+            else:
+                results.append(outcome)
+        return results
+
+    def _reserve_bytes(self, count: int) -> None:
+        self.service.admission.reserve_bytes(self._bytes, count)
+
+    async def _disconnect(self) -> None:
+        """Wait for the caller to leave, then end the scope."""
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
+        self._client_gone = True
+        self._end_scope_at(self._loop.time())
+
+    def _end_scope_at(self, when: float | None) -> None:
+        if not self._scope.expired():
+            self._scope.reschedule(when)
+
+    def _ended_by(self) -> Exception:
+        return ClientGoneError() if self._client_gone else _deadline_passed()
+
+
+def _deadline_passed() -> DeadlineError:
+    return DeadlineError("the deadline passed before the answer was ready")
+
+
+def _scheduling(request: Request, settings: Settings, usual: Priority) -> tuple[int, Priority]:
+    """The milliseconds until the deadline and the priority, by the headers or else by the settings and the route."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    milliseconds = settings.request_timeout_ms if text is None else timeout_ms(text)
+    if milliseconds is None:
+        raise BadParameterError(f"{TIMEOUT_HEADER} must be a whole number from 1 to {LONGEST_TIMEOUT_MS}")
+    if PRIORITY_HEADER not in request.headers:
+        return milliseconds, usual
+    name = ", ".join(request.headers.getlist(PRIORITY_HEADER)).strip().lower()
+    if name not in PRIORITIES:
+        raise BadParameterError(f"{PRIORITY_HEADER} must be one of {', '.join(PRIORITIES)}")
+    return milliseconds, PRIORITIES[name]

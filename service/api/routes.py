@@ -1,0 +1,205 @@
+"""HTTP routes. Per request: check the quota, read the body, reserve its images, decode, detect, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+
+from service.api import openapi, schemas
+from service.api.job import admit, service_of
+from service.api.pipeline import ImageResult, detect_image, detect_images
+from service.api.schemas import DetectQuery, FastJSONResponse, Parameters, Selection, parse_query
+from service.api.uploads import read_files, read_image
+from service.batching.batch_queue import Priority
+from service.devices.detector import ModelInfo
+from service.errors import NotAcceptableError, ServiceError, UnavailableError
+from service.images.drawing import DrawnFormat, draw, encode
+from service.web.problems import problem_of
+
+router = APIRouter(redirect_slashes=False)
+
+_JSON_RANGES = frozenset({"application/json", "application/*", "*/*"})
+_DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
+
+
+class DetectRoute(APIRoute):
+    """A route that FastAPI documents and whose query we parse: its own way costs as much as all else that we do."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            response: Response = await endpoint(request, parse_query(request.scope["query_string"]))
+            return response
+
+        return handle
+
+
+detect_router = APIRouter(redirect_slashes=False, route_class=DetectRoute, tags=["detection"])
+
+
+@detect_router.post(
+    "/detect",
+    summary="Detect objects in one image",
+    response_model=schemas.DetectionResult,
+    responses=openapi.DETECT_RESPONSES,
+    openapi_extra=openapi.DETECT_REQUEST,
+)
+async def detect(request: Request, query: Parameters) -> Response:
+    """Send an image as the body, as the multipart field `file`, or in base64 in JSON.
+
+    With `Accept: image/jpeg` or `image/png` the answer is the picture with the boxes drawn.
+    """
+    drawn_type = _drawn_type(request.headers.get("accept", ""))
+    async with admit(request, Priority.NORMAL) as job:
+        info = job.batcher.info
+        selection = query.selection(info.categories)
+        data = await job.read(read_image, body_bytes=job.settings.max_body_bytes)
+        finding = detect_image(job, data, keep_picture=drawn_type is not None)
+        del data  # once decoded, nothing needs it
+        result = await finding
+        headers = {"Server-Timing": result.server_timing()}
+        with job.stage("encode"):
+            if drawn_type is None:
+                return FastJSONResponse(_result(result, query, selection, info), headers=headers)
+            drawn = await job.in_thread(lambda: _drawn(result, selection, info, _DRAWN[drawn_type]))
+            return Response(drawn, media_type=drawn_type, headers=headers)
+
+
+@detect_router.post(
+    "/detect/batch",
+    summary="Detect objects in several images",
+    response_model=schemas.BatchResult,
+    responses=openapi.BATCH_RESPONSES,
+    openapi_extra=openapi.BATCH_REQUEST,
+)
+async def detect_batch(request: Request, query: Parameters) -> Response:
+    """Send several multipart fields named `file`. Each gets its result or its own problem, in order."""
+    accept = request.headers.get("accept", "")
+    if _drawn_type(accept) is not None and not _takes_json(accept):
+        raise NotAcceptableError(
+            "/detect/batch answers with application/json alone; /detect gives one picture with its boxes drawn"
+        )
+    async with admit(request, Priority.LOW) as job:
+        info, settings = job.batcher.info, job.settings
+        selection = query.selection(info.categories)
+        files = await job.read(read_files, body_bytes=settings.max_batch_body_bytes, files=settings.max_batch_files)
+        outcomes = await detect_images(job, files)
+        for outcome in outcomes:
+            if isinstance(outcome, ServiceError):
+                job.service.metrics.problems.labels(outcome.code).inc()
+        with job.stage("encode"):
+            results = [
+                problem_of(request.scope, outcome)
+                if isinstance(outcome, ServiceError)
+                else _result(outcome, query, selection, info)
+                for outcome in outcomes
+            ]
+            return FastJSONResponse({"results": results})
+
+
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz", tags=["health"], response_model=schemas.Health, responses=openapi.HEALTH_RESPONSES)
+async def healthz(request: Request) -> Response:
+    """How the service is: 200 when the model is loaded and its device answers, else 503."""
+    service = service_of(request)
+    condition = service.condition
+    info = service.info
+    body = schemas.Health(
+        status=condition.status,
+        detail=condition.detail,
+        version=service.version,
+        uptime_s=round(service.uptime_s, 3),
+        model=None if info is None else schemas.Model(name=info.name, weights=info.weights),
+        devices=[detector.device for detector in service.detectors],
+        precision=next((detector.precision for detector in service.detectors), None),
+        max_batch_size=service.max_batch_size,
+        batch_caps=service.batch_caps,
+        images_in_flight=service.images_in_flight,
+        queue_capacity=service.settings.queue_capacity,
+    )
+    return JSONResponse(body.model_dump(), status_code=200 if condition.status == "ok" else 503)
+
+
+@router.head("/livez", include_in_schema=False)
+@router.get("/livez", tags=["health"], response_model=schemas.Probe)
+async def livez() -> Response:
+    """200 while the process answers at all: restart it when this fails."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.READINESS_RESPONSES)
+async def readyz(request: Request) -> Response:
+    """200 while requests are taken, else 503: send them elsewhere when this fails."""
+    status = service_of(request).condition.status
+    return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
+
+
+@router.head("/labels", include_in_schema=False)
+@router.get("/labels", tags=["model"], response_model=schemas.Labels, responses=openapi.problems(503))
+async def labels(request: Request) -> Response:
+    """The classes that detections can have."""
+    info = service_of(request).info
+    if info is None:
+        raise UnavailableError(service_of(request).condition.detail)
+    return JSONResponse(schemas.labels_json(info.categories))
+
+
+@router.head("/metrics", include_in_schema=False)
+@router.get("/metrics", tags=["health"], response_class=Response, responses=openapi.METRICS_RESPONSES)
+async def metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text format, or in OpenMetrics where `Accept` prefers it."""
+    body, media_type = service_of(request).metrics.exposition(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": media_type, "Vary": "Accept"})
+
+
+def _result(result: ImageResult, query: DetectQuery, selection: Selection, info: ModelInfo) -> dict[str, Any]:
+    return schemas.result_json(selection.apply(result.answer.detections), query, result.size_hw, info)
+
+
+def _drawn(result: ImageResult, selection: Selection, info: ModelInfo, image_format: DrawnFormat) -> bytes:
+    assert result.picture is not None, "it is kept for this"
+    chosen = selection.apply(result.answer.detections)
+    captions = schemas.captions(chosen, info.categories)
+    image = draw(result.picture, chosen.boxes.tolist(), chosen.labels.tolist(), captions)
+    return encode(image, image_format)
+
+
+@lru_cache(maxsize=64)
+def _drawn_type(accept: str) -> str | None:
+    """The media type of the drawn picture, if the caller prefers one to JSON."""
+    for media_type in _accepted(accept):
+        if media_type in _DRAWN:
+            return media_type
+        if media_type == "image/*":
+            return "image/jpeg"
+        if media_type in _JSON_RANGES:
+            return None
+    return None
+
+
+def _takes_json(accept: str) -> bool:
+    return not _JSON_RANGES.isdisjoint(_accepted(accept))
+
+
+def _accepted(header: str) -> list[str]:
+    """The media types of an Accept header, most wanted first (RFC 9110, section 12.5.1)."""
+    wanted: list[tuple[float, str]] = []
+    for entry in header.split(","):
+        media_type, *parameters = (part.strip().lower() for part in entry.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if quality > 0:
+            wanted.append((-quality, media_type))
+    return [media_type for _, media_type in sorted(wanted, key=lambda pair: pair[0])]

@@ -1,0 +1,111 @@
+"""HTTP/1.1 by uvicorn and h11, with a limit on idle time, and problem documents for what is no request.
+
+h11 bounds the head of a request and the trailers of its body, insists on a Host, keeps trailers apart from headers,
+declines offers to change the protocol, and reads one request at a time: the next one in a row waits, unread, until the
+answer before it is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from service.errors import PROBLEM_TYPE, BadRequestError, HeadTooLargeError, ServiceError, problem
+from service.web.middleware import DEFAULT_HEADERS
+
+MAX_HEAD_BYTES = 65_536  # that may wait for the end of a head; one that arrives in one read may be larger
+_ANSWERING = (h11.SEND_RESPONSE, h11.SEND_BODY)
+_LEAST_PROGRESS = 65_536  # bytes of an answer
+_LAST_READ_S = 5.0
+
+
+class LimitedProtocol(H11Protocol):
+    """uvicorn's protocol, which closes connections that make no progress.
+
+    uvicorn only limits how long a connection may be silent between two requests. Here a caller has `patience_s` to send
+    a head, or the rest of a body that has been answered, and again for each 64 KiB of an answer that it reads.
+    """
+
+    patience_s: ClassVar[float] = 20.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting_since: float | None = None  # for a head; None while a request is answered
+        self._unsent, self._unsent_since = math.inf, 0.0  # bytes of answers, when they last became fewer
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+        self._watch = self.loop.call_later(self.patience_s / 4, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.our_state in _ANSWERING:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        self._unsent = math.inf
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close, at once or after the answer in hand. An answer that is complete has little time left to be read."""
+        super().shutdown()
+        if self.conn.our_state not in _ANSWERING:
+            self.loop.call_later(_LAST_READ_S, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Send a problem document in place of uvicorn's line of text, and close."""
+        too_large = getattr(sys.exception(), "error_status_hint", 400) == HeadTooLargeError.status
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(
+                _last_answer(
+                    HeadTooLargeError(f"the request's head has more than {MAX_HEAD_BYTES:,} bytes")
+                    if too_large
+                    else BadRequestError("this is not HTTP/1.1: the request line, a header, or the body's framing")
+                )
+            )
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # a second answer must not follow
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _check(self) -> None:
+        now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
+        if not unsent or unsent <= self._unsent - _LEAST_PROGRESS:
+            self._unsent, self._unsent_since = unsent or math.inf, now
+        if unsent and now - self._unsent_since >= self.patience_s:
+            self.transport.abort()
+        elif self._waiting_since is not None and now - self._waiting_since >= self.patience_s:
+            self.transport.close()
+        self._watch = self.loop.call_later(self.patience_s / 4, self._check)
+
+
+def _last_answer(error: ServiceError) -> bytes:
+    request_id = uuid4().hex
+    document = problem(status=error.status, code=error.code, detail=error.detail, request_id=request_id)
+    body = json.dumps(document).encode()
+    headers = {
+        "Content-Type": PROBLEM_TYPE,
+        "Content-Length": len(body),
+        "X-Request-ID": request_id,
+        "Connection": "close",
+        **DEFAULT_HEADERS,
+    }
+    status = f"HTTP/1.1 {error.status.value} {error.status.phrase}"
+    lines = [status, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + body

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import torch
+
+from service.devices.detector import is_out_of_memory, release_memory
+from service.devices.device import Device, DeviceHungError, DeviceMemoryError
+from service.images.pictures import Picture
+
+pytestmark = pytest.mark.anyio
+
+
+def device(detector: Any, *, hang: float = 20.0, canary: float = 20.0) -> Device:
+    return Device(detector, reload=lambda _: detector, max_batch_size=8, hang_timeout_s=hang, canary_timeout_s=canary)
+
+
+def torchs_own_error() -> Exception:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    return caught.value
+
+
+def test_what_says_that_memory_ran_out() -> None:
+    assert is_out_of_memory(torchs_own_error())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+    release_memory("cpu")
+
+
+async def test_the_host_running_out_of_memory_lowers_the_cap(fake: Any, make_picture: Any) -> None:
+    class Greedy(fake):  # type: ignore[misc]
+        def detect(self, images: Any) -> Any:
+            raise torchs_own_error()
+
+    greedy = device(Greedy())
+    with pytest.raises(DeviceMemoryError, match="memory"):
+        await greedy.detect([Picture(make_picture(n)) for n in range(6)])
+    assert greedy.cap.now == 3
+    assert greedy.failure is None
+    greedy.close()
+
+
+async def test_answers_that_do_not_match_the_images_are_nobodys(fake: Any, make_picture: Any) -> None:
+    class Forgetful(fake):  # type: ignore[misc]
+        def detect(self, images: Any) -> Any:
+            return super().detect(images)[1:]
+
+    forgetful = device(Forgetful())
+    with pytest.raises(RuntimeError, match="1 answers for 2 images"):
+        await forgetful.detect([Picture(make_picture(n)) for n in range(2)])
+    forgetful.close()
+
+
+async def test_a_canary_has_a_patience_of_its_own(fake: Any, make_picture: Any) -> None:
+    detector = fake()
+    one = device(detector, canary=0.1)
+    detector.gate.clear()
+    assert not await one.check()
+    assert one.failure == "cpu has not answered for 0.1 s"
+    detector.gate.set()
+    async with asyncio.timeout(20):
+        while not await one.check():
+            pass
+    assert one.failure is None
+    one.close()
+
+
+async def test_a_call_that_was_given_up_keeps_its_detector_to_itself(fake: Any, make_picture: Any) -> None:
+    stuck, fresh = fake(), fake()
+    stuck.gate.clear()
+    one = Device(stuck, reload=lambda _: fresh, max_batch_size=8, hang_timeout_s=0.1, canary_timeout_s=20)
+    with pytest.raises(DeviceHungError):
+        await one.detect([Picture(make_picture(1))])
+    assert await one.check()
+    for n in range(2, 5):
+        await one.detect([Picture(make_picture(n))])
+        assert await one.check()  # an idle canary loads nothing anew, though the old thread is still stuck
+    assert one.detector is fresh
+    assert len(stuck.batches) == 1
+    assert one.busy
+    stuck.gate.set()
+    async with asyncio.timeout(20):
+        while one.busy:
+            await asyncio.sleep(0.01)
+    one.close()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import Response
+
+from service.telemetry.metrics import Metrics
+from service.web.middleware import RequestContext
+
+pytestmark = pytest.mark.anyio
+
+ORIGIN = "https://app.example"
+
+
+def answering(response: Response) -> httpx.AsyncClient:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await response(scope, receive, send)
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(RequestContext(app, Metrics())), base_url="http://test")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/labels", "/nowhere", "/metrics", "/docs", "/detect"])
+async def test_a_browser_may_do_nothing_with_an_answer(path: str, fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        headers = (await client.get(path)).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+async def test_a_route_may_set_its_own_headers_but_not_the_id() -> None:
+    own = {"Content-Security-Policy": "default-src 'self'", "Cache-Control": "max-age=60", "X-Request-ID": "mine"}
+    async with answering(Response("page", headers=own)) as client:
+        headers = (await client.get("/", headers={"X-Request-ID": "given"})).headers
+    assert headers["content-security-policy"] == "default-src 'self'"
+    assert headers["cache-control"] == "max-age=60"
+    assert headers["x-request-id"] == "given"
+    assert headers["x-frame-options"] == "DENY"
+    assert all(len(headers.get_list(name)) == 1 for name in headers)
+
+
+async def test_the_documents_page_may_run_its_own_script_and_no_other(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        page = await client.get("/docs")
+        script = re.search(rb"<script>(.*?)</script>", page.content, re.DOTALL)
+        assert script is not None
+        digest = base64.b64encode(hashlib.sha256(script[1]).digest()).decode()
+        policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
+        assert f"'sha256-{digest}'" in policy["script-src"]
+        assert "unsafe" not in policy["script-src"]
+        asked = re.search(r"url: '([^']+)'", page.text)
+        assert asked is not None
+        assert (await client.get(str(page.url.join(asked[1])))).json()["openapi"]
+        assert (await client.head(str(page.url.join(asked[1])))).status_code == 200
+        assert (await client.get("/redoc")).status_code == 404
+
+
+async def test_the_documents_page_is_served_from_here(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        page = await client.get("/docs")
+        named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(named) == 3
+        for name in named:
+            answer = await client.get(str(page.url.join(name)))
+            assert (answer.url.host, answer.status_code) == ("test", 200)
+        assert "http" not in page.headers["content-security-policy"]
+        counted = (await client.get("/metrics")).text
+    assert 'frcnn_requests_total{route="/docs",status="200"} 1.0' in counted
+    assert 'frcnn_requests_total{route="/docs/files",status="200"} 2.0' in counted
+
+
+async def test_the_document_is_counted_under_its_name(fake: Any, serving: Any) -> None:
+    async with serving(fake()) as client:
+        assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
+        assert 'frcnn_requests_total{route="/openapi.json",status="200"} 1.0' in (await client.get("/metrics")).text
+
+
+async def test_other_sites_pages_may_not_call_by_default(fake: Any, serving: Any) -> None:
+    preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    async with serving(fake()) as client:
+        answer = await client.options("/detect", headers=preflight)
+        assert answer.status_code == 405
+        answers = [answer, await client.get("/labels", headers={"Origin": ORIGIN})]
+    assert not [name for answer in answers for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_pages_of_allowed_origins_may_call(fake: Any, serving: Any, make_png: Any) -> None:
+    preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    preflight["Access-Control-Request-Headers"] = (
+        "x-api-key, content-type, x-request-timeout-ms, x-priority, inference-header-content-length"
+    )
+    async with serving(fake(), cors_origins=f"{ORIGIN}, http://localhost:3000", api_keys="a-key") as client:
+        allowed = await client.options("/detect", headers=preflight)
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)
+        assert "access-control-allow-credentials" not in allowed.headers
+        refused = await client.options("/detect", headers=preflight | {"Origin": "https://evil.example"})
+        assert refused.status_code == 400
+        answer = await client.post(
+            "/detect", content=make_png(1), headers={"Origin": ORIGIN, "Authorization": "Bearer a-key"}
+        )
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, ORIGIN)
+        assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+        assert "Inference-Header-Content-Length" in answer.headers["access-control-expose-headers"]
+        other = await client.get("/labels", headers={"Origin": "https://evil.example", "Authorization": "Bearer a-key"})
+        assert "access-control-allow-origin" not in other.headers
+        # A page must be able to read why it is refused.
+        keyless = await client.get("/labels", headers={"Origin": ORIGIN})
+        assert (keyless.status_code, keyless.headers["access-control-allow-origin"]) == (401, ORIGIN)
+
+
+async def test_an_unforeseen_failure_is_a_problem_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("a secret of the inside")
+
+    metrics = Metrics()
+    transport = httpx.ASGITransport(RequestContext(app, metrics))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/", headers={"X-Request-ID": "abc"})
+    assert (answer.status_code, answer.json()["request_id"]) == (500, "abc")
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
+    assert 'frcnn_problems_total{code="internal"} 1.0' in metrics.exposition()[0].decode()
