@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from model.categories import Categories
+from model.weights.categories import Categories
 from service.bench.pictures import jpeg
 from service.bench.processes import until_ready
 from service.devices.detector import Detections, Detector, ModelInfo

@@ -12,12 +12,10 @@ import torch
 from torchvision.models._api import WeightsEnum
 
 from model.architectures import FASTERRCNN_RESNET50_FPN, FASTERRCNN_RESNET50_FPN_V2, Architecture
-from model.arguments import AUTO, BUNDLED, COCO_V1, RANDOM
 from model.backbone import batch_norm, resnet50_body
-from model.download import fetch
 from model.faster_rcnn import FasterRCNN
 from model.resnet import ResNet
-from model.weights import (
+from model.weights.checkpoints import (
     Checkpoint,
     CheckpointInfo,
     WeightsError,
@@ -30,6 +28,8 @@ from model.weights import (
     read_checkpoint,
     read_coco,
 )
+from model.weights.download import fetch
+from model.weights.names import AUTO, BUNDLED, COCO_V1, RANDOM
 
 DEFAULT_TRAINABLE_LAYERS = 3
 WeightsSource: TypeAlias = str | os.PathLike[str] | WeightsEnum

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from model.anchors import AnchorGenerator
+from model.losses.targets import check_targets
 from model.roi_heads import FastRCNNPredictor, RoIHeads, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import RegionProposalNetwork, RPNHead
 from model.structures import Detection, ImageBatch, Target
-from model.training.targets import check_targets
 from model.transform import IMAGENET_MEAN, IMAGENET_STD, GeneralizedRCNNTransform
 
 REPRESENTATION_SIZE = 1024

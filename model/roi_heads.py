@@ -15,12 +15,12 @@ from torchvision.ops import batched_nms
 
 from model.box_coder import BoxCoder
 from model.boxes import at_least_float32, clip_boxes, sides_at_least, vote_boxes
+from model.losses.losses import roi_losses
+from model.losses.matcher import Matcher
+from model.losses.sampler import BalancedPositiveNegativeSampler
+from model.losses.targets import select_training_samples
 from model.resnet import NormLayer
 from model.structures import Detection, SizeHW, Target
-from model.training.losses import roi_losses
-from model.training.matcher import Matcher
-from model.training.sampler import BalancedPositiveNegativeSampler
-from model.training.targets import select_training_samples
 
 # A detection thinner than this, in pixels of the resized image, is dropped.
 MIN_DETECTION_SIDE = 1e-2

@@ -15,11 +15,11 @@ from torchvision.ops import batched_nms
 
 from model.box_coder import BoxCoder
 from model.boxes import at_least_float32, clip_boxes, sides_at_least
+from model.losses.losses import rpn_losses
+from model.losses.matcher import Matcher
+from model.losses.sampler import BalancedPositiveNegativeSampler
+from model.losses.targets import anchor_targets
 from model.structures import ImageBatch, SizeHW, Target
-from model.training.losses import rpn_losses
-from model.training.matcher import Matcher
-from model.training.sampler import BalancedPositiveNegativeSampler
-from model.training.targets import anchor_targets
 
 # A proposal thinner than this, in pixels of the resized image, is an artefact of clipping.
 MIN_PROPOSAL_SIDE = 1e-3

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.categories import Categories
+from model.weights.categories import Categories
 from service.devices.detector import Detections, Detector, ModelInfo
 from service.server import serve
 from service.settings import Settings

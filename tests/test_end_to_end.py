@@ -17,7 +17,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn as oracle_faste
 from torchvision.transforms.functional import to_tensor
 
 from model.build import random_checkpoint
-from model.weights import CheckpointInfo, save_checkpoint
+from model.weights.checkpoints import CheckpointInfo, save_checkpoint
 from service.app import create_app
 from service.settings import Settings
 

@@ -19,17 +19,17 @@ from record import Record
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from model.bench.measure import available_precisions, lively
+from model.bench.oracle import comparable, oracle
 from model.build import resolve_checkpoint
+from model.data.samples import read_image
+from model.data.synthetic import SyntheticData
 from model.inference.agreement import agreement
-from model.inference.bench import available_precisions, lively
 from model.inference.build import serving_model
-from model.inference.oracle import comparable, oracle
 from model.inference.precision import best_batch_size
 from model.inference.serving import ServingModel
 from model.structures import Detection
-from model.training.data import read_image
-from model.training.synthetic import SyntheticData
-from model.weights import Checkpoint
+from model.weights.checkpoints import Checkpoint
 
 PICTURE_HW = (480, 640)
 _TINY = {"min_size": 128, "max_size": 192}  # of the rehearsal

@@ -26,7 +26,7 @@ import httpx
 from record import Record
 
 from model.build import resolve_checkpoint
-from model.weights import save_checkpoint
+from model.weights.checkpoints import save_checkpoint
 from service.bench.pictures import jpeg
 
 PICTURE_HW = (480, 640)

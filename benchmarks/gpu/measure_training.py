@@ -19,16 +19,16 @@ import torch
 from record import Record
 from torch.profiler import ProfilerActivity, profile
 
+from model.data.samples import DetectionData
+from model.data.sources import open_data
+from model.data.synthetic import SyntheticData
+from model.evaluation.average_precision import Metrics
 from model.training.augmentation import Augmentation
 from model.training.batches import batches
-from model.training.data import DetectionData
 from model.training.detector import untrained_detector
-from model.training.evaluation import Metrics
 from model.training.loading import load_ahead, targets_to_device, to_device
 from model.training.processes import joined_processes
 from model.training.settings import TrainSettings
-from model.training.sources import open_data
-from model.training.synthetic import SyntheticData
 from model.training.trainer import Trainer
 
 SIZE_HW = (480, 640)

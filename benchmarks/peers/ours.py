@@ -19,7 +19,7 @@ from torch import Tensor
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from works import WORK
 
-from model.categories import Categories
+from model.weights.categories import Categories
 from service import server
 from service.api import pipeline
 from service.devices.detector import Detections, ModelInfo

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.download import cache_folder
 from model.faster_rcnn import FasterRCNN
 from model.inference.agreement import agreement
 from model.inference.calibration import calibration_pictures
@@ -21,6 +20,7 @@ from model.inference.openvino import OpenVINONetwork, check_fidelity, quantised
 from model.inference.precision import AUTO, DTYPES, candidates, check_precision, fastest
 from model.inference.serving import ServingModel
 from model.roi_pool import MultiScaleRoIAlign
+from model.weights.download import cache_folder
 
 logger = logging.getLogger(__name__)
 

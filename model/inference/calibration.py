@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.data.picture_files import PICTURE_ENDINGS, files_below, is_picture
+from model.data.samples import DataError, read_image
+from model.data.synthetic import SyntheticData
 from model.inference.errors import CalibrationError
-from model.picture_files import PICTURE_ENDINGS, files_below, is_picture
-from model.training.data import DataError, read_image
-from model.training.synthetic import SyntheticData
 
 PICTURES = 60
 _SEED = 1

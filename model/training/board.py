@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from model.training.data import INSTALL_EXTRA, DataError
-from model.training.evaluation import Metrics
+from model.data.samples import INSTALL_EXTRA, DataError
+from model.evaluation.average_precision import Metrics
 
 
 class TensorBoard:

@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from model.build import fasterrcnn_resnet50_fpn, from_checkpoint
-from model.categories import Categories
 from model.faster_rcnn import REPRESENTATION_SIZE, FasterRCNN
 from model.resnet import Bottleneck
 from model.roi_heads import FastRCNNPredictor
 from model.roi_pool import MultiScaleRoIAlign
 from model.training.settings import TrainSettings
-from model.weights import Checkpoint, CheckpointInfo
+from model.weights.categories import Categories
+from model.weights.checkpoints import Checkpoint, CheckpointInfo
 
 _PYRAMID_STRIDES = (4, 8, 16, 32)
 _LIVE_EPS = 1e-5  # torch's own; live batch norm cannot do with the official COCO file's 0.0

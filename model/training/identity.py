@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.training.data import DataError, DetectionData
+from model.data.samples import DataError, DetectionData
 from model.training.processes import Processes
 from model.training.settings import TrainSettings
 

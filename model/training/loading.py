@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.data.samples import DetectionData
 from model.structures import Target
-from model.training.data import DetectionData
 
 BATCHES_AHEAD = 2  # while one is computed, the next is ready and the one after it is being decoded
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.training.evaluation import Metrics
+from model.evaluation.average_precision import Metrics
 
 
 class JsonLog:

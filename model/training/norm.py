@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from model.data.samples import DetectionData
 from model.faster_rcnn import FasterRCNN
 from model.structures import ImageBatch
 from model.training.batches import batches
-from model.training.data import DetectionData
 
 
 @torch.no_grad()

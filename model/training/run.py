@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from model.arguments import AUTO, COCO_V1, NONE, RANDOM
 from model.build import resolve_checkpoint
+from model.data.samples import DataError, DetectionData
+from model.evaluation.average_precision import check_evaluator
 from model.training.board import TensorBoard
-from model.training.data import DataError, DetectionData
 from model.training.detector import detector_from, result_info, untrained_detector
-from model.training.evaluation import check_evaluator
 from model.training.log import JsonLog
 from model.training.processes import Processes
 from model.training.settings import TrainSettings
 from model.training.snapshot import LAST_NAME, read_snapshot
 from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer
-from model.weights import Checkpoint, CheckpointInfo, WeightsUnavailableError, bundled_is_present
+from model.weights.checkpoints import Checkpoint, CheckpointInfo, WeightsUnavailableError, bundled_is_present
+from model.weights.names import AUTO, COCO_V1, NONE, RANDOM
 
 _FETCH_TIMEOUT_S = 60.0
 

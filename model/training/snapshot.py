@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.training.data import DataError
+from model.data.samples import DataError
 
 LAST_NAME = "last.pth"
 _KEYS = frozenset(

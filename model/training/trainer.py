@@ -22,24 +22,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.categories import Categories
+from model.data.samples import DetectionData
+from model.evaluation.average_precision import Metrics, detect_all, evaluate
 from model.faster_rcnn import FasterRCNN
+from model.losses.losses import class_weights
 from model.structures import Detection, Target
 from model.training.averaging import MovingAverage
 from model.training.batches import batches, shard_seed, shards
-from model.training.data import DetectionData
 from model.training.detector import result_info
-from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.identity import check_agreement, check_same_run, identity
 from model.training.interruption import TrainingInterrupted, noted_signals
 from model.training.loading import Shard, load_ahead, targets_to_device, to_device
-from model.training.losses import class_weights
 from model.training.norm import measure_norm
 from model.training.processes import Processes
 from model.training.schedule import rate_factor
 from model.training.settings import TrainSettings
 from model.training.snapshot import read_snapshot, save_snapshot
-from model.weights import CheckpointInfo, save_checkpoint
+from model.weights.categories import Categories
+from model.weights.checkpoints import CheckpointInfo, save_checkpoint
 
 _CALMER = "Begin again with a lower --learning-rate, a longer --warmup, or --clip-norm 1"
 BEST_NAME = "best.safetensors"

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 from starlette.datastructures import QueryParams
 
-from model.categories import Categories
+from model.weights.categories import Categories
 from service.api import examples
 from service.devices.detector import Detections, ModelInfo
 from service.errors import BadParameterError

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from model.arguments import RANDOM, complaint
+from model.weights.names import RANDOM, complaint
 from service.cli.errors import fail, refuse, stdout
 from service.cli.options import Device, Json, number
 from service.cli.progress import counting
 
 if TYPE_CHECKING:
-    from model.inference.bench import BenchResult
+    from model.bench.measure import BenchResult
     from service.bench.measure import ServiceResult
 
 Rounds = Annotated[int, number(min=1, help="How often each is measured; figures are medians")]
@@ -41,9 +41,9 @@ def bench_model(
     height, width = _numbers(size, "x", "--size", count=2)
     batch_sizes = _numbers(batch_size, ",", "--batch-size")
     refuse(complaint(weights=weights))
+    from model.bench.measure import available_precisions, lively
+    from model.bench.measure import bench_model as measure
     from model.build import resolve_checkpoint
-    from model.inference.bench import available_precisions, lively
-    from model.inference.bench import bench_model as measure
     from model.training.processes import find_device
 
     chosen = find_device(device)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model.arguments import complaint
+from model.weights.names import complaint
 from service.cli.errors import USAGE, fail, refuse, say
 from service.cli.options import Device, Json, number
 from service.cli.progress import counting
@@ -50,8 +50,8 @@ def detect(
     if draw is not None:
         _make_folder(draw)
 
-    from service.cli import detect_files
     from service.api.schemas import DetectQuery
+    from service.cli import detect_files
     from service.devices.detector import load_detectors
 
     wanted = None if labels is None else [labels]

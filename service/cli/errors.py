@@ -67,11 +67,11 @@ def _is_expected(error: Exception) -> bool:
         return error.errno != errno.EPIPE  # typer ends silently where nobody reads the output
     if sys.modules.get("torch") is None:
         return False
+    from model.data.samples import DataError
     from model.inference.errors import ServingFormError
-    from model.training.data import DataError
     from model.training.processes import DeviceError
     from model.training.trainer import TrainingError
-    from model.weights import WeightsError, WeightsUnavailableError
+    from model.weights.checkpoints import WeightsError, WeightsUnavailableError
     from service.devices.gpus import DetectorError
     from service.errors import ServiceError
 

@@ -11,14 +11,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from model.arguments import complaint
+from model.weights.names import complaint
 from service.cli.errors import refuse, say, stdout
 from service.cli.options import DATA, IMAGES, Device, Json, folder, number
 from service.cli.progress import counting
 from service.settings import Precision
 
 if TYPE_CHECKING:
-    from model.training import evaluation
+    from model.evaluation import average_precision
 
 
 def evaluate(
@@ -46,15 +46,15 @@ def evaluate(
     """
     refuse(complaint(weights=weights, data=data))
     from model.build import from_checkpoint, resolve_checkpoint
+    from model.data.coco import is_named_for
+    from model.data.sources import open_data
+    from model.evaluation.average_precision import check_evaluator, detect_all
+    from model.evaluation.average_precision import evaluate as measure
+    from model.evaluation.plots import plot_all
     from model.inference.build import serving_model
     from model.inference.calibration import calibration_pictures
     from model.inference.precision import check_precision
-    from model.training.coco import is_named_for
-    from model.training.evaluation import check_evaluator, detect_all
-    from model.training.evaluation import evaluate as measure
-    from model.training.plots import plot_all
     from model.training.processes import find_device, joined_processes
-    from model.training.sources import open_data
 
     check_precision(precision, find_device(device))
     check_evaluator()  # before pictures are looked at for minutes
@@ -84,7 +84,7 @@ def evaluate(
         say(f"wrote {len(written)} pictures to {plot}")
 
 
-def metrics_table(metrics: evaluation.Metrics, *, title: str) -> Table:
+def metrics_table(metrics: average_precision.Metrics, *, title: str) -> Table:
     """A table with a row for all boxes, one for each class and one for each of COCO's sizes."""
     table = Table(title=escape(title))
     table.add_column("")
@@ -99,6 +99,6 @@ def metrics_table(metrics: evaluation.Metrics, *, title: str) -> Table:
     return table
 
 
-def _cells(precision: evaluation.Precision) -> list[str]:
+def _cells(precision: average_precision.Precision) -> list[str]:
     values = (precision.ap, precision.ap50, precision.ap75, precision.recall)
     return ["-" if value is None else f"{value:.3f}" for value in values] + [str(precision.boxes)]

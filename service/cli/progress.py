@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from service.cli.errors import say, stderr
 
 if TYPE_CHECKING:
-    from model.training.evaluation import Metrics
+    from model.evaluation.average_precision import Metrics
 
 _SHORT = {
     "loss_objectness": "objectness",

@@ -12,7 +12,7 @@ from service.cli.options import folder, number
 from service.cli.progress import counting
 
 if TYPE_CHECKING:
-    from model.training.synthetic import SyntheticData
+    from model.data.synthetic import SyntheticData
 
 
 def sample(
@@ -28,7 +28,7 @@ def sample(
 
     Example: frcnn sample --count 20 && frcnn evaluate --weights bundled --data samples --split all
     """
-    from model.training.synthetic import SyntheticData
+    from model.data.synthetic import SyntheticData
 
     data = SyntheticData("test", count=count, size_hw=(height, width), seed=seed)
     output.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_origin
 
 from pydantic import SecretStr, ValidationError
 
-from model.arguments import complaint
+from model.weights.names import complaint
 from service.cli.errors import USAGE, fail, refuse, say
 from service.cli.options import of_setting
 from service.settings import Settings, misspelt_variables

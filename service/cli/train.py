@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 import typer
 
-from model.arguments import complaint
 from model.training.settings import TrainSettings
+from model.weights.names import complaint
 from service.cli.errors import fail, refuse, say, stderr, usage_errors
 from service.cli.options import DATA, IMAGES, Device, folder, number, of_setting
 
 if TYPE_CHECKING:
-    from model.training.data import DetectionData
+    from model.data.samples import DetectionData
     from model.training.run import EarlierRun
-    from model.weights import Checkpoint
+    from model.weights.checkpoints import Checkpoint
 
 _EPOCHS = 20
 _RATE_PER_IMAGE = 0.00125  # 0.02 for batches of 16, as usual for this detector
@@ -127,7 +127,7 @@ def _how_to_resume(iteration: int, iterations: int) -> str:
 
 def _opened(source: str, split: str, **how: Any) -> DetectionData:
     """The images of a split; says what was left out of them."""
-    from model.training.sources import open_data
+    from model.data.sources import open_data
 
     data, report = open_data(source, split, **how)
     for line in report.lines():

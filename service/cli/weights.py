@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from model.arguments import SUFFIXES, complaint
+from model.weights.names import SUFFIXES, complaint
 from service.cli.errors import refuse, stderr
 from service.cli.options import number
 
@@ -18,7 +18,7 @@ def list_weights() -> None:
 
     Example: frcnn weights list
     """
-    from model.weights import bundled_is_present, coco_is_cached, coco_weights
+    from model.weights.checkpoints import bundled_is_present, coco_is_cached, coco_weights
 
     state = "in the cache" if coco_is_cached() else "to be fetched once"
     typer.echo(f"COCO_V1   {state}: {coco_weights().url}")
@@ -35,7 +35,7 @@ def fetch_weights() -> None:
 
     Example: frcnn weights fetch
     """
-    from model.weights import fetch_coco
+    from model.weights.checkpoints import fetch_coco
 
     typer.echo(fetch_coco())
 
@@ -93,8 +93,8 @@ def pack(
         raise typer.BadParameter(f"there is no folder {target.parent}", param_hint="TARGET")
     refuse(complaint(weights=source))
     from model.build import resolve_checkpoint
-    from model.categories import Categories
-    from model.weights import save_checkpoint
+    from model.weights.categories import Categories
+    from model.weights.checkpoints import save_checkpoint
 
     checkpoint = resolve_checkpoint(source)
     info = checkpoint.info

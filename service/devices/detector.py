@@ -14,9 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.arguments import AUTO, BUNDLED, RANDOM
 from model.build import from_checkpoint, resolve_checkpoint
-from model.categories import Categories
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
@@ -26,7 +24,9 @@ from model.inference.memory import trim_host_memory as trim_host_memory
 from model.inference.precision import best_batch_size, check_precision
 from model.inference.serving import Pending
 from model.structures import Detection
-from model.weights import WeightsError, WeightsUnavailableError
+from model.weights.categories import Categories
+from model.weights.checkpoints import WeightsError, WeightsUnavailableError
+from model.weights.names import AUTO, BUNDLED, RANDOM
 from service.devices.cores import compute_threads
 from service.devices.gpus import DetectorError, device_caveat, parse_devices
 from service.devices.staging import cuda_uploads, page_locked

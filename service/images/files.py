@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.picture_files import PICTURE_ENDINGS, files_below, is_picture
+from model.data.picture_files import PICTURE_ENDINGS, files_below, is_picture
 
 IMAGE_SUFFIXES = frozenset(PICTURE_ENDINGS)
 

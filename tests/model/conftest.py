@@ -138,7 +138,7 @@ def make_frozen_pair(opinionated_state: Callable[[int], StateDict]) -> Callable[
         from torchvision.ops import misc
 
         from model.build import from_checkpoint
-        from model.weights import Checkpoint, CheckpointInfo
+        from model.weights.checkpoints import Checkpoint, CheckpointInfo
 
         state = opinionated_state(num_classes)
         with _without_initialisation():

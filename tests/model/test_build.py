@@ -11,13 +11,20 @@ from torch import nn
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-import model.weights
+import model.weights.checkpoints
 from model import fasterrcnn_resnet50_fpn
 from model.build import from_checkpoint, random_checkpoint
 from model.faster_rcnn import FasterRCNN
 from model.resnet import FrozenBatchNorm2d
 from model.roi_heads import FastRCNNPredictor
-from model.weights import Checkpoint, CheckpointInfo, WeightsError, cached_path, coco_weights, save_checkpoint
+from model.weights.checkpoints import (
+    Checkpoint,
+    CheckpointInfo,
+    WeightsError,
+    cached_path,
+    coco_weights,
+    save_checkpoint,
+)
 
 
 def same_tensors(state, expected):
@@ -80,7 +87,7 @@ def test_the_official_name_gives_the_cached_file_with_its_epsilon(weights, tmp_p
     digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     entry = SimpleNamespace(url=f"https://weights.invalid/official-{digits}.pth", meta=coco_weights().meta)
     path.rename(cached_path(entry.url))
-    monkeypatch.setattr(model.weights, "coco_weights", lambda *_: entry)
+    monkeypatch.setattr(model.weights.checkpoints, "coco_weights", lambda *_: entry)
     detector = fasterrcnn_resnet50_fpn(weights=weights, progress=False)
     assert {norm.eps for norm in norms(detector)} == {0.0}
     assert same_tensors(detector.state_dict(), state)

@@ -8,7 +8,7 @@ import torchvision.models.detection as oracle
 
 from model import fasterrcnn_resnet50_fpn
 from model.faster_rcnn import modern_key
-from model.weights import WeightsError, load_strictly
+from model.weights.checkpoints import WeightsError, load_strictly
 
 
 def shapes(state):

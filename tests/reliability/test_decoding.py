@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from model.training.data import DataError, read_image
+from model.data.samples import DataError, read_image
 from service.errors import ServiceError
 from service.images.pictures import decode
 from tests.model.images.files import picture, segment

@@ -18,7 +18,7 @@ from schemathesis import Case
 from schemathesis.checks import CHECKS, load_all_checks
 from torch import Tensor
 
-from model.categories import Categories
+from model.weights.categories import Categories
 from service.app import create_app
 from service.devices.detector import Detections, ModelInfo
 from service.settings import Settings

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.categories import Categories
+from model.weights.categories import Categories
 from service.app import create_app
 from service.devices.detector import Detections, ModelInfo
 from service.images.pictures import pageable

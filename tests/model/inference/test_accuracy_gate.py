@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from model.build import from_checkpoint, resolve_checkpoint
+from model.data.voc import read_voc
+from model.evaluation.average_precision import detect_all, evaluate
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
-from model.training.evaluation import detect_all, evaluate
-from model.training.voc import read_voc
-from model.weights import bundled_is_present
+from model.weights.checkpoints import bundled_is_present
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")

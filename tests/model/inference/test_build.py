@@ -18,7 +18,7 @@ from model.inference.errors import CalibrationError, PrecisionError, Quantisatio
 from model.inference.network import TorchNetwork
 from model.inference.openvino import check_fidelity
 from model.inference.precision import candidates
-from model.weights import bundled_is_present
+from model.weights.checkpoints import bundled_is_present
 
 CPU = torch.device("cpu")
 SMALL = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from model.build import from_checkpoint, resolve_checkpoint
+from model.data.synthetic import SyntheticData
 from model.inference.build import serving_model
 from model.inference.serving import ServingModel
 from model.structures import Detection
-from model.training.synthetic import SyntheticData
-from model.weights import bundled_is_present
+from model.weights.checkpoints import bundled_is_present
 
 pytestmark = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
 

@@ -12,10 +12,10 @@ from torchvision.ops import box_iou
 from torchvision.ops.poolers import LevelMapper
 
 from model import fasterrcnn_resnet50_fpn
+from model.data.synthetic import SyntheticData
 from model.inference.network import TorchNetwork, UnsupportedModelError
 from model.inference.serving import ServingModel
-from model.training.synthetic import SyntheticData
-from model.weights import bundled_is_present
+from model.weights.checkpoints import bundled_is_present
 
 needs_bundled = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
 

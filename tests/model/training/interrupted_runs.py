@@ -17,11 +17,11 @@ import tiny_run
 import torch
 from faster_coco_eval import COCOeval_faster  # noqa: F401 - before the forks
 
+from model.data.synthetic import SyntheticData
 from model.training.interruption import TrainingInterrupted
 from model.training.log import JsonLog
 from model.training.processes import Processes
 from model.training.snapshot import LAST_NAME
-from model.training.synthetic import SyntheticData
 from model.training.trainer import LOG_NAME, Trainer
 
 ENDS = {signal.SIGINT: {0, 130}, signal.SIGTERM: {0, 143, -signal.SIGTERM}}

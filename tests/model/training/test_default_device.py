@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model.data.synthetic import SyntheticData
 from model.training.processes import Processes
-from model.training.synthetic import SyntheticData
 from model.training.trainer import Trainer
 
 

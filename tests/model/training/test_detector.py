@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from model.build import random_checkpoint
-from model.categories import Categories
+from model.losses.losses import BOX_LOSSES
 from model.resnet import FrozenBatchNorm2d
 from model.structures import Target
 from model.training.detector import detector_from, result_info
-from model.training.losses import BOX_LOSSES
-from model.weights import CheckpointInfo
+from model.weights.categories import Categories
+from model.weights.checkpoints import CheckpointInfo
 
 CLASSES = Categories.of_objects(["gear"])
 

@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from model.data.synthetic import SyntheticData
 from model.training import trainer as module
 from model.training.interruption import TrainingInterrupted
 from model.training.processes import Processes
-from model.training.synthetic import SyntheticData
 
 HERE = Path(__file__).parent
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.categories import Categories
 from model.structures import Target
 from model.training.loading import BATCHES_AHEAD, load_ahead, targets_to_device, to_device
+from model.weights.categories import Categories
 
 
 class Numbered:

@@ -8,12 +8,13 @@ import torch
 
 from model import build
 from model.build import random_checkpoint, resolve_checkpoint
-from model.training import evaluation, run
-from model.training.data import DataError
+from model.data.samples import DataError
+from model.data.synthetic import SyntheticData
+from model.evaluation import average_precision as evaluation
+from model.training import run
 from model.training.processes import Processes
 from model.training.settings import TrainSettings
-from model.training.synthetic import SyntheticData
-from model.weights import WeightsError, WeightsUnavailableError, save_checkpoint
+from model.weights.checkpoints import WeightsError, WeightsUnavailableError, save_checkpoint
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.data.samples import DataError
+from model.data.synthetic import SyntheticData
+from model.evaluation.average_precision import Metrics, detect_all, evaluate
 from model.training.batches import batches
-from model.training.data import DataError
-from model.training.evaluation import Metrics, detect_all, evaluate
 from model.training.log import JsonLog
 from model.training.processes import Processes
 from model.training.settings import TrainSettings
-from model.training.synthetic import SyntheticData
 from model.training.trainer import BEST_NAME, LOG_NAME, LOSSES, Trainer, TrainingError
-from model.weights import read_checkpoint
+from model.weights.checkpoints import read_checkpoint
 
 HERE = Path(__file__).parent
 SIZE_HW = (96, 128)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.anchors import AnchorGenerator
+from model.data.synthetic import SyntheticData
 from model.faster_rcnn import FasterRCNN
 from model.resnet import FrozenBatchNorm2d
 from model.roi_heads import FastRCNNPredictor, TwoMLPHead
@@ -20,7 +21,6 @@ from model.roi_pool import MultiScaleRoIAlign
 from model.training.log import JsonLog
 from model.training.processes import joined_processes
 from model.training.settings import TrainSettings
-from model.training.synthetic import SyntheticData
 from model.training.trainer import LOG_NAME, Trainer
 
 CHANNELS = 16

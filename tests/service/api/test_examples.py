@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from model.training.synthetic import SyntheticData
+from model.data.synthetic import SyntheticData
 from service.api import examples
 from service.app import create_app
 from service.settings import Settings

@@ -17,10 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from model.build import fasterrcnn_resnet50_fpn, from_checkpoint, random_checkpoint
+from model.data.sources import open_data
+from model.data.synthetic import SyntheticData
 from model.training.run import RunRequest
-from model.training.sources import open_data
-from model.training.synthetic import SyntheticData
-from model.weights import CheckpointInfo, read_checkpoint, save_checkpoint
+from model.weights.checkpoints import CheckpointInfo, read_checkpoint, save_checkpoint
 from service.cli.app import app
 from service.devices.detector import load_detectors
 from service.settings import Settings

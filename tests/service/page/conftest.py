@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from model.categories import Categories
+from model.weights.categories import Categories
 from service.app import create_app
 from service.devices.detector import Detections, ModelInfo
 from service.settings import Settings

@@ -88,7 +88,7 @@ async def test_the_lines_can_be_left_out(fake: Any, serving: Any, capfd: Any) ->
     assert "service.access" not in text
 
 
-@pytest.mark.parametrize("name", ["service.batching.batcher", "model.download", "uvicorn.error"])
+@pytest.mark.parametrize("name", ["service.batching.batcher", "model.weights.download", "uvicorn.error"])
 def test_every_logger_of_the_process_writes_json(name: str, capfd: Any) -> None:
     logs.configure(Settings(log_format="json"))
     logging.getLogger(name).error("said %s", "this", exc_info=RuntimeError("two\nlines"))

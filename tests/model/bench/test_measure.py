@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from model.bench.measure import BASELINE, available_precisions, bench_model, lively
+from model.bench.peak_memory import peak_memory
+from model.build import random_checkpoint
+from model.weights.checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
+from service.cli.app import app
+
+CPU = torch.device("cpu")
+
+
+def small_checkpoint() -> Checkpoint:
+    random = random_checkpoint()
+    info = CheckpointInfo(class_names=random.info.class_names, model_kwargs={"min_size": 64, "max_size": 96})
+    return Checkpoint(name="random", state_dict=random.state_dict, info=info)
+
+
+def test_every_form_is_measured_against_torchvision():
+    rounds = []
+    result = bench_model(
+        lively(small_checkpoint()),
+        device=CPU,
+        precisions=["fp32", "bf16"],
+        size_hw=(48, 64),
+        batch_sizes=[2],
+        rounds=2,
+        memory=False,
+        advance=lambda: rounds.append(1),
+    )
+    assert len(rounds) == 3  # the first prepares
+    assert {(form.name, form.batch_size) for form in result.forms} == {
+        (name, size) for name in (BASELINE, "torchvision bf16 autocast", "ours fp32", "ours bf16") for size in (1, 2)
+    }
+    assert result.padded_hw == (64, 96)
+    # Convolutions in proportion to the padded area of 800 x 1088, and a box head for at most 1000 proposals.
+    assert 1 < result.gflop < 60
+    for form in result.forms:
+        assert form.images_per_s == pytest.approx(form.batch_size / form.seconds)
+        assert form.ratio > 0
+        assert (form.stages.keys() == {"preprocess", "network", "proposals", "roi", "post"}) == (
+            form.name.startswith("ours") and form.batch_size == 1
+        )
+    (baseline,) = [form for form in result.forms if (form.name, form.batch_size) == (BASELINE, 1)]
+    assert baseline.ratio == 1.0
+    assert json.loads(json.dumps(result.as_json()))["machine"]["torch"] == torch.__version__
+
+
+def test_forms_that_find_other_things_are_not_compared(monkeypatch):
+    wrong = {"boxes": torch.zeros(1, 4), "labels": torch.ones(1, dtype=torch.int64), "scores": torch.ones(1)}
+    monkeypatch.setattr("model.inference.serving.ServingModel.detect", lambda *_args, **_kwargs: [wrong])
+    with pytest.raises(ValueError, match="do not find the same"):
+        bench_model(
+            lively(small_checkpoint()), device=CPU, precisions=["fp32"], size_hw=(48, 64), rounds=1, memory=False
+        )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell a process's peak")
+def test_memory_is_that_of_one_form_alone(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    checkpoint = small_checkpoint()
+    save_checkpoint(path, checkpoint.state_dict, checkpoint.info)
+    small, large = (peak_memory(path, ["ours fp32"], CPU, size)["ours fp32"] for size in ((48, 64), (2400, 3200)))
+    weights = sum(tensor.nbytes for tensor in checkpoint.state_dict.values())
+    assert weights < small
+    # Both are scaled to 72 x 96, but the larger has 88 MB in float32 before that.
+    assert small + 80e6 < large < small + 400e6
+
+
+def test_a_form_whose_memory_cannot_be_measured_is_told(tmp_path):
+    with pytest.raises(RuntimeError, match=r"of ours fp32 could not be measured: no such file"):
+        peak_memory(tmp_path / "missing.safetensors", ["ours fp32"], CPU, (48, 64))
+
+
+def test_what_the_device_has():
+    assert {"fp32", "bf16"} <= set(available_precisions(CPU))
+    assert not {"fp16", "tf32"} & set(available_precisions(CPU))
+
+
+@pytest.mark.parametrize("wrong", [("--size", "480"), ("--size", "axb"), ("--batch-size", "0"), ("--rounds", "0")])
+def test_wrong_usage_is_told(wrong):
+    result = CliRunner().invoke(app, ["bench", "model", *wrong])
+    assert result.exit_code == 2
+    assert wrong[0] in result.output

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from model.data.picture_files import PictureIndex, files_below, is_companion, is_picture
+
+
+@pytest.mark.parametrize(
+    ("path", "companion"),
+    [("a.jpg", False), ("._a.jpg", True), ("__MACOSX/a.jpg", True), (".git/a.jpg", True), ("a/.b/c.jpg", True)],
+)
+def test_hidden_files_and_a_macs_are_companions(path: str, companion: bool) -> None:
+    assert is_companion(PurePosixPath(path)) == companion
+
+
+def test_pictures_are_known_by_their_ending_in_any_case() -> None:
+    assert all(is_picture(PurePosixPath(name)) for name in ("a.JPG", "b.jfif", "c.d.Tiff", "e.avif"))
+    assert not any(is_picture(PurePosixPath(name)) for name in ("a.txt", "jpg", "a.jpg.xml"))
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "named").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").touch()
+    (tmp_path / "named" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "round").symlink_to(tmp_path / "named")
+    assert files_below(tmp_path / "named") == [tmp_path / "named" / "link" / "a.jpg"]
+
+
+def test_a_hidden_folder_that_was_named_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "a.jpg").touch()
+    assert files_below(tmp_path / ".data") == [tmp_path / ".data" / "a.jpg"]
+
+
+def test_where_there_is_no_telling_no_file_is_taken(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.png").touch()
+    index = PictureIndex([tmp_path])
+    assert index.named(PurePosixPath("a.png")) is None
+    assert index.with_stem(PurePosixPath("a.jpg")) is None
+    assert index.named(PurePosixPath("two/a.png")) == tmp_path / "two" / "a.png"
+    assert PictureIndex([tmp_path], preferred=["one"]).named(PurePosixPath("a.png")) == tmp_path / "one" / "a.png"

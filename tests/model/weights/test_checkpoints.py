@@ -1,0 +1,281 @@
+"""Files of weights: what is read, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+
+import model.weights.checkpoints
+from model.build import from_checkpoint
+from model.weights.checkpoints import (
+    Checkpoint,
+    CheckpointInfo,
+    WeightsError,
+    coco_categories,
+    coco_weights,
+    load_strictly,
+    official_weights,
+    read_checkpoint,
+    read_coco,
+    save_checkpoint,
+)
+
+CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
+TENSORS = {"rpn.head.conv.0.0.weight": torch.arange(12.0).reshape(3, 4), CLS_SCORE: torch.ones(4, 2).half()}
+INFO = CheckpointInfo(
+    class_names=("__background__", "cat", "dog", "hare"),
+    norm_eps=0.0,
+    model_kwargs={"min_size": 320, "box_score_thresh": 0.25},
+)
+
+
+def assert_same_tensors(got, expected):
+    assert got.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(got[key], tensor)
+        assert got[key].dtype is tensor.dtype
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
+@pytest.mark.parametrize("info", [INFO, CheckpointInfo()], ids=["with info", "without"])
+def test_what_is_saved_is_read_back(tmp_path, ending, info):
+    path = tmp_path / f"mine{ending}"
+    save_checkpoint(path, TENSORS, info)
+    save_checkpoint(path, TENSORS, info)  # and again, over the first
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.name == path.name
+    assert checkpoint.info == info
+    assert_same_tensors(checkpoint.state_dict, TENSORS)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_tensors_that_are_views_are_saved(tmp_path, ending):
+    whole = torch.arange(6.0).reshape(2, 3).requires_grad_()
+    save_checkpoint(tmp_path / f"mine{ending}", {"view": whole.t()}, CheckpointInfo())
+    assert_same_tensors(read_checkpoint(tmp_path / f"mine{ending}").state_dict, {"view": whole.detach().t()})
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "mine.pth"
+    save_checkpoint(path, TENSORS, INFO)
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, {}, INFO)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.pth"]
+    assert_same_tensors(read_checkpoint(path).state_dict, TENSORS)
+
+
+@pytest.mark.parametrize("wrapped", [dict, lambda t: {"model": t, "epoch": 3}, lambda t: {"state_dict": t}])
+def test_plain_and_wrapped_state_dicts_are_read(tmp_path, wrapped):
+    old = {"rpn.head.conv.weight": TENSORS["rpn.head.conv.0.0.weight"], CLS_SCORE: TENSORS[CLS_SCORE]}
+    torch.save(wrapped(old), tmp_path / "their.pth")
+    checkpoint = read_checkpoint(tmp_path / "their.pth")
+    assert_same_tensors(checkpoint.state_dict, TENSORS)
+    assert checkpoint.info == CheckpointInfo()
+    assert checkpoint.num_classes == 4
+
+
+def test_plain_safetensors_are_read(tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / "their.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "their.safetensors")
+    assert_same_tensors(checkpoint.state_dict, TENSORS)
+    assert checkpoint.info == CheckpointInfo()
+
+
+class Malicious:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (open, (str(self.trace), "w"))
+
+
+def legacy(path):
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=False)
+
+
+BROKEN = {
+    "empty.pth": lambda path: path.write_bytes(b""),
+    "text.pth": lambda path: path.write_text("not weights at all\n"),
+    "zeros.pth": lambda path: path.write_bytes(bytes(1000)),
+    "cut.pth": lambda path: (torch.save(TENSORS, path), path.write_bytes(path.read_bytes()[:-200])),
+    "cut-legacy.pth": lambda path: (legacy(path), path.write_bytes(path.read_bytes()[:-20])),
+    "short-legacy.pth": lambda path: (legacy(path), path.write_bytes(path.read_bytes()[:40])),
+    "plain-pickle.pth": lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=2)),
+    "list.pth": lambda path: torch.save([torch.ones(1)], path),
+    "nothing.pth": lambda path: torch.save({}, path),
+    "nested.pth": lambda path: torch.save({"weights": {"a": [torch.ones(1)]}}, path),
+    "numbers.pth": lambda path: torch.save({"model": {"a": 3}}, path),
+    "whole-module.pth": lambda path: torch.save(torch.nn.Linear(1, 1), path),
+    "bad-info.pth": lambda path: torch.save({"model": TENSORS, "faster_rcnn": {"colour": "red"}}, path),
+    "info-list.pth": lambda path: torch.save({"model": TENSORS, "faster_rcnn": [1]}, path),
+    "empty.safetensors": lambda path: path.write_bytes(b""),
+    "text.safetensors": lambda path: path.write_text("not weights at all\n"),
+    "cut.safetensors": lambda path: path.write_bytes(safetensors.torch.save(TENSORS)[:-3]),
+    "bad-info.safetensors": lambda path: safetensors.torch.save_file(TENSORS, path, {"faster_rcnn": "{"}),
+    "odd-info.safetensors": lambda path: safetensors.torch.save_file(TENSORS, path, {"faster_rcnn": json.dumps([1])}),
+    "weights.onnx": lambda path: path.write_bytes(b"x"),
+    "missing.pth": lambda path: None,
+    "folder.pth": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused_by_name(tmp_path, name):
+    path = tmp_path / name
+    BROKEN[name](path)
+    with pytest.raises(WeightsError, match=name.replace(".", r"\.")):
+        read_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("use_zip", [True, False])
+def test_however_a_file_is_damaged_it_is_read_or_refused(tmp_path, use_zip):
+    path = tmp_path / "damaged.pth"
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=use_zip)
+    whole = path.read_bytes()
+    dice = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole[: dice.choice([len(whole), dice.randrange(len(whole))])])
+        for place in dice.sample(range(min(len(damaged), 800)), k=min(len(damaged), dice.randrange(4))):
+            damaged[place] = dice.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except WeightsError:
+            refused += 1
+    assert refused > 50
+
+
+def test_legacy_files_are_read(tmp_path):
+    legacy(tmp_path / "old.pth")
+    assert_same_tensors(read_checkpoint(tmp_path / "old.pth").state_dict, TENSORS)
+
+
+@pytest.mark.parametrize("use_zip", [True, False])
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path, use_zip):
+    trace = tmp_path / "trace"
+    torch.save({"model": Malicious(trace)}, tmp_path / "evil.pth", _use_new_zipfile_serialization=use_zip)
+    with pytest.raises(WeightsError, match="can run code"):
+        read_checkpoint(tmp_path / "evil.pth")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".frcnn"])
+def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch, ending):
+    path = tmp_path / f"w{ending}"
+    path.touch()
+    monkeypatch.setattr("os.access", lambda asked, _: Path(asked) != path)  # root may read all
+    with pytest.raises(WeightsError, match=rf"w\{ending} cannot be read: user \d+ has no right to"):
+        read_checkpoint(path)
+    monkeypatch.setattr(model.weights.checkpoints, "fetch_coco", lambda *_, **__: path)
+    with pytest.raises(WeightsError, match="has no right to"):
+        read_coco()
+
+
+def test_a_folder_in_a_files_place_is_said_to_be_one(tmp_path):
+    with pytest.raises(WeightsError, match="is a folder, not a file of weights"):
+        read_checkpoint(tmp_path)
+
+
+def test_saving_under_another_ending_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="end in none of"):
+        save_checkpoint(tmp_path / "mine.onnx", TENSORS, INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def checkpoint_of(num_classes, info=None):
+    return Checkpoint(name="x.pth", state_dict={CLS_SCORE: torch.zeros(num_classes, 2)}, info=info or CheckpointInfo())
+
+
+def test_class_names_are_the_files_own_or_cocos_or_stand_ins():
+    assert checkpoint_of(4, INFO).categories.names == INFO.class_names
+    assert checkpoint_of(91).categories == coco_categories()
+    assert checkpoint_of(3).categories.names == ("__background__", "class 1", "class 2")
+
+
+def test_as_many_class_names_as_classes_are_needed():
+    with pytest.raises(WeightsError, match=r"x\.pth names 4 classes but has 5"):
+        _ = checkpoint_of(5, INFO).categories
+
+
+def test_other_models_are_told_by_their_keys():
+    with pytest.raises(WeightsError, match=r"x is not a Faster R-CNN checkpoint.* first keys: fc\.weight"):
+        _ = Checkpoint(name="x", state_dict={"fc.weight": torch.ones(1)}, info=CheckpointInfo()).num_classes
+
+
+def test_official_entries():
+    assert official_weights("fasterrcnn_resnet50_fpn", "DEFAULT") == coco_weights()
+    assert coco_weights().url.endswith("-258fb6c6.pth")
+    assert len(coco_categories()) == 91
+    assert coco_categories().name(1) == "person"
+    with pytest.raises(WeightsError, match="published weights COCO_V1, DEFAULT, not 'COCO_V9'"):
+        official_weights("fasterrcnn_resnet50_fpn", "COCO_V9")
+
+
+def test_the_official_file_is_known_by_its_hash_wherever_it_lies(tmp_path, monkeypatch):
+    path = tmp_path / "renamed.pth"
+    torch.save(TENSORS, path)
+    assert read_checkpoint(path).info.norm_eps == 1e-5
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    entry = SimpleNamespace(url=f"https://weights.invalid/coco-{digits}.pth", meta=coco_weights().meta)
+    monkeypatch.setattr(model.weights.checkpoints, "coco_weights", lambda *_: entry)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.name == "COCO_V1"
+    assert checkpoint.info == CheckpointInfo(class_names=tuple(entry.meta["categories"]), norm_eps=0.0)
+
+
+def test_load_strictly_lets_batch_counters_come_and_go():
+    norm = torch.nn.BatchNorm2d(2)
+    state = {key: torch.full_like(tensor, 3) for key, tensor in norm.state_dict().items()}
+    load_strictly(norm, {key: state[key] for key in state if key != "num_batches_tracked"}, source="x")
+    load_strictly(torch.nn.Sequential(norm), {f"0.{key}": tensor for key, tensor in state.items()}, source="x")
+    assert norm.num_batches_tracked == 3
+    plain = torch.nn.Linear(1, 1)
+    load_strictly(plain, plain.state_dict() | {"bn.num_batches_tracked": torch.tensor(1)}, source="x")
+
+
+def test_a_cached_file_that_is_not_the_official_one_is_not_taken_for_it(tmp_path, monkeypatch):
+    path = tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
+    torch.save({"weight": torch.zeros(2)}, path)
+    monkeypatch.setattr(model.weights.checkpoints, "fetch_coco", lambda *_, **__: path)
+    with pytest.raises(WeightsError, match="is not the official file, or is damaged: delete it"):
+        read_coco()
+
+
+@pytest.mark.parametrize(
+    "model_kwargs",
+    [
+        {"box_roi_pool": 3},
+        {"backbone": None},
+        {"min_size": 0},
+        {"box_vote_thresh": "x"},
+        {"image_std": [0.2, 0.0, 0.2]},
+        {"x": 1},
+    ],
+)
+def test_model_arguments_that_no_file_may_set_are_refused(tmp_path, model_kwargs):
+    path = tmp_path / "crafted.pth"
+    tensors = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(3, 4)}
+    save_checkpoint(path, tensors, CheckpointInfo(model_kwargs=model_kwargs))
+    with pytest.raises(WeightsError):
+        from_checkpoint(read_checkpoint(path))
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda _: synced.append(path.exists()))
+    save_checkpoint(path, {"a": torch.zeros(2)}, CheckpointInfo())
+    assert synced == [False]
+    assert path.is_file()

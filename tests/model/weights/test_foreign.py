@@ -1,0 +1,189 @@
+"""Checkpoints as other programs write them."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import math
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torchvision.models import detection
+
+from model.weights.checkpoints import Checkpoint, CheckpointInfo, WeightsError, load_strictly, read_checkpoint
+from model.weights.foreign import other_architecture
+
+CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
+TENSORS = {"backbone.body.conv1.weight": torch.ones(2, 3), CLS_SCORE: torch.ones(4, 2)}
+
+
+def prefixed(prefix):
+    return {prefix + key: tensor for key, tensor in TENSORS.items()}
+
+
+WRAPPED = {
+    "torchvision's references": {
+        "model": TENSORS,
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+        "args": argparse.Namespace(lr=0.02, data_path=pathlib.Path("data"), aspect=(1, 2)),
+        "epoch": 3,
+    },
+    "the optimizer comes first": {"optimizer": {"exp_avg": torch.ones(2)}, "model_state_dict": TENSORS},
+    "another name": {"weights": TENSORS, "epoch": 3},
+    "one in another": {"checkpoint": {"model": TENSORS}},
+    "NumPy's numbers": {"model": TENSORS, "best": np.float64(0.5), "step": np.int32(3), "when": np.bool_(True)},
+    "other harmless values": {
+        "model": TENSORS,
+        "log": collections.defaultdict(list, {"loss": [1.0]}),
+        "config": types.SimpleNamespace(a=1),
+        "seen": {1, 2},
+    },
+    "DataParallel": prefixed("module."),
+    "Lightning": {"state_dict": prefixed("model."), "hyper_parameters": {"lr": 0.1}},
+    "torch.compile": prefixed("_orig_mod."),
+    "Lightning of a compiled model": {"state_dict": prefixed("model._orig_mod.")},
+    "a part compiled": {"backbone._orig_mod.body.conv1.weight": TENSORS["backbone.body.conv1.weight"]}
+    | {CLS_SCORE: TENSORS[CLS_SCORE]},
+    "averaged": {"n_averaged": torch.tensor(3)} | prefixed("module."),
+    "a prefix of one's own": prefixed("net.detector."),
+    "beside a model without a predictor": {"model": {"fc.weight": torch.ones(2, 2)}, "model_ema": TENSORS},
+}
+
+
+@pytest.mark.parametrize("use_zip", [True, False])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_the_tensors_are_found_under_their_own_names(tmp_path, name, use_zip):
+    torch.save(WRAPPED[name], tmp_path / "their.pth", _use_new_zipfile_serialization=use_zip)
+    found = read_checkpoint(tmp_path / "their.pth").state_dict
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in TENSORS.items())
+
+
+def test_a_prefix_is_taken_off_in_safetensors_too(tmp_path):
+    safetensors.torch.save_file(prefixed("module."), tmp_path / "their.safetensors")
+    assert read_checkpoint(tmp_path / "their.safetensors").state_dict.keys() == TENSORS.keys()
+
+
+def test_what_has_not_the_detectors_prefix_is_not_dropped(tmp_path):
+    torch.save(prefixed("model.") | {"criterion.weight": torch.ones(2)}, tmp_path / "their.pth")
+    found = read_checkpoint(tmp_path / "their.pth")
+    with pytest.raises(WeightsError, match=r"unexpected: criterion\.weight"):
+        load_strictly(torch.nn.Module(), found.state_dict, source=found.name)
+
+
+def test_two_detectors_in_one_dict_are_not_mixed(tmp_path):
+    torch.save(prefixed("teacher.") | prefixed("student."), tmp_path / "their.pth")
+    with pytest.raises(WeightsError, match=r"no matrix roi_heads.*first keys: teacher\.backbone"):
+        _ = read_checkpoint(tmp_path / "their.pth").num_classes
+
+
+def test_the_objects_that_keep_a_file_from_being_read_are_named(tmp_path):
+    torch.save({"model": TENSORS, "module": torch.nn.Linear(1, 1)}, tmp_path / "their.pth")
+    with pytest.raises(WeightsError, match=r"holds more than tensors \(.*torch\.nn\.modules\.linear\.Linear.*run code"):
+        read_checkpoint(tmp_path / "their.pth")
+
+
+def test_messages_hold_no_colours_of_a_terminal(tmp_path):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "their.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightsError) as caught:
+        read_checkpoint(tmp_path / "their.pth")
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused_by_the_tensors_name(tmp_path, value, ending, dtype):
+    bad = {key: tensor.to(dtype, copy=True) for key, tensor in TENSORS.items()}
+    bad["backbone.body.conv1.weight"][1, 2] = value
+    path = tmp_path / f"diverged{ending}"
+    torch.save(bad, path) if ending == ".pth" else safetensors.torch.save_file(bad, path)
+    with pytest.raises(WeightsError, match=r"diverged.*backbone\.body\.conv1\.weight holds 1 of 6 values that are NaN"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "why"),
+    [
+        ("backbone.body.conv1.weight", torch.zeros(2, 3), "holds zeros alone"),
+        ("backbone.body.bn1.running_var", torch.tensor([1.0, -0.5]), "holds negative variances"),
+        ("backbone.body.bn1.bias", torch.tensor([1e300], dtype=torch.float64), "1 of 1 values"),
+    ],
+)
+def test_weights_with_which_nothing_can_be_found_are_refused(tmp_path, key, tensor, why):
+    torch.save(TENSORS | {key: tensor}, tmp_path / "their.pth")
+    with pytest.raises(WeightsError, match=f"{key} {why}" if "values" not in why else why):
+        read_checkpoint(tmp_path / "their.pth")
+
+
+def test_biases_and_norms_may_be_zero(tmp_path):
+    zeros = {"backbone.body.bn1.weight": torch.zeros(2), "backbone.body.bn1.bias": torch.zeros(2)}
+    torch.save(TENSORS | zeros, tmp_path / "their.pth")
+    assert len(read_checkpoint(tmp_path / "their.pth").state_dict) == 4
+
+
+def built(name):
+    with torch.device("meta"):
+        builder = getattr(detection, name, None) or getattr(torchvision.models, name)
+        arguments = {"weights_backbone": None} if hasattr(detection, name) else {}
+        return builder(weights=None, **arguments).state_dict()
+
+
+def resnet_fpn(name):
+    with torch.device("meta"):
+        backbone = detection.backbone_utils.resnet_fpn_backbone(backbone_name=name, weights=None)
+        return detection.FasterRCNN(backbone, 3).state_dict()
+
+
+OTHERS = {
+    "fasterrcnn_resnet50_fpn_v2": (built, "fasterrcnn_resnet50_fpn_v2"),
+    "fasterrcnn_mobilenet_v3_large_fpn": (built, "MobileNet"),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (built, "MobileNet"),
+    "maskrcnn_resnet50_fpn": (built, "Mask R-CNN"),
+    "maskrcnn_resnet50_fpn_v2": (built, "Mask R-CNN"),
+    "keypointrcnn_resnet50_fpn": (built, "Keypoint R-CNN"),
+    "retinanet_resnet50_fpn": (built, "RetinaNet"),
+    "retinanet_resnet50_fpn_v2": (built, "RetinaNet"),
+    "fcos_resnet50_fpn": (built, "FCOS"),
+    "ssd300_vgg16": (built, "SSD"),
+    "ssdlite320_mobilenet_v3_large": (built, "SSD"),
+    "resnet50": (built, "classifies whole images"),
+    "resnet101": (resnet_fpn, "ResNet-101"),
+    "resnet18": (resnet_fpn, "ResNet-18"),
+    "resnet34": (resnet_fpn, "ResNet-18"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_torchvisions_other_models_are_named_in_a_few_lines(name):
+    build, told = OTHERS[name]
+    state = build(name)
+    ours = built("fasterrcnn_resnet50_fpn")
+    with torch.device("meta"):
+        model = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    assert other_architecture(ours) is None
+    with pytest.raises(WeightsError, match=told) as caught:
+        load_strictly(model, state, source="their.pth")
+    assert len(str(caught.value).splitlines()) <= 2
+    if CLS_SCORE not in state:
+        with pytest.raises(WeightsError, match=told):
+            _ = Checkpoint(name="their.pth", state_dict=dict(state), info=CheckpointInfo()).num_classes
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("proposal_generator.rpn_head.conv.weight", "detectron2"),
+        ("backbone.bottom_up.stem.conv1.weight", "detectron2"),
+        ("roi_head.bbox_head.fc_cls.weight", "MMDetection"),
+        ("model.0.conv.weight", "YOLO"),
+        ("transformer.encoder.layers.0.linear1.weight", "DETR"),
+    ],
+)
+def test_models_of_other_libraries_are_named(key, told):
+    assert told in other_architecture([key, CLS_SCORE])
