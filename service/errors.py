@@ -115,6 +115,9 @@ class UnavailableError(ServiceError):
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"
     retry = _AFTER_A_PAUSE
 
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+
 
 class DeadlineError(ServiceError):
     status, code = HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed"

@@ -223,11 +223,25 @@ class Service:
     def uptime_s(self) -> float:
         return time.monotonic() - self._started
 
-    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run work that blocks in a decoding thread. Work that is cancelled before its turn is freed at once."""
+    def in_thread(self, work: Callable[[], T], *, on_end: Callable[[], None]) -> asyncio.Future[T]:
+        """Run work that blocks in a decoding thread. Work that is cancelled before its turn is freed at once.
+
+        Args:
+            work: runs in the thread.
+            on_end: called on the event loop when the work is over or will never begin. After a cancellation that may be
+                later than the end of the future that this returns: a thread cannot be interrupted.
+        """
+        loop = asyncio.get_running_loop()
         waiting = [work]  # the executor keeps what is cancelled until its turn
-        future = asyncio.get_running_loop().run_in_executor(self._decoders, lambda: waiting.pop()())
+
+        def announce(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
+                loop.call_soon_threadsafe(on_end)
+
+        running = self._decoders.submit(lambda: waiting.pop()())
+        future = asyncio.wrap_future(running, loop=loop)
         future.add_done_callback(lambda _: waiting.clear())
+        running.add_done_callback(announce)
         return future
 
     def _load_detectors(self, loop: asyncio.AbstractEventLoop) -> None:

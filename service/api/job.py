@@ -54,7 +54,8 @@ def admit(request: Request, usual: Priority) -> Job:
 class Job:
     """A request from its admission to its answer: deadline, priority, reserved units and disconnect, in one scope.
 
-    The scope ends the request's work when the deadline passes or the caller leaves. What is reserved is released then.
+    The scope ends the request's work when the deadline passes or the caller leaves. What is reserved is released then;
+    bytes and pixels that a decoding thread still uses, when the thread is done with them.
 
     Args:
         service: takes the request.
@@ -80,6 +81,8 @@ class Job:
         self._images = admission.images.permit(priority)
         self._bytes = admission.bytes.permit(priority)
         self._pixels: list[Permit] = []
+        self._threads = 0  # that work for this job
+        self._ended = False
         self._scope = asyncio.timeout_at(self._deadline)
         self._client_gone = False
         self._watcher: asyncio.Future[None] | None = None
@@ -94,8 +97,9 @@ class Job:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None  # it keeps the frame that it was cancelled in, which holds this job
-        for permit in (self._images, self._bytes, *self._pixels):
-            permit.release()
+        self._images.release()
+        self._ended = True
+        self._release_memory()
         try:
             await self._scope.__aexit__(kind, error, traceback)
         except TimeoutError:
@@ -116,8 +120,10 @@ class Job:
         return self.service.stages.stage(name)
 
     def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run work that blocks in a decoding thread."""
-        return self.service.in_thread(work)
+        """Run work that blocks in a decoding thread. The job's bytes and pixels stay reserved until it is over."""
+        future = self.service.in_thread(work, on_end=self._thread_ended)
+        self._threads += 1
+        return future
 
     async def read(self, reader: Reader[T], *, body_bytes: int, files: int = 1) -> T:
         """Read the body, then reserve its images and watch for the caller's disconnect.
@@ -135,7 +141,7 @@ class Job:
             files=min(files, self.service.admission.images.capacity_for(self.priority)),
             seconds=self.settings.body_timeout_s,
             reserve=self._reserve_bytes,
-            in_thread=self.service.in_thread,
+            in_thread=self.in_thread,
         )
         with self.stage("read"):
             found = await reader(self.request, limits)
@@ -169,6 +175,16 @@ class Job:
             else:
                 results.append(outcome)
         return results
+
+    def _thread_ended(self) -> None:
+        self._threads -= 1
+        self._release_memory()
+
+    def _release_memory(self) -> None:
+        """Release bytes and pixels, when the job has ended and no thread uses them."""
+        if self._ended and not self._threads:
+            for permit in (self._bytes, *self._pixels):
+                permit.release()
 
     def _reserve_bytes(self, count: int) -> None:
         self.service.admission.reserve_bytes(self._bytes, count)

@@ -97,9 +97,11 @@ async def _detect(job: Job, permit: Permit, decoding: Awaitable[Picture], *, kee
         answer = await job.service.stages.detection(job.batcher.submit(picture, priority=job.priority))
     except NoRoomError:
         raise job.service.admission.pixels_full() from None
-    finally:
-        if not keep_picture:
-            permit.release()
+    except Exception:  # not a cancellation, after which a thread may still decode: the job waits for it
+        permit.release()
+        raise
+    if not keep_picture:
+        permit.release()
     return ImageResult(picture.size_hw, answer, decode_s, picture if keep_picture else None)
 
 

@@ -223,7 +223,9 @@ class DeviceWorker:
         while self._flights:
             batch = self._flights[0].batch
             if isinstance(error, DeviceHungError) or self.device.failure is not None:
-                self._flights.popleft()
+                lost = self._flights.popleft()
+                if lost.finish is not None:
+                    lost.finish.add_done_callback(_ignore)
                 other: Exception | None = UnavailableError("the device failed on what came before")
             else:
                 other = await self._finished()
@@ -289,7 +291,7 @@ class DeviceWorker:
             await self._run(batch[:half])
             await self._run(batch[half:])
         elif isinstance(error, DeviceHungError):
-            _fail(batch, UnavailableError("the device hangs; one of these images may be why", retry_after_s=1))
+            _fail(batch, UnavailableError("the device hangs; one of these images may be why"))
             self._on_lost()
         elif self.device.failure is not None or not await self.device.check():
             self._hand_over(batch)
@@ -297,7 +299,7 @@ class DeviceWorker:
             for one in batch:
                 await self._run([one])
         elif isinstance(error, DeviceMemoryError):
-            _fail(batch, UnavailableError("the device has not enough memory for this image now", retry_after_s=1))
+            _fail(batch, UnavailableError("the device has not enough memory for this image now"))
         else:
             _fail(batch, InferenceError("the device failed on this image; the failure is logged"))
 
@@ -314,7 +316,13 @@ class DeviceWorker:
 
 
 def no_device() -> UnavailableError:
-    return UnavailableError("no device answers", retry_after_s=1)
+    return UnavailableError("no device answers")
+
+
+def _ignore(finish: asyncio.Task[list[Detections]]) -> None:
+    """Read the error of a batch that has been answered, or asyncio logs it as one that nobody has read."""
+    if not finish.cancelled():
+        finish.exception()
 
 
 def _is_over(flight: _Flight) -> bool:

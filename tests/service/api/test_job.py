@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +17,7 @@ from service.api.job import ClientGoneError, Job, admit
 from service.api.uploads import read_body
 from service.app import create_app
 from service.batching.batch_queue import Priority
+from service.devices.cores import usable_cores
 from service.errors import BrokenImageError, DeadlineError, QueueFullError, UnavailableError
 from service.lifecycle import Service
 from service.settings import Settings
@@ -119,6 +123,89 @@ async def test_the_server_that_cancels_it_is_obeyed(service: Service, make_reque
     await asyncio.wait([task])
     assert task.cancelled()
     assert in_use(service) == [0, 0, 0]
+
+
+async def test_a_deadline_and_a_departure_at_once_leave_no_exception_behind(
+    service: Service, make_request: Make
+) -> None:
+    loop, reported = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+
+    async def answered_late(job: Job) -> None:
+        answer: asyncio.Future[None] = loop.create_future()
+        loop.call_later(0.01, lambda: answer.done() or answer.set_exception(UnavailableError("no device answers")))
+        await answer
+
+    async def in_thread(job: Job) -> None:
+        def fail() -> None:
+            time.sleep(0.01)
+            raise BrokenImageError("broken")
+
+        await job.in_thread(fail)
+
+    works: list[Callable[[Job], Awaitable[Any]]] = [
+        answered_late,
+        in_thread,
+        lambda job: job.gather([answered_late(job), in_thread(job)]),
+    ]
+    endings = set()
+    for number in range(60):
+        gone = asyncio.Event()
+        loop.call_later(0.01, gone.set)
+        try:
+            await run(make_request(gone, X_Request_Timeout_Ms="10"), works[number % 3])
+        except (ClientGoneError, DeadlineError, UnavailableError, BrokenImageError) as error:
+            endings.add(type(error))
+    while in_use(service) != [0, 0, 0]:
+        await asyncio.sleep(0.001)
+    gc.collect()  # asyncio reports an exception that nobody has read when its future is freed
+    await asyncio.sleep(0)
+    assert reported == []
+    assert endings
+
+
+async def test_memory_stays_reserved_while_a_thread_uses_it(service: Service, make_request: Make) -> None:
+    begun, proceed, gone = threading.Event(), threading.Event(), asyncio.Event()
+
+    def decode() -> None:
+        begun.set()
+        assert proceed.wait(20)
+
+    async def work(job: Job) -> None:
+        assert job.pixels_permit().reserve(7)
+        await job.in_thread(decode)
+
+    task = asyncio.create_task(run(make_request(gone), work))
+    assert await asyncio.to_thread(begun.wait, 20)
+    assert in_use(service) == [1, 7, 4]
+    gone.set()
+    with pytest.raises(ClientGoneError):
+        await task
+    assert in_use(service) == [0, 7, 4]
+    proceed.set()
+    async with asyncio.timeout(20):
+        while in_use(service) != [0, 0, 0]:
+            await asyncio.sleep(0.001)
+
+
+async def test_work_that_is_cancelled_before_its_turn_releases_its_memory(service: Service, make_request: Make) -> None:
+    proceed, ran = threading.Event(), []
+    threads = service.settings.decode_threads or usable_cores()
+
+    async def work(job: Job) -> None:
+        assert job.pixels_permit().reserve(7)
+        for _ in range(threads):
+            job.in_thread(lambda: proceed.wait(20))
+        await job.in_thread(lambda: ran.append(True))
+
+    with pytest.raises(DeadlineError):
+        await run(make_request(X_Request_Timeout_Ms="50"), work)
+    assert in_use(service) == [0, 7, 4]
+    proceed.set()
+    async with asyncio.timeout(20):
+        while in_use(service) != [0, 0, 0]:
+            await asyncio.sleep(0.001)
+    assert not ran
 
 
 async def test_a_failure_of_the_work_is_its_own(service: Service, make_request: Make) -> None:

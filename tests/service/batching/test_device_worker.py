@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,30 @@ async def test_a_hang_frees_the_callers_of_both_batches_after_one_timeout(fake_g
         device.gate.set()
         await until(lambda: batcher.failure is None)
         assert (await submitted(batcher, make_picture(3))).detections.boxes[0, 0] == 3
+
+
+async def test_a_hang_in_a_launch_leaves_no_exception_behind(fake_gpu: Any, make_picture: Any) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    device = fake_gpu()
+    device.gate.clear()
+    launch = device.launch
+
+    def launch_one(images: Any) -> Any:
+        if device.launched:
+            assert device.gate.wait(20)
+        return launch(images)
+
+    device.launch = launch_one
+    async with running(device, max_batch_size=1, hang=0.2) as batcher:
+        tasks = [submitted(batcher, make_picture(n)) for n in (1, 2)]
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
+        device.gate.set()
+        await until(lambda: batcher.failure is None)
+    gc.collect()  # asyncio reports an exception that nobody has read when its task is freed
+    await asyncio.sleep(0)
+    assert reported == []
 
 
 async def test_after_a_hang_another_device_takes_the_batch_that_had_not_begun(fake_gpu: Any, make_picture: Any) -> None:
