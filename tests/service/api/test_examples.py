@@ -69,7 +69,8 @@ def test_the_document_has_them() -> None:
         )
 
 
-def test_the_readme_has_the_same_answer() -> None:
+def test_the_readme_has_the_best_detection_of_the_same_answer() -> None:
     shown = re.search(r'^ *(\{"boxes":.*?\}\})$', README.read_text(), re.MULTILINE | re.DOTALL)
     assert shown is not None
-    assert json.loads(shown[1]) == examples.DETECTION
+    best = {key: value[:1] if isinstance(value, list) else value for key, value in examples.DETECTION.items()}
+    assert json.loads(shown[1]) == best
