@@ -26,7 +26,7 @@ PROBLEM: dict[str, Any] = {
     "type": "urn:faster-rcnn-service:broken-image",
     "title": "Bad Request",
     "status": 400,
-    "detail": "this is not an image, or its header is broken; accepted are JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF",
+    "detail": "this is not an image; accepted are JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF",
     "request_id": "861b323140304744981683dbb53f1f42",
 }
 BATCH: dict[str, Any] = {"results": [DETECTION, PROBLEM]}
