@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
@@ -42,8 +42,7 @@ class Stages:
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what is done within."""
-        timed = _Timed(self._seconds.labels(name))
-        return timed if self._tracer is None else _traced(timed, self._tracer, name)
+        return _Timed(name, self._seconds.labels(name), self._tracer)
 
     async def detection(self, submitted: Awaitable[A]) -> A:
         """Wait for an answer, and make the spans of its queue and inference from its times.
@@ -68,35 +67,30 @@ class Stages:
 
 
 class _Timed:
-    """A class, as every request goes by it several times: a generator takes three times as long."""
+    """Counts the time of a stage, and makes its span when it is over.
 
-    __slots__ = ("_histogram", "_started")
+    A class, as every request enters several: a generator takes three times as long. The span is made afterwards, as to
+    make it the current one costs more than the span: what is logged within a stage has the trace's id all the same.
+    """
 
-    def __init__(self, histogram: Histogram) -> None:
+    __slots__ = ("_histogram", "_name", "_started", "_started_ns", "_tracer")
+
+    def __init__(self, name: str, histogram: Histogram, tracer: Tracer | None) -> None:
+        self._name = name
         self._histogram = histogram
+        self._tracer = tracer
 
     def __enter__(self) -> None:
+        if self._tracer is not None:
+            self._started_ns = time.time_ns()
         self._started = time.perf_counter()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         self._histogram.observe(time.perf_counter() - self._started)
-
-
-@contextmanager
-def _traced(timed: _Timed, tracer: Tracer, name: str) -> Iterator[None]:
-    with timed, _span(tracer, name):
-        yield
-
-
-@contextmanager
-def _span(tracer: Tracer, name: str) -> Iterator[None]:
-    # An exception's message may tell of the image: only its name goes into the span.
-    with tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
-        try:
-            yield
-        except BaseException as error:
-            _mark(span, error)
-            raise
+        if self._tracer is not None:
+            span = self._tracer.start_span(self._name, start_time=self._started_ns)
+            # An exception's message may tell of the image: only its name goes into the span.
+            (span if error is None else _mark(span, error)).end()
 
 
 def _mark(span: Span, error: BaseException) -> Span:
