@@ -223,6 +223,11 @@ class Service:
     def uptime_s(self) -> float:
         return time.monotonic() - self._started
 
+    @property
+    def lost_device(self) -> bool:
+        """Whether the service has ended because no device answers any more."""
+        return self.fatal_error is not None and self._batcher is not None
+
     def in_thread(self, work: Callable[[], T], *, on_end: Callable[[], None]) -> asyncio.Future[T]:
         """Run work that blocks in a decoding thread. Work that is cancelled before its turn is freed at once.
 

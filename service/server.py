@@ -79,8 +79,9 @@ def _spare_what_is_loaded() -> None:
 def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = load_detectors) -> str | None:
     """Serve until a signal, or until the service can never answer again.
 
-    Returns why it can not; None after a signal. While a thread still loads the model or hangs in a device, it does not
-    return: the process ends here, with 1 or 0, because the interpreter's own end would wait for the device, or crash.
+    Returns why it can not; None after a signal. While a thread still loads the model or hangs in a device, and after
+    a device was lost, it does not return: the process ends here, with 1 or 0, because the interpreter's own end would
+    wait for the device, or crash.
 
     Args:
         settings: the settings.
@@ -113,8 +114,10 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         logger.info("ended before the model was loaded")
         logging.shutdown()
         os._exit(0)
-    if service.busy or not service.decoders_ended(_LAST_DECODING_S):
-        logger.error("ended with a thread at work: %s", service.fatal_error or "its time was over")
+    at_work = service.busy or not service.decoders_ended(_LAST_DECODING_S)
+    if at_work or service.lost_device:
+        ended = "ended with a thread at work" if at_work else "ended with no device"
+        logger.error("%s: %s", ended, service.fatal_error or "its time was over")
         logging.shutdown()
         os._exit(0 if service.fatal_error is None else 1)
     return service.fatal_error

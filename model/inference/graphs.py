@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,7 @@ _MOST_GRAPHS = 128
 # How often a padded shape has to come without a graph before the others wait for one: by then it has cost about as
 # much, as the eager way takes some 15 ms longer and a graph a third of a second.
 _OFTEN = 16
+_KEPT_BUFFERS = 64  # of the host, some 80 KB each; two are in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,9 @@ class GraphedModel(ServingModel):
         self._graphs: OrderedDict[Key, _Graph] = OrderedDict()
         self._policy = CapturePolicy()
         self._spare: list[_HostBuffers] = []
+        # After a fault of the device nothing else keeps the buffers of a batch in flight. They must not be freed then:
+        # torch would ask the device whether it is done with them, and abort the process at its answer.
+        self._kept_buffers: deque[_HostBuffers] = deque(maxlen=_KEPT_BUFFERS)
 
     def detect(self, images: Sequence[Tensor], *, lap: Callable[[str], None] | None = None) -> list[Detection]:
         """See `ServingModel.detect`; the stages can be told apart on its way alone. What is found is on the host."""
@@ -242,11 +246,13 @@ class GraphedModel(ServingModel):
                 return spare
         on_gpu = self.device.type == "cuda"
         size, rows = 1 << (count - 1).bit_length(), self.heads.detections_per_img + 1
-        return _HostBuffers(
+        made = _HostBuffers(
             table=torch.empty(size, 8, dtype=torch.int64, device="cpu", pin_memory=on_gpu),
             sizes=torch.empty(size, 4, device="cpu", pin_memory=on_gpu),
             rows=torch.zeros(size, rows, 6, device="cpu", pin_memory=on_gpu),
         )
+        self._kept_buffers.append(made)
+        return made
 
     def _current_device(self) -> contextlib.AbstractContextManager[Any]:
         """Triton launches on the thread's current device, whatever its tensors are on."""

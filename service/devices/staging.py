@@ -102,7 +102,9 @@ def page_locked(size: int) -> StagingBuffer:
     It serves every GPU, and the detectors that are loaded again after a failure.
     """
     try:
-        return StagingBuffer(torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True))
+        # No slot has the address of the whole: torch would note each copy from there, and wait for it when the process
+        # ends, which aborts the process after a fault of the device.
+        return StagingBuffer(torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)[_ALIGNMENT:])
     except RuntimeError as error:
         logger.warning("no %d MiB of page-locked memory, so pictures go to the GPU slower: %s", size >> 20, error)
         return StagingBuffer(torch.empty(0, dtype=torch.uint8, device="cpu"))

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
 
+import run
 from record import Record
-from run import LIMITS_S, PARTS, counted, run_limited
+from run import LIMITS_S, PARTS, counted, run_limited, run_part
 from table import GOALS, as_table, figures
 
 FOUND: dict[str, Any] = {
@@ -104,6 +106,21 @@ def test_tests_are_counted_though_the_log_ends_early() -> None:
     )
     assert counted(log) == {"passed": 1, "skipped": 1, "failed": ["tests/a.py::test_two[a b]"]}
     assert counted("no tests") == {"passed": None, "failed": []}
+
+
+def test_a_part_that_breaks_down_is_reported_and_the_table_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> dict[str, Any]:
+        raise ValueError("no JSON")
+
+    monkeypatch.setitem(PARTS, "quality", broken)
+    found = {"machine": {"gpu": None}, "quality": run_part("quality", Namespace(), {}, 1)}
+    assert found["quality"] == {"error": "ValueError: no JSON"}
+    assert "quality: ValueError: no JSON" in as_table(found)
+
+
+def test_a_copy_without_git_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert run._commit() is None
 
 
 def test_figures_are_kept_when_the_next_one_fails(tmp_path: Path) -> None:

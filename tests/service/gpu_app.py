@@ -26,6 +26,7 @@ def _write_astray(x):
 
 class BreakableDetector(GPUDetector):
     def launch(self, images: Sequence[torch.Tensor]) -> Launched:
+        torch.cuda.current_stream(self._device).wait_stream(self._upload_stream)  # before the pixels are read
         if any(tuple(image[:, 0, 0].tolist()) == BREAKS for image in images):
             with torch.cuda.device(self.device):
                 _write_astray[(1,)](torch.zeros(1, device=self.device))

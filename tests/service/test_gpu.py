@@ -53,6 +53,7 @@ async def running(detector: GPUDetector, max_batch_size: int = 16) -> AsyncItera
         limits=BatcherLimits(max_batch_size=max_batch_size),
         reload=lambda _: detector,
         on_failure=lambda _: None,
+        on_batch=lambda _images, _seconds: None,
         metrics=Metrics(),
     )
     batcher.start()
@@ -71,10 +72,8 @@ def sent(batcher: Batcher, seed: int, size_hw: tuple[int, int] = (480, 640)) -> 
 
 
 async def answered(batcher: Batcher, pictures: list[Picture]) -> list[Any]:
-    deadline = asyncio.get_running_loop().time() + 120
-    return await asyncio.gather(
-        *(batcher.submit(picture, deadline=deadline) for picture in pictures), return_exceptions=True
-    )
+    async with asyncio.timeout(120):
+        return await asyncio.gather(*map(batcher.submit, pictures), return_exceptions=True)
 
 
 async def test_memory_that_runs_out_splits_batches_and_comes_back(detector: GPUDetector) -> None:
@@ -131,21 +130,6 @@ def test_pictures_are_uploaded_while_graphs_are_captured(detector: GPUDetector) 
     assert not detector._model._policy._refused  # type: ignore[attr-defined]
 
 
-def test_memory_is_flat_over_many_shapes_and_batch_sizes(detector: GPUDetector) -> None:
-    detector._model.capture_when_idle([], [])
-    shapes = [(height, width) for height in (256, 320, 384, 448, 512) for width in range(320, 768, 64)]
-    assert len(shapes) == 35
-    reserved = []
-    for _ in range(3):
-        for size_hw in shapes:
-            for count in (1, 2, 4, 8, 16):
-                detector.detect([torch.from_numpy(photo(0, size_hw)).permute(2, 0, 1)] * count)
-                detector.prepare()
-        torch.cuda.synchronize()
-        reserved.append(torch.cuda.memory_reserved(0))
-    assert reserved[2] <= 1.05 * reserved[1]
-
-
 @pytest.fixture
 def breakable(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     log = tmp_path / "log"
@@ -198,3 +182,18 @@ def test_a_kernel_that_goes_astray_ends_the_process_and_its_callers_are_told(
     assert set(statuses) <= {200, 503}
     assert child.wait(60) == 1, log.read_text()[-3000:]
     assert "no device answers" in log.read_text()
+
+
+def test_memory_is_flat_over_many_shapes_and_batch_sizes(detector: GPUDetector) -> None:
+    detector._model.capture_when_idle([], [])
+    shapes = [(height, width) for height in (256, 320, 384, 448, 512) for width in range(320, 768, 64)]
+    assert len(shapes) == 35
+    reserved = []
+    for _ in range(3):
+        for size_hw in shapes:
+            for count in (1, 2, 4, 8, 16):
+                detector.detect([torch.from_numpy(photo(0, size_hw)).permute(2, 0, 1)] * count)
+                detector.prepare()
+        torch.cuda.synchronize()
+        reserved.append(torch.cuda.memory_reserved(0))
+    assert reserved[2] <= 1.05 * reserved[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -112,6 +113,14 @@ def test_what_no_graph_can_do_goes_the_eager_way(forms, make_picture):
     both.graphed.detect([wide], lap=stages.append)
     assert stages == ["preprocess", "network", "proposals", "roi", "post"]
     assert not both.graphed._graphs
+
+
+def test_the_hosts_buffers_outlive_a_batch_that_is_not_fetched(forms, make_picture):
+    both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
+    launched = both.graphed.launch([as_uint8(make_picture(60, 80))])
+    buffer = weakref.ref(launched._host.rows)
+    del launched
+    assert buffer() is not None
 
 
 def test_votes_are_cast_on_a_graph_too(forms, make_picture):
