@@ -30,7 +30,7 @@ from model.weights.categories import Categories
 from service.bench.pictures import jpeg
 from service.bench.processes import until_ready
 from service.devices.detector import Detections, Detector, ModelInfo
-from service.loadtest.fleet import carry_out
+from service.loadtest.fleet import run_plan
 from service.loadtest.plan import Plan, Target
 from service.loadtest.summary import summarise
 from service.server import serve as serve_plainly
@@ -128,7 +128,7 @@ def measure(url: str, image: bytes, callers: int, seconds: float) -> dict[str, A
         warmup_s=seconds / 4,
     )
     before = processor_s()
-    run = summarise(carry_out(plan))
+    run = summarise(run_plan(plan))
     requests = run["throughput_per_s"] * 1.25 * seconds  # warm-up included
     run["cpu_ms"] = {name: 1e3 * (spent - before[name]) / requests for name, spent in processor_s().items()}
     if run["failed"]:

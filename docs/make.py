@@ -23,7 +23,7 @@ The examples are real answers of the bundled weights to the picture of `frcnn sa
 
 `/detect` in one line: `curl -F file=@photo.jpg 'http://127.0.0.1:8000/detect?score_threshold=0.5'`. With
 [API keys](../SECURITY.md) set, requests carry one. Every refusal is a problem document, see [Problem](#problem) and the
-[codes](#errors); under `/v2` it is `{"error": "..."}`, and [protocols.md](protocols.md) tells of the tensors there.
+[codes](#errors); under `/v2` it is `{"error": "..."}`, and [protocols.md](protocols.md) describes the tensors there.
 """
 
 

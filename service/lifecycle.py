@@ -17,8 +17,7 @@ from typing import Literal, NamedTuple, TypeVar
 from opentelemetry.trace import TracerProvider
 
 from service.batching.admission import Admission
-from service.batching.batcher import Batcher
-from service.batching.limits import BatcherLimits
+from service.batching.batcher import Batcher, BatcherLimits
 from service.devices.cores import usable_cores
 from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, weights_caveat
 from service.devices.gpus import device_caveat, device_memory, device_name
@@ -199,12 +198,12 @@ class Service:
 
     @property
     def batch_caps(self) -> dict[str, int]:
-        """Of each device that ran out of memory of late, how many images it is trusted with at once."""
+        """The bound on a batch, of each device that has run out of memory recently."""
         return {} if self._batcher is None else self._batcher.batch_caps
 
     @property
     def busy(self) -> bool:
-        """Whether a device's thread is at work that nobody waits for."""
+        """Whether a device's thread runs a batch, or hangs in one."""
         return self._batcher is not None and self._batcher.busy
 
     def decoders_ended(self, timeout_s: float) -> bool:
@@ -267,7 +266,7 @@ class Service:
     def _give_up(self, error: Exception) -> None:
         assert self._loaded is not None, "it has been started"
         self._loaded.set_exception(error)
-        self._loaded.exception()  # perhaps nobody waits for it
+        self._loaded.exception()  # read, or asyncio logs it where no task waits for the load
         self._fail(str(error), f"the model cannot be loaded: {type(error).__name__}")  # a message may hold a path
 
     def _fail(self, reason: str, detail: str) -> None:

@@ -211,14 +211,14 @@ def stage_seconds(form: ServingModel, image: Tensor, rounds: int) -> dict[str, f
     for _ in range(rounds):
         last = time.perf_counter()
 
-        def lap(stage: str) -> None:
+        def on_stage(stage: str) -> None:
             nonlocal last
             _finish(form.device)
             now = time.perf_counter()
             laps.setdefault(stage, []).append(now - last)
             last = now
 
-        form.detect([image], lap=lap)
+        form.detect([image], on_stage=on_stage)
     return {stage: min(seconds) for stage, seconds in laps.items()}
 
 

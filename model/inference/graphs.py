@@ -97,10 +97,10 @@ class GraphedModel(ServingModel):
         # torch would ask the device whether it is done with them, and abort the process at its answer.
         self._kept_buffers: deque[_HostBuffers] = deque(maxlen=_KEPT_BUFFERS)
 
-    def detect(self, images: Sequence[Tensor], *, lap: Callable[[str], None] | None = None) -> list[Detection]:
+    def detect(self, images: Sequence[Tensor], *, on_stage: Callable[[str], None] | None = None) -> list[Detection]:
         """See `ServingModel.detect`; the stages can be told apart on its way alone. What is found is on the host."""
-        if lap is not None:
-            return self._eagerly(images, lap)
+        if on_stage is not None:
+            return self._eagerly(images, on_stage)
         launched = self.launch(images)
         launched.wait()
         return launched.fetch()
@@ -148,11 +148,11 @@ class GraphedModel(ServingModel):
         self._graphs.clear()
         self._capture.forget()
 
-    def _eagerly(self, images: Sequence[Tensor], lap: Callable[[str], None] | None = None) -> list[Detection]:
+    def _eagerly(self, images: Sequence[Tensor], on_stage: Callable[[str], None] | None = None) -> list[Detection]:
         with self._current_device():
             return [
                 Detection(boxes=found["boxes"].cpu(), labels=found["labels"].cpu(), scores=found["scores"].cpu())
-                for found in super().detect(images, lap=lap)
+                for found in super().detect(images, on_stage=on_stage)
             ]
 
     def _launch(self, images: Sequence[Tensor], padded_hw: SizeHW) -> Launched:
@@ -207,7 +207,7 @@ class GraphedModel(ServingModel):
             return graph
         try:
             with self._current_device():
-                graph = self._graphs[key] = self._made(*key)
+                graph = self._graphs[key] = self._make_graph(*key)
         except NotCapturedError as error:  # it may be made another time
             logger.warning("no CUDA graph now: %s", error)
             return None
@@ -222,8 +222,8 @@ class GraphedModel(ServingModel):
         return graph
 
     @torch.inference_mode()
-    def _made(self, padded_hw: SizeHW, count: int) -> _Graph:
-        """A graph, made on black pictures, which its inputs describe until others are copied over them."""
+    def _make_graph(self, padded_hw: SizeHW, count: int) -> _Graph:
+        """Capture a graph on black pictures, which its inputs hold until others are copied over them."""
         of_this_shape = (graph.anchors for (hw, _), graph in self._graphs.items() if hw == padded_hw)
         anchors = next(of_this_shape, None) or self._heads_of_fixed_shape.anchors(padded_hw, self.device)
         black = torch.zeros(3, *padded_hw, dtype=torch.uint8, device=self.device)

@@ -97,27 +97,27 @@ class ServingModel:
         self._predictor = predictor.float()
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[Tensor], *, lap: Callable[[str], None] | None = None) -> list[Detection]:
+    def detect(self, images: Sequence[Tensor], *, on_stage: Callable[[str], None] | None = None) -> list[Detection]:
         """The detections of each image, in its own pixels, best first.
 
         Args:
             images: `[3, H, W]` each, uint8 or float in 0..1.
-            lap: told the name of each stage when it is over.
+            on_stage: called with the name of each stage when it is over.
         """
-        lap = lap or _unheard
+        on_stage = on_stage or _ignore_stage
         self._set_arithmetic()
         batch: ImageBatch = self.transform([self._as_float(image) for image in images])
-        lap("preprocess")
+        on_stage("preprocess")
         output = self.network(batch.tensors)
-        lap("network")
+        on_stage("network")
         proposals = self.rpn.propose(self._predictions(batch, output), batch.image_sizes)
-        lap("proposals")
-        logits, deltas = self._judge(output, proposals)
-        lap("roi")
+        on_stage("proposals")
+        logits, deltas = self._run_box_head(output, proposals)
+        on_stage("roi")
         detections = self.heads.postprocess(logits, deltas, proposals, batch.image_sizes)
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         restored: list[Detection] = self.transform.restore(detections, batch.image_sizes, original_sizes)
-        lap("post")
+        on_stage("post")
         return restored
 
     @torch.inference_mode()
@@ -183,7 +183,7 @@ class ServingModel:
         maps = [level.permute(0, 3, 1, 2) for level in output.predictions]
         return Predictions(logits=logits, deltas=deltas, anchors=self.rpn.anchor_generator(batch, maps)[0])
 
-    def _judge(self, output: NetworkOutput, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _run_box_head(self, output: NetworkOutput, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits `[R, K]` and deltas `[R, K, 4]` of the proposals of all images."""
         boxes = torch.cat(proposals)
         image_of = torch.cat([torch.full((len(p),), n, device=p.device) for n, p in enumerate(proposals)])
@@ -199,5 +199,5 @@ class ServingModel:
         return self.classify(pooled)
 
 
-def _unheard(_stage: str) -> None:
-    """Nobody asked."""
+def _ignore_stage(_stage: str) -> None:
+    """Do nothing, where the caller times no stages."""

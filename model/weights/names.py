@@ -41,8 +41,8 @@ def no_such_data(data: str) -> str:
     )
 
 
-def complaint(*, weights: str | None = None, data: str | None = None) -> str | None:
-    """What to tell at once about the arguments that name nothing; None if all may be right."""
+def argument_error(*, weights: str | None = None, data: str | None = None) -> str | None:
+    """The error of arguments that name nothing, found before torch is imported; None if all may be right."""
     names = {COCO_V1, "DEFAULT", BUNDLED, AUTO, RANDOM, NONE}
     if weights is not None and weights not in names and (message := unreadable_weights(weights)):
         return message

@@ -1,4 +1,4 @@
-"""JSON from strangers: small enough to be read in good time, and an object."""
+"""Parse the JSON of untrusted callers within a bound on its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read_object(text: bytes, *, most_parts: int, expected: str) -> dict[str, Any
     Args:
         text: the JSON.
         most_parts: bound on arrays, objects and commas; a body full of them would take seconds.
-        expected: what to tell who sends another thing.
+        expected: the detail of the error for anything else.
 
     Raises:
         BadRequestError: it is not JSON, no object, or of too many parts.

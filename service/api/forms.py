@@ -1,6 +1,6 @@
 """Reading multipart forms (RFC 7578) piece by piece, as they come.
 
-What is a file is told by the field's name, not by whether the part has a filename: many clients send none.
+The field's name decides what is a file, not whether the part has a filename: many clients send none.
 """
 
 from __future__ import annotations

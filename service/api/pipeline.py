@@ -76,7 +76,7 @@ async def detect_pixels(job: Job, pixels: npt.NDArray[np.uint8]) -> ImageResult:
     permit = job.pixels_permit()
     if not permit.reserve(job.batcher.pixels(width, height)):
         raise job.service.admission.pixels_full()
-    decoding = job.in_thread(lambda: job.batcher.sent_ahead(from_pixels(pixels, allocate=job.batcher.allocate)))
+    decoding = job.in_thread(lambda: job.batcher.upload_early(from_pixels(pixels, allocate=job.batcher.allocate)))
     return await _detect(job, permit, decoding, keep_picture=False)
 
 
@@ -112,7 +112,7 @@ def _decode(job: Job, permit: Permit, data: bytes) -> Awaitable[Picture]:
         image = open_image(data, max_pixels=max_pixels)
         if not permit.reserve(job.batcher.pixels(*image.upright_wh)):
             raise NoRoomError
-        return job.batcher.sent_ahead(upright_rgb(image, allocate=job.batcher.allocate))
+        return job.batcher.upload_early(upright_rgb(image, allocate=job.batcher.allocate))
 
     return job.in_thread(decode)
 
@@ -120,4 +120,4 @@ def _decode(job: Job, permit: Permit, data: bytes) -> Awaitable[Picture]:
 async def _decode_patiently(job: Job, permit: Permit, data: bytes) -> Picture:
     image = await job.in_thread(lambda: open_image(data, max_pixels=job.settings.max_image_pixels))
     await permit.reserve_when_free(job.batcher.pixels(*image.upright_wh))  # not in a thread
-    return await job.in_thread(lambda: job.batcher.sent_ahead(upright_rgb(image, allocate=job.batcher.allocate)))
+    return await job.in_thread(lambda: job.batcher.upload_early(upright_rgb(image, allocate=job.batcher.allocate)))

@@ -73,7 +73,7 @@ class BatchQueue(Generic[Job]):
         self._lines.setdefault(job.shape, {}).setdefault(job.priority, OrderedDict())[id(job)] = job
 
     def put_back(self, job: Job) -> None:
-        """Line up at the head of those of its priority, after having been taken in vain."""
+        """Put a job that was taken and not run back at the head of its priority."""
         self.put(job)
         self._lines[job.shape][job.priority].move_to_end(id(job), last=False)
 

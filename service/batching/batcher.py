@@ -11,10 +11,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from service.batching.batch_queue import BatchQueue, Priority
 from service.batching.device_worker import Answer, DeviceWorker, QueuedPicture, SharedQueue, no_device
-from service.batching.limits import BatcherLimits
 from service.devices.detector import Detector, ModelInfo
 from service.devices.device import Device, Reload, pipelined
 from service.errors import ServiceError, UnavailableError
@@ -24,13 +24,32 @@ from service.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatcherLimits:
+    """How much at once, and how long.
+
+    Args:
+        max_batch_size: most images in a batch.
+        max_queue_delay_s: how long an idle device waits for a batch to fill.
+        priority_head_start_s: see `batch_queue`.
+        hang_timeout_s: a device that works longer than this on one batch counts as failing.
+        canary_interval_s: an idle device that does not answer is noticed within this; 0 for never.
+    """
+
+    max_batch_size: int
+    max_queue_delay_s: float = 0.0
+    priority_head_start_s: float = 10.0
+    hang_timeout_s: float = 120.0
+    canary_interval_s: float = 0.0
+
+
 class Batcher:
-    """Feeds every device from one queue.
+    """Queues pictures and feeds every device from that one queue.
 
     Args:
         detectors: one per device, all with the same model.
         limits: how much at once, and how long.
-        reload: makes a detector anew for a device whose thread hangs in the old one.
+        reload: makes a new detector for a device whose thread hangs in the old one.
         on_failure: called when no device answers any more, with whether none can be repaired; perhaps again and again.
         on_batch: called with the size of each batch that was answered, and the seconds that took.
         metrics: where to count.
@@ -104,7 +123,7 @@ class Batcher:
 
     @property
     def batch_caps(self) -> dict[str, int]:
-        """Of each device that has run out of memory of late, how many images it is trusted with at once."""
+        """The bound on a batch, of each device that has run out of memory recently."""
         return {device.name: device.cap.now for device in self._devices if device.cap.lowered}
 
     @property
@@ -117,7 +136,7 @@ class Batcher:
         ahead = pipelined(self._devices[0].detector)
         return pageable(shape) if ahead is None else ahead.allocate(shape)
 
-    def sent_ahead(self, picture: Picture) -> Picture:
+    def upload_early(self, picture: Picture) -> Picture:
         """The picture, sent to the device already if there is only one and it takes pictures while it works.
 
         Called by the thread that has decoded it.
@@ -136,10 +155,10 @@ class Batcher:
     def start(self) -> None:
         """Begin to serve; call on the event loop."""
         for device in self._devices:
-            self._employ(device)
+            self._start_worker(device)
 
     async def stop(self) -> None:
-        """Stop serving. Callers that still wait are told so; a batch that runs is left to end by itself."""
+        """Stop serving. Fail the callers that still wait; a batch that runs ends by itself."""
         self._stopped = True
         for worker in self._workers.values():
             worker.cancel()
@@ -172,33 +191,33 @@ class Batcher:
         finally:
             self._queue.discard(job)
 
-    def _employ(self, device: Device) -> None:
+    def _start_worker(self, device: Device) -> None:
         """Start the worker of a device."""
         worker = DeviceWorker(
             device,
             self._shared,
             idle_s=self._idle_s,
             others_answer=lambda: self.failure is None,
-            on_lost=self._lose,
+            on_lost=self._on_device_lost,
             on_measured=self._on_batch,
             metrics=self._metrics,
         )
         serving = worker.run(lambda: _shutting_down() if self._stopped else no_device())
         task = self._workers[device] = asyncio.create_task(serving, name=f"worker-{device.name}")
-        task.add_done_callback(lambda done: self._replace(done, device))
+        task.add_done_callback(lambda done: self._on_worker_done(done, device))
 
-    def _replace(self, worker: asyncio.Task[None], device: Device) -> None:
-        """A worker only ever ends by `stop`. Should it not, its device must not look well until another has begun."""
+    def _on_worker_done(self, worker: asyncio.Task[None], device: Device) -> None:
+        """Replace a worker that ended other than by `stop`. Its device fails until the new one runs."""
         if self._stopped:
             return
         error = None if worker.cancelled() else worker.exception()
         logger.error("the worker of %s ended: this is a bug; another is started", device.name, exc_info=error)
         device.failure = f"{device.name}: its worker ended"
-        self._lose()
-        self._employ(device)
+        self._on_device_lost()
+        self._start_worker(device)
 
-    def _lose(self) -> None:
-        """A device does not answer. If it was the last one, nobody is left waiting for it."""
+    def _on_device_lost(self) -> None:
+        """Note that a device does not answer. If it was the last one, fail all callers that wait."""
         if self.failure is not None:
             self._fail_all_waiting(no_device())
             self._on_failure(all(device.beyond_repair for device in self._devices))

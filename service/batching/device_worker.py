@@ -66,7 +66,7 @@ class SharedQueue:
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
-        """Have whoever waits look again."""
+        """Wake all workers that wait."""
         self._changed.set()
         self._changed.clear()
 
@@ -100,7 +100,7 @@ class DeviceWorker:
         idle_s: how long the device may be idle before it is checked.
         others_answer: whether another device does.
         on_lost: called when the device does not answer, perhaps again and again.
-        on_measured: told how many images the device has answered in how many seconds.
+        on_measured: called with how many images the device has answered, and in how many seconds.
         metrics: where to count.
     """
 
@@ -267,7 +267,7 @@ class DeviceWorker:
             traceback.clear_frames(error.__traceback__)  # they hold the pictures, and the task that holds the error
 
     async def _run(self, batch: Batch) -> None:
-        """Answer the callers of a batch, with nothing beside it."""
+        """Run a batch while no other is in flight, and answer its callers."""
         batch = [one for one in batch if not one.answer.done()]
         if not batch:
             return
@@ -285,7 +285,7 @@ class DeviceWorker:
         self._answer(batch, found, started)
 
     async def _recover(self, batch: Batch, error: Exception) -> None:
-        """After a failure: is it the batch's size, the device, or a picture? Nobody else's answer is lost to it."""
+        """Find out whether the size of the batch, the device or a picture failed, and answer all other callers."""
         if isinstance(error, DeviceMemoryError) and len(batch) > 1:
             half = -(-len(batch) // 2)
             await self._run(batch[:half])
@@ -304,7 +304,7 @@ class DeviceWorker:
             _fail(batch, InferenceError("the device failed on this image; the failure is logged"))
 
     def _hand_over(self, batch: Batch) -> None:
-        """To the other devices, if any answers."""
+        """Put a batch back for the other devices, or fail it if none answers."""
         if not self._others_answer():
             _fail(batch, no_device())
             self._on_lost()

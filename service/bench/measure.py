@@ -18,7 +18,7 @@ from service.bench.pictures import jpeg
 from service.bench.processes import running
 from service.devices.detector import Detector, load_detectors
 from service.images.pictures import decode
-from service.loadtest.fleet import carry_out
+from service.loadtest.fleet import run_plan
 from service.loadtest.plan import Plan, Target
 from service.loadtest.summary import Document, summarise
 from service.settings import Settings
@@ -143,7 +143,7 @@ def load(url: str, images: Sequence[bytes], callers: int, seconds: float) -> Doc
     plan = Plan(
         target=Target.parse(url), images=tuple(images), concurrency=callers, duration_s=seconds, warmup_s=seconds / 4
     )
-    run = summarise(carry_out(plan))
+    run = summarise(run_plan(plan))
     if not run["requests"]:
         raise BenchError(f"{url} answered nobody within {seconds:g} s; measure longer (--seconds)")
     if run["failed"]:

@@ -60,7 +60,7 @@ def running(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     arguments = [kind, str(port), device, precision, str(batch_size), str(batch_s)]
-    # Without the settings of whoever measures.
+    # Without the settings of the caller's environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FRCNN_", "OTEL_"))}
     child = subprocess.Popen([sys.executable, "-m", "service.bench.processes", *arguments], env=environment)  # noqa: S603
     url = f"http://127.0.0.1:{port}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from model.weights.names import RANDOM, complaint
+from model.weights.names import RANDOM, argument_error
 from service.cli.errors import fail, refuse, stdout
 from service.cli.options import Device, Json, number
 from service.cli.progress import counting
@@ -40,7 +40,7 @@ def bench_model(
     """
     height, width = _numbers(size, "x", "--size", count=2)
     batch_sizes = _numbers(batch_size, ",", "--batch-size")
-    refuse(complaint(weights=weights))
+    refuse(argument_error(weights=weights))
     from model.bench.measure import available_precisions, lively
     from model.bench.measure import bench_model as measure
     from model.build import resolve_checkpoint

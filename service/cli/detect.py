@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model.weights.names import complaint
+from model.weights.names import argument_error
 from service.cli.errors import USAGE, fail, refuse, say
 from service.cli.options import Device, Json, number
 from service.cli.progress import counting
@@ -46,7 +46,7 @@ def detect(
     # One image at a time: to measure how many are fastest would take longer than most folders.
     settings = settings_from({"weights": weights, "device": device, "precision": precision, "max_batch_size": 1})
     files = _image_files(images)
-    refuse(complaint(weights=settings.weights))  # before torch is imported, which takes seconds
+    refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
     if draw is not None:
         _make_folder(draw)
 
@@ -90,7 +90,7 @@ def _image_files(paths: list[Path]) -> list[ImageFile]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Before anything is looked at, so that nobody waits for pictures that cannot be written."""
+    """Make the folder before any detection, so that pictures that cannot be written fail at once."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from model.weights.names import complaint
+from model.weights.names import argument_error
 from service.cli.errors import refuse, say, stdout
 from service.cli.options import DATA, IMAGES, Device, Json, folder, number
 from service.cli.progress import counting
@@ -44,7 +44,7 @@ def evaluate(
 
     Example: frcnn evaluate --weights out/best.safetensors --data photos/coco.json --split all
     """
-    refuse(complaint(weights=weights, data=data))
+    refuse(argument_error(weights=weights, data=data))
     from model.build import from_checkpoint, resolve_checkpoint
     from model.data.coco import is_named_for
     from model.data.sources import open_data

@@ -136,7 +136,7 @@ def _service(target: Target, api_key: str | None) -> dict[str, Any] | None:
 def _single(plan: Plan, workers: int) -> dict[str, Any]:
     from service.loadtest.summary import summarise
 
-    measured = _carry_out(plan, workers)
+    measured = _run_plan(plan, workers)
     return {"interrupted": measured.interrupted, "run": summarise(measured)}
 
 
@@ -145,7 +145,7 @@ def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
     from service.loadtest.summary import summarise
 
     def whole(plan: Plan, workers: int) -> Measured:
-        measured = _carry_out(plan, workers)
+        measured = _run_plan(plan, workers)
         if measured.interrupted:  # a part of a rate's time does not tell whether the rate meets the goal
             raise KeyboardInterrupt
         return measured
@@ -220,13 +220,13 @@ def _search_json(steps: list[Step], runs: list[dict[str, Any]], goal: Goal) -> d
     }
 
 
-def _carry_out(plan: Plan, workers: int) -> Measured:
+def _run_plan(plan: Plan, workers: int) -> Measured:
     from service.loadtest.display import LiveDisplay
-    from service.loadtest.fleet import WorkerLostError, carry_out
+    from service.loadtest.fleet import WorkerLostError, run_plan
 
     try:
         with LiveDisplay(stderr, plan) as display:
-            return carry_out(plan, workers=workers, on_progress=display.update)
+            return run_plan(plan, workers=workers, on_progress=display.update)
     except WorkerLostError as error:
         fail(str(error))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_origin
 
 from pydantic import SecretStr, ValidationError
 
-from model.weights.names import complaint
+from model.weights.names import argument_error
 from service.cli.errors import USAGE, fail, refuse, say
 from service.cli.options import of_setting
 from service.settings import Settings, misspelt_variables
@@ -39,18 +39,18 @@ def serve(**flags: Any) -> None:
     logs.configure(settings)
     for name in misspelt_variables():
         logger.warning("%s is set, and is no setting: is it misspelt?", name)
-    refuse(complaint(weights=settings.weights))  # before torch is imported, which takes seconds
+    refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
 
     from service.server import serve as serve_until_the_end
     from service.telemetry.tracing import TracingError
     from service.web.auth import KeysError
 
     try:
-        hopeless = serve_until_the_end(settings, _listen(settings.host, settings.port))
+        fatal_error = serve_until_the_end(settings, _listen(settings.host, settings.port))
     except (KeysError, TracingError) as error:
         fail(str(error), code=USAGE)
-    if hopeless is not None:
-        fail(hopeless)
+    if fatal_error is not None:
+        fail(fatal_error)
 
 
 def _listen(host: str, port: int) -> socket.socket:

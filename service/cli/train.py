@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from model.training.settings import TrainSettings
-from model.weights.names import complaint
+from model.weights.names import argument_error
 from service.cli.errors import fail, refuse, say, stderr, usage_errors
 from service.cli.options import DATA, IMAGES, Device, folder, number, of_setting
 
@@ -68,7 +68,7 @@ def train(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     # A run's state has the weights that it began with.
-    refuse(complaint(weights=None if resume else weights, data=data) or complaint(data=validation_data))
+    refuse(argument_error(weights=None if resume else weights, data=data) or argument_error(data=validation_data))
     is_first = os.environ.get("RANK", "0") == "0"
     stderr.quiet = not is_first
     from model.training.interruption import TrainingInterrupted

@@ -33,8 +33,8 @@ class DetectionClient:
     Args:
         url: address of the service.
         api_key: if the service asks for one.
-        timeout_s: until when an answer must be there, retries included. The service is told, and stops working on
-            what would come too late.
+        timeout_s: until when an answer must be there, retries included. The service gets it as the deadline, and
+            stops then.
         retry: when to try again.
         transport: carries the requests, for tests.
     """

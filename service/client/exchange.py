@@ -69,7 +69,7 @@ class _Call:
 
 
 class TimeLeft(Mapping[str, float]):
-    """httpx's timeouts, read anew for each step of sending and receiving, so that all steps share one deadline."""
+    """httpx's timeouts, read again for each step of sending and receiving, so that all steps share one deadline."""
 
     def __init__(self, deadline: float, clock: Callable[[], float]) -> None:
         self._deadline = deadline

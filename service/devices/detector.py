@@ -122,7 +122,7 @@ class Pipelined(Protocol):
         ...
 
 
-# What whoever starts the service can mend; the message tells how.
+# Errors that the operator can fix; the message says how.
 LOAD_ERRORS = (DetectorError, WeightsError, WeightsUnavailableError)
 
 
@@ -272,7 +272,7 @@ def load_detectors(settings: Settings) -> list[Detector]:
             "%s weights are on %s in %s, best %d at a time",
             info.weights, device, detector.precision, detector.best_batch_size,
         )  # fmt: skip
-    # What `auto` fell back to is told above, with the reason.
+    # The log has what `auto` fell back to, with the reason.
     about_weights = None if settings.weights == AUTO else weights_caveat(settings.weights, info)
     for caveat in (about_weights, device_caveat(settings.device, devices)):
         if caveat:

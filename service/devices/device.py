@@ -22,7 +22,7 @@ from service.devices.detector import (
     release_memory,
     trim_host_memory,
 )
-from service.devices.device_thread import DeviceThread, NotDoneError
+from service.devices.device_thread import DeviceThread, WorkTimeoutError
 from service.images.pictures import Picture
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Device:
     the one before.
 
     A thread cannot be killed from outside in Python. One that hangs keeps its detector, which only one thread may
-    call, so its successor gets a detector of its own, loaded anew, and the stuck one ends when its call returns. Memory
+    call, so its successor gets a new detector of its own, and the stuck one ends when its call returns. Memory
     bounds how often that can be done: with three stuck threads the device is beyond repair, until one returns.
 
     Args:
@@ -118,7 +118,7 @@ class Device:
 
         Raises: see `finish`.
         """
-        detector, images = self.detector, [picture.nearest for picture in pictures]
+        detector, images = self.detector, [picture.device_pixels for picture in pictures]
         ahead = pipelined(detector)
         if ahead is None:
             return InFlight(detector, images, None)
@@ -211,7 +211,7 @@ class Device:
                 thread = self._thread = _alive(self._thread, f"device-{self.name}")
             try:
                 return await thread.run(work, timeout_s=timeout_s)
-            except NotDoneError:
+            except WorkTimeoutError:
                 self._abandon(thread)
                 self.failure = f"{self.name} has not answered for {timeout_s:g} s"
                 raise DeviceHungError(self.failure) from None

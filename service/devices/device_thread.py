@@ -18,7 +18,7 @@ class ThreadEndedError(Exception):
     """The thread ended before it had done its work."""
 
 
-class NotDoneError(Exception):
+class WorkTimeoutError(Exception):
     """The work is not done in time, and may never be."""
 
 
@@ -26,7 +26,7 @@ class DeviceThread:
     """Does one piece of work at a time.
 
     Why not an executor: that one never learns that its thread has died, and keeps the process from ending while its
-    thread hangs. This thread is a daemon, and nobody waits for it.
+    thread hangs. This thread is a daemon: the end of the process does not wait for it.
 
     Args:
         name: of the thread. Make it on the event loop that it is to work for.
@@ -54,7 +54,7 @@ class DeviceThread:
         """The result of `work`. The thread goes on with it when the caller is cancelled or no longer waits.
 
         Raises:
-            NotDoneError: it takes longer than that; the thread must not be used again.
+            WorkTimeoutError: it takes longer than that; the thread must not be used again.
             ThreadEndedError: the thread has died on it.
             Exception: whatever `work` raises.
         """
@@ -98,7 +98,7 @@ class DeviceThread:
             self._tell(None, ended)
 
     def _tell(self, result: Any, error: Exception | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
             self._loop.call_soon_threadsafe(self._finish, result, error)
 
     def _finish(self, result: Any, error: Exception | None) -> None:
@@ -110,4 +110,4 @@ class DeviceThread:
 
 def _expire(outcome: asyncio.Future[Any]) -> None:
     if not outcome.done():
-        outcome.set_exception(NotDoneError())
+        outcome.set_exception(WorkTimeoutError())

@@ -1,4 +1,4 @@
-"""The devices of this machine: which there are, what can be told of each, and why a GPU cannot be used."""
+"""The devices of this machine: which there are, what is known of each, and why a GPU cannot be used."""
 
 from __future__ import annotations
 

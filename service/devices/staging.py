@@ -134,7 +134,7 @@ class Uploads:
 
     def send(self, image: Tensor) -> Tensor:
         """The picture on its way to the device, `[3, H, W]` of any strides. Its memory is kept until it is there."""
-        self.let_go()
+        self.release_finished()
         rows = image.permute(1, 2, 0)
         # Rows as decoders leave them are copied in one piece; other strides keep their order.
         sent = self._copy(rows).permute(2, 0, 1) if rows.is_contiguous() else self._copy(image)
@@ -142,8 +142,8 @@ class Uploads:
             self._begun.append((self._mark(), image))
         return sent
 
-    def let_go(self) -> None:
-        """Let go of the memory of copies that are over."""
+    def release_finished(self) -> None:
+        """Release the memory of copies that are over."""
         with self._lock:
             while self._begun and self._begun[0][0].query():
                 self._begun.popleft()

@@ -39,8 +39,8 @@ class Picture:
         return self.pixels.shape[1], self.pixels.shape[2]
 
     @property
-    def nearest(self) -> Tensor:
-        """The pixels where the detector gets at them soonest."""
+    def device_pixels(self) -> Tensor:
+        """The pixels on the device if they are there already, else on the host."""
         return self.pixels if self.on_device is None else self.on_device
 
     def to_pil(self) -> Image.Image:

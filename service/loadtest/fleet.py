@@ -1,6 +1,6 @@
 """The processes that carry a plan out together.
 
-The load is always made in processes of its own, be it one: what is shown meanwhile would else delay what is measured.
+The load comes from processes of its own, even if it is one: the display would otherwise delay what is measured.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Measured:
     interrupted: bool = False
 
 
-def carry_out(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Measured:
+def run_plan(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Measured:
     """Run a plan in so many processes, and wait for its end. Ctrl-C ends it early, with what was measured.
 
     Arrivals of several independent Poisson processes are together one of the sum of their rates.
@@ -95,7 +95,7 @@ def carry_out(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress],
             if measured_s <= 0:
                 raise KeyboardInterrupt
             plan = replace(plan, duration_s=min(plan.duration_s, measured_s))
-        samples, busy = Samples.together([r[0] for r in results]), max(r[1] for r in results)
+        samples, busy = Samples.merged([r[0] for r in results]), max(r[1] for r in results)
         return Measured(plan, workers, samples, busy, interrupted=stopped is not None)
     finally:
         for process in processes:

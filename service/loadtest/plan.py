@@ -77,7 +77,7 @@ class Plan:
         rate: mean arrivals a second (open loop), or None.
         concurrency: callers (closed loop), or None.
         duration_s: what is measured, after `warmup_s` of the same load that is not.
-        timeout_s: an answer that takes longer counts as failed. The service is told.
+        timeout_s: an answer that takes longer counts as failed. The service gets it as the deadline.
         most_in_flight: requests of one process at a time in open loop; arrivals beyond it are dropped, and counted.
         seed: of the arrivals and of the images' order.
     """

@@ -81,7 +81,7 @@ class Samples:
         )
 
     @staticmethod
-    def together(parts: Sequence[Samples]) -> Samples:
+    def merged(parts: Sequence[Samples]) -> Samples:
         return Samples(
             np.concatenate([part.intended for part in parts]),
             np.concatenate([part.sent for part in parts]),

@@ -44,7 +44,7 @@ def highest_rate(
     Args:
         measure: carries out an open-loop run at a rate.
         first_rate: a guess.
-        on_step: told of each step.
+        on_step: called with each step.
 
     Returns:
         The steps, in order; the answer is the highest rate of those that met the goal.
@@ -98,7 +98,7 @@ def attained_s(measured: Measured, goal: Goal) -> float:
 
 
 def kept_up(measured: Measured) -> bool:
-    """Whether as many requests were answered in the measured time as were to be sent in it, but for 5 % and chance.
+    """Whether as many requests were answered in the measured time as were to be sent in it, within 5 % and chance.
 
     What chance does to the number in flight is less than what it does to the number of arrivals, whose deviation is
     its root.

@@ -84,7 +84,7 @@ class Transport:
             if response.status_code != 200:
                 failure = refusal(response.status_code, response.content)
             self._idle.append(client)
-        # Who is told may send the next request by this client at once.
+        # The callee may send the next request by this client at once.
         on_reply(failure, handed_over if sent is None else sent, time.monotonic(), timing)
         if not answered:
             await client.aclose()
@@ -92,7 +92,7 @@ class Transport:
     def _new_client(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         transport = httpx.AsyncHTTPTransport(verify=self._ssl or False, limits=limits, trust_env=False)
-        # The time out is that of the whole exchange. httpx would begin anew with each step of it.
+        # The time out is that of the whole exchange. httpx would begin again with each step of it.
         return httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)  # noqa: S113
 
 

@@ -38,7 +38,7 @@ class ScaleArguments(BaseModel):
     """How many replicas, of what size; and settings of the service by their own names, such as `weights`.
 
     A setting that is not given is read from the environment of each replica. Not so `device`, `queue_capacity` and
-    `shutdown_timeout_s`, from which Serve's options follow: they are the builder's, and each replica is told them.
+    `shutdown_timeout_s`, from which Serve's options follow: the builder reads them and passes them to each replica.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
@@ -128,7 +128,7 @@ class ScaleArguments(BaseModel):
 
     @property
     def decode_threads(self) -> int:
-        """Of a replica that is told no other number, here or by its environment: one for each of its cores."""
+        """Decoding threads of a replica where nothing else is set: one for each of its cores."""
         return max(1, math.floor(self.num_cpus))
 
     def deployment_options(self, *, gpus: int, behind_haproxy: bool = False) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class TracingError(ValueError):
 
 
 def exporting_provider(settings: Settings, *, version: str) -> TracerProvider | None:
-    """Where spans go to be sent to the collector; None if none is named. Whoever calls this shuts it down.
+    """Make the provider that sends spans to the collector; None if none is named. The caller shuts it down.
 
     Args:
         settings: name the collector. OpenTelemetry's own variables set the rest: OTEL_SERVICE_NAME,

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi.responses import Response
 from starlette.staticfiles import StaticFiles
 
-# Asked for anew each time and answered with 304: an upgraded page never meets an old script.
+# The browser asks each time and gets a 304: an upgraded page never runs an old script.
 CACHING = {"Cache-Control": "no-cache"}
 
 

@@ -21,8 +21,7 @@ import torch
 from PIL import Image
 
 from model.images.opened import pageable
-from service.batching.batcher import Batcher
-from service.batching.limits import BatcherLimits
+from service.batching.batcher import Batcher, BatcherLimits
 from service.devices.detector import GPUDetector, load_detectors
 from service.images.pictures import Picture, from_pixels
 from service.settings import Settings
@@ -68,7 +67,7 @@ def photo(seed: int, size_hw: tuple[int, int] = (480, 640)) -> np.ndarray[Any, A
 
 
 def sent(batcher: Batcher, seed: int, size_hw: tuple[int, int] = (480, 640)) -> Picture:
-    return batcher.sent_ahead(from_pixels(photo(seed, size_hw), allocate=batcher.allocate))
+    return batcher.upload_early(from_pixels(photo(seed, size_hw), allocate=batcher.allocate))
 
 
 async def answered(batcher: Batcher, pictures: list[Picture]) -> list[Any]:

@@ -110,7 +110,7 @@ def test_what_no_graph_can_do_goes_the_eager_way(forms, make_picture):
     floats = [(wide / 255).to(both.graphed.device)]
     assert_same(both.graphed.detect(floats), both.eager.detect(floats))
     stages = []
-    both.graphed.detect([wide], lap=stages.append)
+    both.graphed.detect([wide], on_stage=stages.append)
     assert stages == ["preprocess", "network", "proposals", "roi", "post"]
     assert not both.graphed._graphs
 

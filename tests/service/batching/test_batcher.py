@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from service.batching.batch_queue import Priority
-from service.batching.batcher import Batcher
+from service.batching.batcher import Batcher, BatcherLimits
 from service.batching.device_worker import logger as worker_logger
-from service.batching.limits import BatcherLimits
 from service.errors import InferenceError, UnavailableError
 from service.images.pictures import Picture
 from service.telemetry.metrics import Metrics
@@ -438,20 +437,20 @@ async def test_pictures_are_sent_ahead_to_a_device_that_takes_them(fake_gpu: Any
 
     detector = Uploading()
     async with running(detector) as batcher:
-        sent = batcher.sent_ahead(Picture(make_picture(4)))
+        sent = batcher.upload_early(Picture(make_picture(4)))
         await batcher.submit(sent)
         assert batcher.allocate((1, 2, 3)).flat[0] == 9
     assert detector.batches[0][0][0] == 5
     assert sent.pixels[0, 0, 0] == 4  # the host's, to draw on
     async with running(Uploading(), Uploading(device="cuda:1")) as batcher:  # whose picture it will be is not known
-        assert batcher.sent_ahead(Picture(make_picture(4))).on_device is None
+        assert batcher.upload_early(Picture(make_picture(4))).on_device is None
         assert batcher.allocate((1, 2, 3)).flat[0] == 9
 
 
 @pytest.mark.parametrize("fake", ["one in flight"], indirect=True)
 async def test_a_device_that_works_in_one_call_gets_pictures_from_pageable_memory(fake: Any, make_picture: Any) -> None:
     async with running(fake()) as batcher:
-        assert batcher.sent_ahead(Picture(make_picture(4))).on_device is None
+        assert batcher.upload_early(Picture(make_picture(4))).on_device is None
         assert batcher.allocate((1, 2, 3)).shape == (1, 2, 3)
 
 

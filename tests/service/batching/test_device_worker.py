@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.batching.batcher import Batcher
-from service.batching.limits import BatcherLimits
+from service.batching.batcher import Batcher, BatcherLimits
 from service.devices.staging import StagingBuffer, Uploads
 from service.errors import InferenceError, UnavailableError
 from service.images.pictures import Picture, from_pixels
@@ -259,7 +258,7 @@ async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_o
             picture = from_pixels(pixels(number, draw), allocate=batcher.allocate)
             if number % 50 == 7:
                 raise ValueError("broken")
-            return batcher.sent_ahead(picture)
+            return batcher.upload_early(picture)
 
         try:
             picture = await asyncio.get_running_loop().run_in_executor(decoders, decode)
@@ -294,5 +293,5 @@ async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_o
     assert device.pageable > 100
     assert device.most_in_flight == 2
     stream.shutdown()
-    device.uploads.let_go()
+    device.uploads.release_finished()
     assert staging.free == [(0, 1 << 16)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.devices.device_thread import DeviceThread, NotDoneError, ThreadEndedError
+from service.devices.device_thread import DeviceThread, ThreadEndedError, WorkTimeoutError
 
 pytestmark = pytest.mark.anyio
 
@@ -101,7 +101,7 @@ async def test_a_thread_that_is_killed_while_idle_says_so_when_it_is_used() -> N
 
 async def test_work_that_takes_too_long_is_given_up_and_can_still_be_seen_to_end() -> None:
     thread, gate = DeviceThread("t-slow"), threading.Event()
-    with pytest.raises(NotDoneError):
+    with pytest.raises(WorkTimeoutError):
         await thread.run(gate.wait, timeout_s=0.05)
     thread.retire()
     assert thread.busy
@@ -117,7 +117,7 @@ async def test_an_outcome_that_comes_after_the_loop_has_closed_hurts_nobody() ->
     async def short() -> None:
         thread = DeviceThread("t-late")
         made.append(thread)
-        with pytest.raises(NotDoneError):
+        with pytest.raises(WorkTimeoutError):
             await thread.run(gate.wait, timeout_s=0.01)
         thread.retire()
 

@@ -148,7 +148,7 @@ def test_memory_is_kept_until_its_copy_is_over() -> None:
         del pixels, sent
         assert SIZE - sum(end - start for start, end in staging.free) == 256 * kept
     stream.over = 5
-    uploads.let_go()
+    uploads.release_finished()
     assert staging.free == WHOLE
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.loadtest.fleet import WorkerLostError, carry_out, shares
+from service.loadtest.fleet import WorkerLostError, run_plan, shares
 from service.loadtest.plan import Goal, Plan, PlanError, Target
 
 PLAN = Plan(target=Target("h", 1, "/detect", tls=False), images=(b"a", b"b"), duration_s=200.0, rate=50.0, warmup_s=0)
@@ -72,4 +72,4 @@ def test_processes_share_the_load() -> None:
 
 def test_a_process_that_dies_is_said_so() -> None:
     with pytest.raises(WorkerLostError):
-        carry_out(replace(PLAN, images=(None,)), workers=2)  # type: ignore[arg-type]
+        run_plan(replace(PLAN, images=(None,)), workers=2)  # type: ignore[arg-type]
