@@ -126,9 +126,9 @@ def as_vectors(model, images, targets):
 
 
 def test_float32_trains_as_near_to_float64_as_torchvisions(make_frozen_pair, make_picture):
-    """Over several cases together: a case that rounding flips in one of the two models then decides nothing."""
+    """By the median over several cases: one that rounding flips in one of the two models decides nothing."""
     distances = {"theirs": [], "ours": []}  # relative ones, of the losses and of the gradients, for each case
-    for case in ("many", "own thresholds", "size left alone"):
+    for case in ("one", "many", "tiny", "touching the border", "drawn min_size", "own thresholds", "size left alone"):
         boxes, settings = TARGETS[case]
         theirs, ours = make_frozen_pair(**SMALL | settings)
         images = [make_picture(96, 144, seed) for seed in range(len(boxes))]
@@ -138,9 +138,10 @@ def test_float32_trains_as_near_to_float64_as_torchvisions(make_frozen_pair, mak
         for name, result in results.items():
             pairs = zip(result, exact, strict=True)
             distances[name].append(torch.stack([(got - right).norm() / right.norm() for got, right in pairs]))
-    theirs, ours = (torch.stack(distances[name]).norm(dim=0) for name in ("theirs", "ours"))
-    assert (ours <= 1.5 * theirs + 1e-5).all(), (ours, theirs)
-    assert ours.max() < 0.5, "so far from float64 that the comparison proves nothing"
+    theirs, ours = (torch.stack(distances[name]) for name in ("theirs", "ours"))
+    ratios = (ours - 1e-5).clamp(min=0) / theirs
+    assert (ratios.median(dim=0).values <= 1.5).all(), (ours, theirs)
+    assert ours.median(dim=0).values.max() < 0.5, "so far from float64 that the comparison proves nothing"
 
 
 def test_all_parameters_train_alike_with_every_layer_thawed(make_frozen_pair, make_picture):

@@ -39,6 +39,8 @@ CASES = {
 def serving_pair(make_pair):
     def make(dtype=torch.float32, **kwargs):
         theirs, ours = make_pair(**kwargs)
+        theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
+        theirs.roi_heads.box_roi_pool.map_levels = LevelMapper(2, 5)
         ours.roi_heads.box_roi_pool.pin_scales(STRIDES)
         return theirs, ServingModel(ours, dtype=dtype)
 
@@ -50,17 +52,25 @@ def serving_pair(make_pair):
 def test_float32_detects_what_torchvision_does(case, serving_pair, make_picture):
     sizes, kwargs = CASES[case]
     theirs, ours = serving_pair(**kwargs)
-    theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
-    theirs.roi_heads.box_roi_pool.map_levels = LevelMapper(2, 5)
     images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
     for wanted, got in zip(theirs(images), ours.detect(images), strict=True):
-        assert len(got["labels"]) == len(wanted["labels"])
-        # Folding rounds elsewhere; trained weights differ by far less than these, which exaggerate. What scores alike
-        # may so change places, at the end of a full list with what is no longer in it.
-        is_far_from_last = wanted["scores"] > wanted["scores"].min() + 2e-3
-        clear = is_far_from_last if len(wanted["labels"]) == 100 else torch.ones_like(is_far_from_last)
-        assert matched(wanted, got, box_atol=0.05, score_atol=5e-4)[clear].all()
+        # Folding rounds elsewhere, and these weights exaggerate it: it may decide what is suppressed, or which score
+        # is the last of a full list. In float64, below, it decides nothing.
+        for one, other in ((wanted, got), (got, wanted)):
+            assert share_found(one, other, box_atol=0.05, score_atol=5e-4) > 0.95
     assert any(len(found["labels"]) for found in ours.detect(images))
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_float64_detects_exactly_what_torchvision_does(case, serving_pair, make_picture):
+    sizes, kwargs = CASES[case]
+    theirs, ours = serving_pair(dtype=torch.float64, **kwargs)
+    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    wanted_ones = theirs.double()([image.double() for image in images])
+    for wanted, got in zip(wanted_ones, ours.detect(images), strict=True):
+        assert len(got["labels"]) == len(wanted["labels"])
+        assert matched(wanted, got, box_atol=0.05, score_atol=5e-4).all()
 
 
 @torch.no_grad()
@@ -79,6 +89,14 @@ def matched(wanted, got, *, box_atol, score_atol):
     is_near = (wanted["boxes"][:, None] - got["boxes"]).abs().amax(-1) <= box_atol
     is_near &= (wanted["scores"][:, None] - got["scores"]).abs() <= score_atol
     return (is_near & (wanted["labels"][:, None] == got["labels"])).any(1)
+
+
+def share_found(wanted, got, *, box_atol, score_atol):
+    """Of the wanted detections that are not at the end of a full list; 1 if there are none."""
+    scores = wanted["scores"]
+    clear = scores > scores.min() + 2e-3 if len(scores) == 100 else torch.ones_like(scores, dtype=torch.bool)
+    found = matched(wanted, got, box_atol=box_atol, score_atol=score_atol)[clear]
+    return float(found.double().mean()) if len(found) else 1.0
 
 
 @torch.no_grad()
@@ -109,9 +127,8 @@ def test_trained_weights_detect_the_same_in_every_form():
     assert sure.sum() > 3
 
     (exact,) = ServingModel(model).detect([image])
-    assert torch.equal(exact["labels"], wanted["labels"])
-    torch.testing.assert_close(exact["boxes"], wanted["boxes"], rtol=0, atol=0.01)
-    torch.testing.assert_close(exact["scores"], wanted["scores"], rtol=0, atol=1e-4)
+    assert matched(wanted, exact, box_atol=0.01, score_atol=1e-4)[sure].all()
+    assert matched(exact, wanted, box_atol=0.01, score_atol=1e-4)[exact["scores"] > 0.5].all()
 
     (rounded,) = ServingModel(model, dtype=torch.bfloat16).detect([image])
     assert rounded["boxes"].dtype == rounded["scores"].dtype == torch.float32
@@ -124,14 +141,15 @@ def test_trained_weights_detect_the_same_in_every_form():
 
 @torch.no_grad()
 def test_images_of_one_padded_shape_do_not_change_each_other(serving_pair, make_picture):
-    _, model = serving_pair(**SMALL)
+    # In float64: in float32, the order of scores that nearly tie goes by the batch's size on some processors.
+    _, model = serving_pair(dtype=torch.float64, **SMALL)
     images = [make_picture(128, 192), make_picture(96, 135, 1), make_picture(256, 350, 2)]
     for image, together in zip(images, model.detect(images), strict=True):
         (alone,) = model.detect([image])
         assert len(alone["labels"]) > 10
         assert torch.equal(alone["labels"], together["labels"])
-        torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=0, atol=0.05)
-        torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(together["boxes"], alone["boxes"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-6)
 
 
 def test_other_architectures_are_refused(make_pair):
