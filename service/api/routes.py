@@ -32,8 +32,8 @@ _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 class DetectRoute(APIRoute):
     """A route that FastAPI documents, and that calls its endpoint with the parsed query.
 
-    FastAPI's own way to an endpoint costs as much as the rest of a request: dependencies, two exit stacks, and a second
-    place that handles exceptions. `ExceptionMiddleware` handles them.
+    It leaves out what FastAPI wraps around an endpoint and detection does not use: dependencies, two exit stacks, and a
+    second place that handles exceptions. `ExceptionMiddleware` handles them.
     """
 
     def __init__(self, path: str, endpoint: DetectEndpoint, **options: Any) -> None:

@@ -69,8 +69,8 @@ class Stages:
 class _Timed:
     """Counts the time of a stage, and makes its span when it is over.
 
-    A class, as every request enters several: a generator takes three times as long. The span is made afterwards, as to
-    make it the current one costs more than the span: what is logged within a stage has the trace's id all the same.
+    A class, as every request enters several. The span is made afterwards, as to make it the current one costs a third
+    more: what is logged within a stage has the trace's id all the same.
     """
 
     __slots__ = ("_histogram", "_name", "_started", "_started_ns", "_tracer")
