@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "docker" / "observability"
 PANELS = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
@@ -155,7 +155,7 @@ def test_panels_have_places_and_descriptions_of_their_own() -> None:
 
 def test_compose_mounts_files_that_exist() -> None:
     mounts = re.findall(r"- (\./docker/\S+?):(\S+?):ro", (ROOT / "docker-compose.yml").read_text())
-    assert len(mounts) == 5
+    assert len(mounts) == 6
     assert all((ROOT / source).is_file() for source, _ in mounts)
     folder = re.search(r"path: (\S+)", (FOLDER / "dashboards.yml").read_text())
     assert folder is not None
