@@ -23,9 +23,9 @@ The examples are real answers of the bundled weights to the picture of `frcnn sa
 
 `/detect` in one line: `curl -F file=@photo.jpg 'http://127.0.0.1:8000/detect?score_threshold=0.5'`. With
 [API keys](../SECURITY.md) set, requests carry one. Every refusal is a problem document, see [Problem](#problem) and the
-[codes](#errors); under `/v2` it is `{"error": "..."}`, and [protocols.md](protocols.md) describes the tensors there.
+[codes](#errors); under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol).
 """
-
+_PROTOCOL = FOLDER / "parts" / "open-inference-protocol.md"
 
 _ERRORS_HEAD = """# Errors
 
@@ -106,6 +106,7 @@ def api_page() -> str:
         lines += _object(name, schema)
     lines.append(_ERRORS_HEAD)
     lines += [f"| {status} | `{code}` | {meaning} | {retry} |" for status, code, meaning, retry in error_rows()]
+    lines += ["", _PROTOCOL.read_text(encoding="utf-8")]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -38,24 +38,6 @@ def test_every_pin_has_a_hash_and_no_address() -> None:
         assert "://" not in text
 
 
-def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
-
-
-def test_what_the_comparison_claims_is_held_by_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "comparison.md").read_text())
-    assert len(named) > 10
-    assert [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()] == []
-
-
-def test_tests_that_the_model_page_names_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "model.md").read_text())
-    assert named
-    assert [name for name in named if not (ROOT / name).is_file()] == []
-
-
 def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -89,8 +71,6 @@ def test_every_target_says_how_long_it_takes() -> None:
     assert untimed == {"help"}
 
 
-def test_targets_that_are_named_exist() -> None:
+def test_targets_that_continuous_integration_names_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / ".ci" / "run"]:
-        named = set(re.findall(r"`make ([a-z-]+)", document.read_text()))
-        assert named <= targets, f"{document.name}: {named - targets}"
+    assert set(re.findall(r"\bmake ([a-z-]+)", (ROOT / ".ci" / "run").read_text())) <= targets

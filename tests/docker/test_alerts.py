@@ -32,7 +32,7 @@ def test_every_metric_in_an_alert_is_one_of_ours() -> None:
 
 
 def test_every_alert_is_explained() -> None:
-    documented = (ROOT / "docs" / "observability.md").read_text()
+    documented = (ROOT / "docs" / "operations.md").read_text()
     for rule in rules():
         assert f"`{rule['alert']}`" in documented
 

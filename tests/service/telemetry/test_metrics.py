@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.metrics import Histograms, Metrics
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "observability.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def samples(text: str) -> dict[str, dict[str, float]]:
