@@ -98,9 +98,12 @@ class GeneralizedRCNNTransform(nn.Module):
             raise ValueError(f"an image must have the shape [C, H, W], not {list(image.shape)}")
         if not image.is_floating_point():
             raise TypeError(f"an image must be floating point with values in 0..1, not {image.dtype}")
-        mean = _per_channel(self.image_mean, image.dtype, image.device)
-        std = _per_channel(self.image_std, image.dtype, image.device)
+        mean, std = self.constants(image.dtype, image.device)
         return (image - mean) / std
+
+    def constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`image_mean` and `image_std`, `[C, 1, 1]` each."""
+        return _per_channel(self.image_mean, dtype, device), _per_channel(self.image_std, dtype, device)
 
     def resize(self, image: Tensor) -> Tensor:
         if self.training and self.skip_resize:

@@ -16,6 +16,7 @@ from model.faster_rcnn import FasterRCNN
 from model.inference.box_head import FoldedBoxHead
 from model.inference.fused_conv import layers_for
 from model.inference.network import Network, NetworkOutput, TorchNetwork, UnsupportedModelError
+from model.inference.sampling import reads_few_pixels, sample
 from model.roi_align import multi_scale_roi_align
 from model.roi_heads import FastRCNNPredictor, RoIHeads
 from model.roi_pool import MultiScaleRoIAlign
@@ -106,7 +107,7 @@ class ServingModel:
         """
         on_stage = on_stage or _ignore_stage
         self._set_arithmetic()
-        batch: ImageBatch = self.transform([self._as_float(image) for image in images])
+        batch: ImageBatch = self.transform.batch([self._resized(image) for image in images])
         on_stage("preprocess")
         output = self.network(batch.tensors)
         on_stage("network")
@@ -171,11 +172,18 @@ class ServingModel:
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
 
-    def _as_float(self, image: Tensor) -> Tensor:
-        if image.dtype != torch.uint8:
-            return image
-        image = image.to(self.device, non_blocking=True)
-        return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    def _resized(self, image: Tensor) -> Tensor:
+        """Normalised, and of the size that it has in the batch."""
+        transform = self.transform
+        if image.dtype == torch.uint8:
+            size_hw = (image.shape[1], image.shape[2])
+            resized_hw = transform.resized_hw(size_hw)
+            image = image.to(self.device, non_blocking=True)
+            if reads_few_pixels(size_hw, resized_hw):
+                mean, std = transform.constants(torch.float32, self.device)
+                return sample(image, resized_hw, mean=mean, std=std)
+            image = image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return transform.resize(transform.normalise(image))
 
     def _predictions(self, batch: ImageBatch, output: NetworkOutput) -> Predictions:
         logits, deltas = self.per_anchor(output)
