@@ -76,6 +76,12 @@ FASTERRCNN_RESNET50_FPN = Architecture(name="fasterrcnn_resnet50_fpn", coco_norm
 FASTERRCNN_RESNET50_FPN_V2 = Architecture(name="fasterrcnn_resnet50_fpn_v2", coco_norm_eps=1e-5, is_v2=True)
 ARCHITECTURES = {one.name: one for one in (FASTERRCNN_RESNET50_FPN, FASTERRCNN_RESNET50_FPN_V2)}
 
+
+def architecture_named(name: str | None) -> Architecture | None:
+    """The architecture of this name; None for None, which leaves the choice to the weights."""
+    return None if name is None else ARCHITECTURES[name]
+
+
 # A tensor that only version 2 has: the second norm of its box head.
 _V2_KEY = "roi_heads.box_head.1.1.weight"
 

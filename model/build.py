@@ -20,6 +20,7 @@ from model.weights.checkpoints import (
     CheckpointInfo,
     WeightsError,
     WeightsUnavailableError,
+    check_architecture,
     coco_categories,
     fetch_coco,
     load_strictly,
@@ -115,7 +116,7 @@ def _build(
 ) -> FasterRCNN:
     if weights is not None:
         checkpoint = _resolve(weights, architecture, progress=progress)
-        _check_architecture(checkpoint, architecture)
+        check_architecture(checkpoint, architecture)
         if num_classes is not None and num_classes != checkpoint.num_classes:
             raise ValueError(f"num_classes is {num_classes}, but the weights have {checkpoint.num_classes} classes")
         return from_checkpoint(checkpoint, trainable_backbone_layers=trainable_backbone_layers, **kwargs)
@@ -132,6 +133,19 @@ def _build(
         num_classes = len(coco_categories())
     return architecture.build(
         body, num_classes, norm_layer=batch_norm(frozen=frozen), trainable_layers=trainable, **kwargs
+    )
+
+
+def untrained(architecture: Architecture, *, num_classes: int, **kwargs: Any) -> FasterRCNN:
+    """Build a detector of this architecture without weights, as its public function does."""
+    return _build(
+        architecture,
+        weights=None,
+        progress=False,
+        num_classes=num_classes,
+        weights_backbone=None,
+        trainable_backbone_layers=None,
+        **kwargs,
     )
 
 
@@ -203,7 +217,8 @@ def resolve_checkpoint(
         WeightsUnavailableError: COCO_V1 was asked for by name and cannot be fetched.
     """
     checkpoint = _named(name, architecture or FASTERRCNN_RESNET50_FPN, timeout_s=timeout_s, tell=tell)
-    _check_architecture(checkpoint, architecture)
+    if architecture is not None:
+        check_architecture(checkpoint, architecture)
     return checkpoint
 
 
@@ -235,11 +250,6 @@ def _resolve(weights: WeightsSource, architecture: Architecture, *, progress: bo
     if weights == BUNDLED:
         return read_bundled()
     return read_checkpoint(weights)
-
-
-def _check_architecture(checkpoint: Checkpoint, architecture: Architecture | None) -> None:
-    if architecture is not None and checkpoint.architecture is not architecture:
-        raise WeightsError(f"{checkpoint.name} holds a {checkpoint.architecture.name}, not a {architecture.name}")
 
 
 def _load_backbone(body: ResNet, weights: WeightsSource, progress: bool) -> None:

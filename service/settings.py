@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,6 +15,8 @@ from service.wire import LONGEST_TIMEOUT_MS, TIMEOUT_HEADER
 
 MIB = 1 << 20
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
+ModelName = Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
+MODELS: tuple[ModelName, ...] = get_args(ModelName)
 LogFormat = Literal["text", "json"]
 _PREFIX = "FRCNN_"
 _ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
@@ -31,6 +33,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     weights: str = Field(
         "COCO_V1", min_length=1, description="COCO_V1, auto, bundled, random, or a .pth, .safetensors or .frcnn file."
+    )
+    model: ModelName | None = Field(
+        None,
+        description="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file tells its own.",
     )
     device: str = Field("auto", description="auto, cpu, cuda, or several: cuda:0,cuda:1.")
     precision: Precision = Field(

@@ -19,6 +19,7 @@ import torch
 from record import Record
 from torch.profiler import ProfilerActivity, profile
 
+from model.architectures import FASTERRCNN_RESNET50_FPN
 from model.data.samples import DetectionData
 from model.data.sources import open_data
 from model.data.synthetic import SyntheticData
@@ -121,7 +122,7 @@ def update_rates(
     processor = time.process_time()
     with tempfile.TemporaryDirectory() as folder, joined_processes(device) as processes:
         Trainer(
-            model=untrained_detector(data.categories, settings),
+            model=untrained_detector(FASTERRCNN_RESNET50_FPN, data.categories, settings),
             categories=data.categories,
             data=data,
             validation=validation,

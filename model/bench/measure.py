@@ -57,6 +57,7 @@ class FormResult:
 class BenchResult:
     """A whole run, with what it was run on."""
 
+    model: str  # its architecture
     forms: list[FormResult]
     size_hw: SizeHW
     padded_hw: SizeHW
@@ -116,6 +117,7 @@ def bench_model(
     del forms, theirs, model
     peak_bytes = _memory(checkpoint, names, device, size_hw) if memory else {}
     return BenchResult(
+        model=checkpoint.architecture.name,
         forms=_results(times, stages, peak_bytes, gflop=gflop, peak_gflops=peak),
         size_hw=size_hw,
         padded_hw=padded_hw,

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from model.build import fasterrcnn_resnet50_fpn, from_checkpoint
+from model.architectures import Architecture
+from model.build import from_checkpoint, untrained
 from model.faster_rcnn import REPRESENTATION_SIZE, FasterRCNN
 from model.resnet import Bottleneck
 from model.roi_heads import FastRCNNPredictor
@@ -20,9 +21,9 @@ _PYRAMID_STRIDES = (4, 8, 16, 32)
 _LIVE_EPS = 1e-5  # torch's own; live batch norm cannot do with the official COCO file's 0.0
 
 
-def untrained_detector(categories: Categories, settings: TrainSettings) -> FasterRCNN:
+def untrained_detector(architecture: Architecture, categories: Categories, settings: TrainSettings) -> FasterRCNN:
     """All weights at their random start, from torch's generator; live batch norm, whatever the settings say."""
-    model = fasterrcnn_resnet50_fpn(num_classes=len(categories), **_arguments(settings))
+    model = untrained(architecture, num_classes=len(categories), **_arguments(settings))
     for module in model.modules():
         # Each block begins as the identity, which lets a fresh body learn faster (Goyal et al. 2017, section 5.1).
         if isinstance(module, Bottleneck) and isinstance(module.bn3, nn.BatchNorm2d):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from model.architectures import FASTERRCNN_RESNET50_FPN, Architecture, architecture_of
 from model.build import resolve_checkpoint
 from model.data.samples import DataError, DetectionData
 from model.evaluation.average_precision import check_evaluator
@@ -33,6 +34,7 @@ class RunRequest:
     Attributes:
         validation: None to keep the last weights instead of the best.
         begin: None for training from scratch.
+        architecture: of a detector that is trained from scratch.
     """
 
     data: DetectionData
@@ -43,14 +45,16 @@ class RunRequest:
     resume: bool = False
     allow_changes: bool = False
     tensorboard: bool = False
+    architecture: Architecture = FASTERRCNN_RESNET50_FPN
 
 
-def read_start(name: str, tell: Callable[[str], None]) -> Checkpoint | None:
+def read_start(name: str, tell: Callable[[str], None], architecture: Architecture | None = None) -> Checkpoint | None:
     """Read the weights to begin with; None for "none" and "random". "auto" is the first of COCO_V1, bundled and none
     that can be had.
 
     Args:
         tell: called with what is chosen, in words.
+        architecture: of the weights; None takes that of the file.
 
     Raises:
         WeightsError, WeightsUnavailableError: they cannot be had.
@@ -59,11 +63,11 @@ def read_start(name: str, tell: Callable[[str], None]) -> Checkpoint | None:
     if name == AUTO:
         try:
             wanted = AUTO if bundled_is_present() else COCO_V1
-            begin = resolve_checkpoint(wanted, timeout_s=_FETCH_TIMEOUT_S, tell=tell)
+            begin = resolve_checkpoint(wanted, architecture, timeout_s=_FETCH_TIMEOUT_S, tell=tell)
         except WeightsUnavailableError as error:
             tell(str(error))
     elif name not in {NONE, RANDOM}:
-        begin = replace(resolve_checkpoint(name), name=Path(name).name)
+        begin = replace(resolve_checkpoint(name, architecture), name=Path(name).name)
     tell("beginning with untrained weights" if begin is None else f"beginning with the weights {begin.name}")
     return begin
 
@@ -73,6 +77,7 @@ class EarlierRun:
     """The run that a folder holds: what it began with, carrying its present weights, and its settings by name."""
 
     begin: Checkpoint | None
+    architecture: Architecture
     settings: dict[str, Any]
 
 
@@ -88,14 +93,15 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         raise DataError(f"{folder} already holds a run. Continue it with --resume, or give another --output")
 
 
-def read_earlier(folder: Path, weights: str) -> EarlierRun:
+def read_earlier(folder: Path, weights: str, architecture: Architecture | None = None) -> EarlierRun:
     """What is to be resumed, so that its weights are not looked for again.
 
     Args:
         weights: that it is now asked to begin with; "auto" for its own.
+        architecture: that it is now asked to have; None for its own.
 
     Raises:
-        DataError: it has no state, or a broken one, or it began with other weights.
+        DataError: it has no state, or a broken one, or it began with other weights, or with another architecture.
     """
     check_folder(folder, resume=True)
     state = read_snapshot(folder, torch.device("cpu"))
@@ -107,9 +113,12 @@ def read_earlier(folder: Path, weights: str) -> EarlierRun:
             f"the run in {folder} began with the weights {name or NONE}, not {weights}. Repeat them, or train without "
             "--resume, into another folder"
         )
+    own = architecture_of(state["model"])
+    if architecture not in {None, own}:
+        raise DataError(f"the run in {folder} trains a {own.name}. Leave out --model, or train into another folder")
     info = CheckpointInfo(**state["info"])
     begin = None if name is None else Checkpoint(name=name, state_dict=state["model"], info=info)
-    return EarlierRun(begin=begin, settings=state["settings"])
+    return EarlierRun(begin=begin, architecture=own, settings=state["settings"])
 
 
 def run_training(
@@ -140,7 +149,10 @@ def run_training(
     torch.manual_seed(settings.seed)
     categories = request.data.categories
     begin = request.begin
-    model = untrained_detector(categories, settings) if begin is None else detector_from(begin, categories, settings)
+    if begin is None:
+        model = untrained_detector(request.architecture, categories, settings)
+    else:
+        model = detector_from(begin, categories, settings)
     with ExitStack() as stack:
         torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
         stack.callback(torch.set_flush_denormal, False)  # it is the whole thread's

@@ -201,6 +201,15 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
     model.load_state_dict({k: t for k, t in found.items() if k in expected}, strict=False)
 
 
+def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
+    """Refuse a checkpoint of another architecture.
+
+    Raises:
+        WeightsError: tells which one it holds.
+    """
+    _refuse_other_architecture(checkpoint.name, checkpoint.state_dict, wanted)
+
+
 def _refuse_other_architecture(source: str, tensors: Mapping[str, Tensor], wanted: Architecture) -> None:
     name = other_architecture(tensors)
     if name is None and architecture_of(tensors) is not wanted:
@@ -224,6 +233,7 @@ __all__ = [
     "WeightsError",
     "WeightsUnavailableError",
     "bundled_is_present",
+    "check_architecture",
     "coco_categories",
     "coco_is_cached",
     "coco_weights",

@@ -147,6 +147,6 @@ def _ways_forward(url: str, path: Path, error: BaseException) -> str:
         "Ways forward:\n"
         f"  - {again}\n"
         f"  - fetch the file elsewhere and put it at {path}\n"
-        "  - use the detector of blood cells that ships in the package: --weights bundled\n"
+        "  - use the detector of blood cells that ships in the package: --weights bundled, without --model\n"
         "  - use weights of your own: --weights PATH (.pth, .safetensors or .frcnn)"
     )

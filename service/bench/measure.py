@@ -21,7 +21,7 @@ from service.images.pictures import decode
 from service.loadtest.fleet import run_plan
 from service.loadtest.plan import Plan, Target
 from service.loadtest.summary import Document, summarise
-from service.settings import Settings
+from service.settings import ModelName, Settings
 
 _CALLERS = 16
 _SHAPES, _SHAPE_CALLERS, _SHAPE_BATCH, _SHAPE_BATCH_S = 30, 64, 16, 0.05
@@ -55,11 +55,18 @@ class ServiceResult:
 
 
 def bench_service(
-    *, device: str, precision: str, rounds: int, seconds: float, advance: Callable[[], None] = lambda: None
+    *,
+    model: ModelName,
+    device: str,
+    precision: str,
+    rounds: int,
+    seconds: float,
+    advance: Callable[[], None] = lambda: None,
 ) -> ServiceResult:
     """Measure.
 
     Args:
+        model: of every server.
         device: of every model.
         precision: of ours; torchvision's has float32.
         rounds: how often each is measured.
@@ -70,7 +77,7 @@ def bench_service(
         BenchError, ServerLostError: a server cannot be measured.
         DetectorError: the device cannot compute in that precision.
     """
-    settings = Settings.model_validate({"weights": "random", "device": device, "precision": precision})
+    settings = Settings.model_validate({"weights": "random", "model": model, "device": device, "precision": precision})
     detector = load_detectors(settings)[0]
     photograph = [jpeg((480, 640))]
     bare: list[float] = []
@@ -79,9 +86,13 @@ def bench_service(
     nothing: list[Document] = []
     with (
         running(
-            "ours", device=detector.device, precision=detector.precision, batch_size=detector.best_batch_size
+            "ours",
+            model=model,
+            device=detector.device,
+            precision=detector.precision,
+            batch_size=detector.best_batch_size,
         ) as ours_url,
-        running("plain", device=detector.device) as plain_url,
+        running("plain", model=model, device=detector.device) as plain_url,
         running("stand-in", batch_size=64) as nothing_url,
     ):
         advance()

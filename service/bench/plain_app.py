@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from fastapi import FastAPI, Request
 from PIL import Image
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models import detection
 
 
-def plain_app(device: str) -> FastAPI:
+def plain_app(model_name: str, device: str) -> FastAPI:
     """With random weights, which are as fast as any."""
     app = FastAPI()
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval().to(device)
+    model = getattr(detection, model_name)(weights=None, weights_backbone=None).eval().to(device)
     one_at_a_time = asyncio.Lock()
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from service.devices.detector import Detections, Detector, ModelInfo, load_detectors
 from service.server import serve
-from service.settings import Precision, Settings
+from service.settings import MODELS, ModelName, Precision, Settings
 
 Kind = Literal["ours", "stand-in", "plain"]
 _LONGEST_START_S = 300
@@ -50,7 +50,13 @@ class StandIn:
 
 @contextmanager
 def running(
-    kind: Kind, *, device: str = "cpu", precision: str = "fp32", batch_size: int = 1, batch_s: float = 0.0
+    kind: Kind,
+    *,
+    model: ModelName = MODELS[0],
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 1,
+    batch_s: float = 0.0,
 ) -> Iterator[str]:
     """The address of such a server, which has answered.
 
@@ -59,7 +65,7 @@ def running(
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    arguments = [kind, str(port), device, precision, str(batch_size), str(batch_s)]
+    arguments = [kind, model, str(port), device, precision, str(batch_size), str(batch_s)]
     # Without the settings of the caller's environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FRCNN_", "OTEL_"))}
     child = subprocess.Popen([sys.executable, "-m", "service.bench.processes", *arguments], env=environment)  # noqa: S603
@@ -94,16 +100,23 @@ def until_ready(url: str, is_alive: Callable[[], bool] = lambda: True) -> None:
         time.sleep(0.1)
 
 
-def _serve(kind: Kind, port: int, device: str, precision: Precision, batch_size: int, batch_s: float) -> None:
+def _serve(
+    kind: Kind, model: ModelName, port: int, *, device: str, precision: Precision, batch_size: int, batch_s: float
+) -> None:
     if kind == "plain":
         import uvicorn
 
         from service.bench.plain_app import plain_app
 
-        uvicorn.run(plain_app(device), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+        uvicorn.run(plain_app(model, device), host="127.0.0.1", port=port, log_level="warning", access_log=False)
         return
     settings = Settings(
-        weights="random", device=device, precision=precision, max_batch_size=batch_size, access_log=False
+        weights="random",
+        model=model,
+        device=device,
+        precision=precision,
+        max_batch_size=batch_size,
+        access_log=False,
     )
 
     def load(asked: Settings) -> Sequence[Detector]:
@@ -114,5 +127,13 @@ def _serve(kind: Kind, port: int, device: str, precision: Precision, batch_size:
 
 
 if __name__ == "__main__":
-    kind, port, device, precision, batch_size, batch_s = sys.argv[1:]
-    _serve(kind, int(port), device, precision, int(batch_size), float(batch_s))  # type: ignore[arg-type]
+    kind, model, port, device, precision, batch_size, batch_s = sys.argv[1:]
+    _serve(
+        kind,  # type: ignore[arg-type]
+        model,  # type: ignore[arg-type]
+        int(port),
+        device=device,
+        precision=precision,  # type: ignore[arg-type]
+        batch_size=int(batch_size),
+        batch_s=float(batch_s),
+    )

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from model.weights.names import RANDOM, argument_error
 from service.cli.errors import fail, refuse, stdout
-from service.cli.options import Device, Json, number
+from service.cli.options import Device, Json, Model, number
 from service.cli.progress import counting
+from service.settings import MODELS
 
 if TYPE_CHECKING:
     from model.bench.measure import BenchResult
@@ -24,6 +25,7 @@ def bench_model(
     weights: Annotated[
         str, typer.Option(metavar="W", help="COCO_V1, bundled, a path, or random, which is as fast as any")
     ] = "random",
+    model: Model = None,
     device: Device = "auto",
     precision: Annotated[
         str,
@@ -41,6 +43,7 @@ def bench_model(
     height, width = _numbers(size, "x", "--size", count=2)
     batch_sizes = _numbers(batch_size, ",", "--batch-size")
     refuse(argument_error(weights=weights))
+    from model.architectures import architecture_named
     from model.bench.measure import available_precisions, lively
     from model.bench.measure import bench_model as measure
     from model.build import resolve_checkpoint
@@ -48,7 +51,7 @@ def bench_model(
 
     chosen = find_device(device)
     precisions = precision.split(",") if precision else available_precisions(chosen)
-    checkpoint = resolve_checkpoint(weights)
+    checkpoint = resolve_checkpoint(weights, architecture_named(model))
     if weights == RANDOM:
         checkpoint = lively(checkpoint)
     with counting("measuring", rounds + 1) as advance:
@@ -76,7 +79,9 @@ def _numbers(text: str, separator: str, option: str, count: int | None = None) -
 
 def _print_model(result: BenchResult) -> None:
     height, width = result.size_hw
-    about = f"{height}x{width} as {'x'.join(map(str, result.padded_hw))}, {result.gflop:.0f} GFLOP an image"
+    about = (
+        f"{result.model}, {height}x{width} as {'x'.join(map(str, result.padded_hw))}, {result.gflop:.0f} GFLOP an image"
+    )
     table = Table(title=f"{about}, medians of {result.rounds} rounds")
     for name in ("", "batch", "s", "img/s", "x torchvision", "of peak", "MiB"):
         table.add_column(name, justify="left" if not name else "right")
@@ -108,6 +113,7 @@ def _print_model(result: BenchResult) -> None:
 
 
 def bench_service(
+    model: Model = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(metavar="P", help="Of ours; torchvision's has float32")] = "auto",
     rounds: Rounds = 3,
@@ -125,6 +131,7 @@ def bench_service(
     try:
         with counting("measuring", rounds + 1) as advance:
             result = measure(
+                model=model or MODELS[0],
                 device=device,
                 precision=precision,
                 rounds=rounds,

@@ -11,7 +11,7 @@ import typer
 
 from model.weights.names import argument_error
 from service.cli.errors import USAGE, fail, refuse, say
-from service.cli.options import Device, Json, number
+from service.cli.options import Device, Json, Model, number
 from service.cli.progress import counting
 from service.cli.serve import settings_from
 from service.images.files import IMAGE_SUFFIXES, ImageFile, image_files
@@ -32,6 +32,7 @@ def detect(
         str | None, typer.Option(metavar="L,L", help="Keep only these classes, separated by commas.")
     ] = None,
     max_detections: Annotated[int, number(min=1, max=100, help="Keep so many of the best of an image.")] = 100,
+    model: Model = None,
     device: Device = "auto",
     precision: Annotated[
         Precision,
@@ -44,7 +45,9 @@ def detect(
     """
     logging.basicConfig(level="WARNING", format="%(levelname)s: %(message)s")
     # One image at a time: to measure how many are fastest would take longer than most folders.
-    settings = settings_from({"weights": weights, "device": device, "precision": precision, "max_batch_size": 1})
+    settings = settings_from(
+        {"weights": weights, "model": model, "device": device, "precision": precision, "max_batch_size": 1}
+    )
     files = _image_files(images)
     refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
     if draw is not None:

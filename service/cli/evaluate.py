@@ -13,7 +13,7 @@ from rich.table import Table
 
 from model.weights.names import argument_error
 from service.cli.errors import refuse, say, stdout
-from service.cli.options import DATA, IMAGES, Device, Json, folder, number
+from service.cli.options import DATA, IMAGES, Device, Json, Model, folder, number
 from service.cli.progress import counting
 from service.settings import Precision
 
@@ -38,6 +38,7 @@ def evaluate(
     plot: Annotated[Path | None, folder(help="Write precision-recall curves and example pictures here")] = None,
     min_size: Annotated[int | None, number(min=32, help="Shorter side, px; by default the weights' own")] = None,
     max_size: Annotated[int | None, number(min=32, help="Longer side, px; by default the weights' own")] = None,
+    model: Model = None,
     device: Device = "auto",
 ) -> None:
     """Measure a detector's average precision by COCO's rules.
@@ -45,6 +46,7 @@ def evaluate(
     Example: frcnn evaluate --weights out/best.safetensors --data photos/coco.json --split all
     """
     refuse(argument_error(weights=weights, data=data))
+    from model.architectures import architecture_named
     from model.build import from_checkpoint, resolve_checkpoint
     from model.data.coco import is_named_for
     from model.data.sources import open_data
@@ -58,16 +60,16 @@ def evaluate(
 
     check_precision(precision, find_device(device))
     check_evaluator()  # before pictures are looked at for minutes
-    checkpoint = resolve_checkpoint(weights, tell=say)
+    checkpoint = resolve_checkpoint(weights, architecture_named(model), tell=say)
     chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
-    model = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
+    detector = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
     whole = is_named_for(Path(data), split)
     measured, report = open_data(data, split, keep_empty=True, whole=whole, images=images)
     for line in report.lines():
         say(line)
     with joined_processes(device) as processes, counting("detecting", len(measured)) as advance:
         served = serving_model(
-            model,
+            detector,
             device=processes.device,
             precision=precision,
             calibration=partial(calibration_pictures, calibration_images),
@@ -75,7 +77,13 @@ def evaluate(
         found = detect_all(served.detect, measured, advance=advance)
     metrics = measure(measured, found, checkpoint.categories)
     if as_json:
-        about = {"weights": checkpoint.name, "data": data, "split": split, "precision": served.precision}
+        about = {
+            "model": checkpoint.architecture.name,
+            "weights": checkpoint.name,
+            "data": data,
+            "split": split,
+            "precision": served.precision,
+        }
         typer.echo(json.dumps(about | metrics.as_json() | {"left_out": report.counts()}, indent=2))
     else:
         stdout.print(metrics_table(metrics, title=f"{checkpoint.name} on {report.source}"))

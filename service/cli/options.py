@@ -8,11 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from service.settings import ModelName
+
 number = partial(typer.Option, metavar="N")  # typer would call it <int range>
 folder = partial(typer.Option, metavar="DIR")
 DATA = typer.Option(metavar="DATA", help="A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic")
 IMAGES = folder(help="Folder of a COCO JSON's images; by default the JSON's own, or images in it")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Model = Annotated[
+    ModelName | None,
+    typer.Option(
+        metavar="MODEL",
+        help="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file tells its own",
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, or a GPU such as cuda:0.")]
 
 

@@ -16,7 +16,7 @@ import typer
 from model.training.settings import TrainSettings
 from model.weights.names import argument_error
 from service.cli.errors import fail, refuse, say, stderr, usage_errors
-from service.cli.options import DATA, IMAGES, Device, folder, number, of_setting
+from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_setting
 
 if TYPE_CHECKING:
     from model.data.samples import DetectionData
@@ -56,6 +56,7 @@ def train(
     norm: Annotated[
         Literal["auto", "frozen", "live"], typer.Option(help="Batch norm; auto is live from scratch, else frozen")
     ] = "auto",
+    model: Model = None,
     device: Device = "auto",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard too")] = False,
     **flags: Any,
@@ -71,6 +72,7 @@ def train(
     refuse(argument_error(weights=None if resume else weights, data=data) or argument_error(data=validation_data))
     is_first = os.environ.get("RANK", "0") == "0"
     stderr.quiet = not is_first
+    from model.architectures import FASTERRCNN_RESNET50_FPN, architecture_named
     from model.training.interruption import TrainingInterrupted
     from model.training.processes import find_device, joined_processes
     from model.training.run import RunRequest, check_folder, read_earlier, read_start, run_training
@@ -78,8 +80,9 @@ def train(
 
     find_device(device)  # refused before anything is fetched or read
     check_folder(output, resume=resume)
-    earlier = read_earlier(output, weights) if resume else None
-    begin = read_start(weights, say) if earlier is None else earlier.begin
+    wanted = architecture_named(model)
+    earlier = read_earlier(output, weights, wanted) if resume else None
+    begin = read_start(weights, say, wanted) if earlier is None else earlier.begin
     if begin is None and (norm == "frozen" or given.get("trainable_layers", 5) != 5):
         raise typer.BadParameter("without weights to begin with, batch norm is live and all layers learn")
     whole = validation_data is not None  # no part of the data is then held out
@@ -107,6 +110,7 @@ def train(
         resume=resume,
         allow_changes=allow_changes,
         tensorboard=tensorboard,
+        architecture=earlier.architecture if earlier is not None else wanted or FASTERRCNN_RESNET50_FPN,
     )
     from service.cli.progress import ProgressBar
 

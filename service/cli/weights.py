@@ -10,7 +10,8 @@ import typer
 
 from model.weights.names import SUFFIXES, argument_error
 from service.cli.errors import refuse, stderr
-from service.cli.options import number
+from service.cli.options import Model, number
+from service.settings import MODELS
 
 
 def list_weights() -> None:
@@ -18,10 +19,12 @@ def list_weights() -> None:
 
     Example: frcnn weights list
     """
+    from model.architectures import ARCHITECTURES
     from model.weights.checkpoints import bundled_is_present, coco_is_cached, coco_weights
 
-    state = "in the cache" if coco_is_cached() else "to be fetched once"
-    typer.echo(f"COCO_V1   {state}: {coco_weights().url}")
+    for architecture in ARCHITECTURES.values():
+        state = "in the cache" if coco_is_cached(architecture) else "to be fetched once"
+        typer.echo(f"COCO_V1   of {architecture.name}, {state}: {coco_weights(architecture).url}")
     typer.echo(
         f"bundled   {'in the package' if bundled_is_present() else 'missing'}: red and white blood cells, platelets"
     )
@@ -30,28 +33,32 @@ def list_weights() -> None:
     typer.echo("PATH      a .pth, .safetensors or .frcnn file of your own")
 
 
-def fetch_weights() -> None:
+def fetch_weights(model: Model = None) -> None:
     """Fetch COCO_V1 into the cache, unless it is there.
 
-    Example: frcnn weights fetch
+    Example: frcnn weights fetch --model fasterrcnn_resnet50_fpn_v2
     """
+    from model.architectures import ARCHITECTURES
     from model.weights.checkpoints import fetch_coco
 
-    typer.echo(fetch_coco())
+    typer.echo(fetch_coco(ARCHITECTURES[model or MODELS[0]]))
 
 
 def inspect_weights(
     weights: Annotated[str, typer.Argument(metavar="W", help="COCO_V1, bundled, random or a file.")],
+    model: Model = None,
 ) -> None:
     """Say what a file of weights holds, and whether it fits the model.
 
     Example: frcnn weights inspect out/best.safetensors
     """
+    from model.architectures import architecture_named
     from model.build import from_checkpoint, resolve_checkpoint
 
-    checkpoint = resolve_checkpoint(weights)
+    checkpoint = resolve_checkpoint(weights, architecture_named(model))
     names = checkpoint.categories.objects()
     typer.echo(f"name        {checkpoint.name}")
+    typer.echo(f"model       {checkpoint.architecture.name}")
     typer.echo(f"tensors     {len(checkpoint.state_dict)}")
     typer.echo(f"parameters  {sum(t.numel() for t in checkpoint.state_dict.values()):,}")
     typer.echo(f"classes     {len(names)}: {', '.join(list(names.values())[:8])}{', ...' if len(names) > 8 else ''}")

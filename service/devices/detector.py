@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.architectures import architecture_named
 from model.build import from_checkpoint, resolve_checkpoint
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
@@ -35,7 +36,6 @@ from service.settings import Precision, Settings
 
 logger = logging.getLogger(__name__)
 
-MODEL_NAME = "fasterrcnn_resnet50_fpn"
 _USUAL_HW = (480, 640)
 # 4:3, 3:2 and 16:9, each upright too, the most usual first: what cameras and phones make.
 _USUAL_SIZES = (_USUAL_HW, (640, 480), (2000, 3000), (1080, 1920), (3000, 2000), (1920, 1080))
@@ -252,9 +252,10 @@ def load_detectors(settings: Settings) -> list[Detector]:
     devices = parse_devices(settings.device)
     check_arithmetic(settings.precision, devices)
     torch.set_num_threads(compute_threads(devices))
-    checkpoint = resolve_checkpoint(settings.weights, tell=lambda text: logger.warning("%s", text))
+    wanted = architecture_named(settings.model)
+    checkpoint = resolve_checkpoint(settings.weights, wanted, tell=lambda text: logger.warning("%s", text))
     model = from_checkpoint(checkpoint)
-    info = ModelInfo(MODEL_NAME, checkpoint.name, checkpoint.categories)
+    info = ModelInfo(checkpoint.architecture.name, checkpoint.name, checkpoint.categories)
     if AUTO in {settings.precision, settings.max_batch_size}:
         logger.info("measuring what is fastest here, for some seconds; --precision and --max-batch-size do without")
     detectors: list[Detector] = []

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api import openapi
-from service.devices.detector import MODEL_NAME
 from service.oip.tensors import OUTPUTS
+from service.settings import MODELS
 from service.wire import LENGTH_HEADER
 
 VERSION = "1"
@@ -74,7 +74,7 @@ _MODEL_PARAMETER = {
     "name": "model",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "enum": [MODEL_NAME]},
+    "schema": {"type": "string", "enum": list(MODELS)},
 }
 
 

@@ -15,11 +15,12 @@ from service.api.pipeline import ImageResult, detect_image, detect_pixels
 from service.api.schemas import DetectQuery, Selection
 from service.api.uploads import read_base64_body
 from service.batching.batch_queue import Priority
-from service.devices.detector import MODEL_NAME, ModelInfo
+from service.devices.detector import ModelInfo
 from service.errors import BadParameterError, BadRequestError
 from service.oip import document
 from service.oip.document import VERSION
 from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
+from service.settings import MODELS
 from service.wire import LENGTH_HEADER
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
@@ -62,8 +63,7 @@ async def server_metadata(request: Request) -> Response:
 @router.get(_VERSIONED, include_in_schema=False)
 async def model_metadata(request: Request) -> Response:
     """The model's input and outputs. The input is also taken as UINT8 `[height, width, 3]`."""
-    _find_model(request)
-    description = {"name": MODEL_NAME, "versions": [VERSION], "platform": "pytorch"}
+    description = {"name": _find_model(request), "versions": [VERSION], "platform": "pytorch"}
     return JSONResponse({**description, "inputs": [INPUT], "outputs": list(OUTPUTS)})
 
 
@@ -78,8 +78,7 @@ async def model_metadata(request: Request) -> Response:
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request) -> Response:
     """200 while the model takes requests, else 503."""
-    _find_model(request)
-    return _readiness(request, {"name": MODEL_NAME})
+    return _readiness(request, {"name": _find_model(request)})
 
 
 @router.post(
@@ -95,7 +94,7 @@ async def infer(request: Request) -> Response:
     The parameters `score_threshold`, `max_detections` and `labels` choose as they do in `/detect`; `timeout` is in
     microseconds.
     """
-    _find_model(request)
+    name = _find_model(request)
     async with admit(request, Priority.NORMAL) as job:
         length = request.headers.get(LENGTH_HEADER)
         body = await job.read(read_base64_body, body_bytes=job.settings.max_body_bytes)
@@ -108,12 +107,12 @@ async def infer(request: Request) -> Response:
         image = asked.image
         result = await (detect_image(job, image) if isinstance(image, bytes) else detect_pixels(job, image))
         with job.stage("encode"):
-            return _response(result, asked, selection)
+            return _response(result, asked, selection, name)
 
 
-def _response(result: ImageResult, asked: InferRequest, selection: Selection) -> Response:
+def _response(result: ImageResult, asked: InferRequest, selection: Selection, name: str) -> Response:
     chosen = selection.apply(result.answer.detections)
-    body, json_length = write_response(chosen, asked, model=MODEL_NAME, version=VERSION)
+    body, json_length = write_response(chosen, asked, model=name, version=VERSION)
     headers = {"Server-Timing": result.server_timing()}
     if json_length is None:
         return Response(body, media_type="application/json", headers=headers)
@@ -144,10 +143,14 @@ def _readiness(request: Request, body: dict[str, Any]) -> Response:
     return JSONResponse({**body, "ready": is_ready}, status_code=200 if is_ready else 503)
 
 
-def _find_model(request: Request) -> None:
+def _find_model(request: Request) -> str:
+    """The name of the model that the path names. Until one is loaded, any that can be served counts."""
     # Not parameters of the routes: FastAPI would document a 422 that never comes.
     model, version = request.path_params["model"], request.path_params.get("version", VERSION)
-    if (model, version) != (MODEL_NAME, VERSION):
+    info = service_of(request).info
+    names = MODELS if info is None else (info.name,)
+    if model not in names or version != VERSION:
         raise HTTPException(
-            404, f"there is no model {model!r} of version {version!r}; there is {MODEL_NAME}, {VERSION}"
+            404, f"there is no model {model!r} of version {version!r}; there is {' or '.join(names)}, {VERSION}"
         )
+    return str(model)

@@ -13,7 +13,8 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 import model.weights.checkpoints
 from model import fasterrcnn_resnet50_fpn
-from model.build import from_checkpoint, random_checkpoint
+from model.architectures import ARCHITECTURES, FASTERRCNN_RESNET50_FPN, FASTERRCNN_RESNET50_FPN_V2
+from model.build import from_checkpoint, random_checkpoint, resolve_checkpoint
 from model.faster_rcnn import FasterRCNN
 from model.resnet import FrozenBatchNorm2d
 from model.roi_heads import FastRCNNPredictor
@@ -148,3 +149,48 @@ def test_what_faster_rcnn_needs_is_told():
     for arguments in ({}, {"num_classes": 3, "box_predictor": FastRCNNPredictor(1024, 3)}):
         with pytest.raises(ValueError, match="either num_classes or a box_predictor"):
             FasterRCNN(backbone, **arguments)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, frozen_state):
+    """A file of each architecture, by its name."""
+    folder = tmp_path_factory.mktemp("files")
+    states = {
+        FASTERRCNN_RESNET50_FPN.name: frozen_state,
+        FASTERRCNN_RESNET50_FPN_V2.name: random_checkpoint(architecture=FASTERRCNN_RESNET50_FPN_V2).state_dict,
+    }
+    for name, state in states.items():
+        torch.save({"model": {f"module.{key}": tensor for key, tensor in state.items()}}, folder / f"{name}.pth")
+    return {name: folder / f"{name}.pth" for name in states}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_file_tells_its_architecture_by_its_keys(name, files):
+    asked = ARCHITECTURES[name]
+    for architecture in (None, asked):
+        checkpoint = resolve_checkpoint(str(files[name]), architecture)
+        assert checkpoint.architecture is asked
+    other = next(one for one in ARCHITECTURES.values() if one is not asked)
+    with pytest.raises(WeightsError, match=rf"{name}\.pth holds {name}, and the detector is {other.name}"):
+        resolve_checkpoint(str(files[name]), other)
+    assert from_checkpoint(checkpoint).backbone.fpn.inner_blocks[0][0].bias is None if asked.is_v2 else True
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_random_weights_are_of_the_architecture_that_is_asked_for(architecture):
+    checkpoint = resolve_checkpoint("random", architecture)
+    assert checkpoint.architecture is architecture
+    from_checkpoint(checkpoint)
+
+
+def test_the_bundled_weights_are_no_second_version():
+    with pytest.raises(WeightsError, match="bundled holds fasterrcnn_resnet50_fpn, and"):
+        resolve_checkpoint("bundled", FASTERRCNN_RESNET50_FPN_V2)
+
+
+def test_another_detector_is_named_whichever_architecture_is_asked_for(tmp_path):
+    tensors = {"head.classification_head.conv.weight": torch.ones(3, 3), "backbone.body.conv1.weight": torch.ones(3, 3)}
+    torch.save(tensors, tmp_path / "a.pth")
+    for architecture in ARCHITECTURES.values():
+        with pytest.raises(WeightsError, match="holds RetinaNet"):
+            resolve_checkpoint(str(tmp_path / "a.pth"), architecture)

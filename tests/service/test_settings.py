@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, misspelt_variables
+from model.architectures import ARCHITECTURES
+from service.settings import MODELS, Settings, misspelt_variables
 
 
 def test_the_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +26,7 @@ def test_auto_is_a_batch_size() -> None:
         {"max_batch_size": 0},
         {"max_batch_size": "many"},
         {"precision": "fp64"},
+        {"model": "retinanet_resnet50_fpn"},
         {"colour": 1},
         {"cors_origins": "app.example"},
         {"cors_origins": "https://app.example/"},
@@ -59,3 +61,7 @@ def test_a_collector_is_named_as_everywhere_or_by_our_own_variable(monkeypatch: 
 def test_misspelt_variables_are_found() -> None:
     given = ["FRCNN_API_KEY", "FRCNN_API_KEYS", "frcnn_port", "FRCNN_OTLP_ENDPOINT", "HOME", "OTHER_FRCNN_X"]
     assert misspelt_variables(given) == ["FRCNN_API_KEY"]
+
+
+def test_every_architecture_can_be_chosen_and_the_first_is_the_default() -> None:
+    assert tuple(ARCHITECTURES) == MODELS

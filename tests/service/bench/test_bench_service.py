@@ -39,7 +39,7 @@ def test_a_server_process_is_measured_and_its_batches_are_told() -> None:
 
 @pytest.mark.anyio
 async def test_the_plain_service_answers() -> None:
-    transport = httpx.ASGITransport(plain_app("cpu"))
+    transport = httpx.ASGITransport(plain_app("fasterrcnn_resnet50_fpn", "cpu"))
     async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=120) as client:
         answer = (await client.post("/detect", content=jpeg((48, 64)))).json()
     assert answer.keys() == {"boxes", "labels", "scores"}

@@ -151,9 +151,13 @@ def test_serving_with_a_wrong_setting_is_wrong_usage(wrong: tuple[str, str]) -> 
 
 
 def test_weights_list_and_inspect() -> None:
-    assert "COCO_V1" in invoke("weights", "list").stdout
-    result = invoke("weights", "inspect", "random")
+    listed = invoke("weights", "list").stdout
+    assert "COCO_V1   of fasterrcnn_resnet50_fpn, " in listed
+    assert "COCO_V1   of fasterrcnn_resnet50_fpn_v2, " in listed
+    assert "/fasterrcnn_resnet50_fpn_v2_coco-" in listed
+    result = invoke("weights", "inspect", "random", "--model", "fasterrcnn_resnet50_fpn_v2")
     assert result.exit_code == 0
+    assert "model       fasterrcnn_resnet50_fpn_v2" in result.stdout
     assert "fits        yes" in result.stdout
     assert "80: person, bicycle" in result.stdout
 

@@ -286,6 +286,32 @@ def test_the_classes_of_foreign_weights_are_named_in_a_file(run: Callable[..., R
     assert all(torch.equal(tensor, given[key]) for key, tensor in checkpoint.state_dict.items())
 
 
+def test_the_second_version_is_trained_resumed_measured_and_served(
+    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
+) -> None:
+    folder, output = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)}), tmp_path / "out"
+    words = ("train", "--data", folder, "--output", output, *QUICK, "--validation-split", "none")
+    done = run(*words, "--iterations", 1, "--model", "fasterrcnn_resnet50_fpn_v2")
+    assert done.exit_code == 0, done.output
+    weights = output / "best.safetensors"
+    assert read_checkpoint(weights).architecture.name == "fasterrcnn_resnet50_fpn_v2"
+
+    refused = run(*words, "--resume", "--model", "fasterrcnn_resnet50_fpn")
+    assert refused.exit_code == 1
+    assert "trains a fasterrcnn_resnet50_fpn_v2. Leave out --model" in refused.stderr
+    resumed = run(*words, "--resume", "--iterations", 2, "--allow-changes")
+    assert resumed.exit_code == 0, resumed.output
+
+    measured = run("evaluate", "--weights", weights, "--data", folder, "--json")
+    assert json.loads(measured.stdout)["model"] == "fasterrcnn_resnet50_fpn_v2"
+    asked = ("--weights", weights, "--data", folder, "--model", "fasterrcnn_resnet50_fpn")
+    refused = run("evaluate", *asked)
+    assert refused.exit_code == 1
+    assert "holds fasterrcnn_resnet50_fpn_v2, and the detector is fasterrcnn_resnet50_fpn" in refused.stderr
+    [served] = load_detectors(Settings(weights=str(weights), device="cpu"))
+    assert (served.info.name, served.info.weights) == ("fasterrcnn_resnet50_fpn_v2", "best.safetensors")
+
+
 def test_asking_for_help_does_not_import_torch(script_environment: dict[str, str]) -> None:
     code = "import sys, service.cli.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=script_environment, check=False).returncode == 0

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
+import threading
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+
+from service.app import create_app
+from service.settings import MODELS, Settings
 
 MODEL = "/v2/models/fasterrcnn_resnet50_fpn"
 VERSIONED = f"{MODEL}/versions/1"
@@ -22,6 +27,48 @@ def asking(data: bytes, **members: Any) -> dict[str, Any]:
 
 def outputs(response: httpx.Response) -> dict[str, Any]:
     return {one["name"]: one["data"] for one in response.json()["outputs"]}
+
+
+@pytest.mark.anyio
+async def test_the_model_has_its_own_name(fake: Any, serving: Any, make_png: Any) -> None:
+    detector = fake()
+    detector.info = dataclasses.replace(detector.info, name="fasterrcnn_resnet50_fpn_v2")
+    async with serving(detector) as client:
+        path = f"{MODEL}_v2"
+        assert (await client.get(path)).json()["name"] == "fasterrcnn_resnet50_fpn_v2"
+        assert (await client.get(f"{path}/ready")).json() == {"name": "fasterrcnn_resnet50_fpn_v2", "ready": True}
+        answer = await client.post(f"{path}/infer", json=asking(make_png(7)))
+        assert answer.json()["model_name"] == "fasterrcnn_resnet50_fpn_v2"
+        refused = await client.post(f"{MODEL}/infer", json=asking(make_png(7)))
+        assert refused.status_code == 404
+        assert "there is fasterrcnn_resnet50_fpn_v2, 1" in refused.json()["error"]
+        assert (await client.post("/detect", content=make_png(7))).json()["model"][
+            "name"
+        ] == "fasterrcnn_resnet50_fpn_v2"
+        assert (await client.get("/healthz")).json()["model"]["name"] == "fasterrcnn_resnet50_fpn_v2"
+
+
+@pytest.mark.anyio
+async def test_until_the_model_is_loaded_each_name_may_be_its_own(fake: Any) -> None:
+    may_load = threading.Event()
+
+    def load(_: Settings) -> list[Any]:
+        assert may_load.wait(20)
+        return [fake()]
+
+    app = create_app(Settings(), load=load)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        for name in MODELS:
+            answer = await client.get(f"/v2/models/{name}/ready")
+            assert (answer.status_code, answer.json()) == (503, {"name": name, "ready": False})
+        assert (await client.get("/v2/models/other/ready")).status_code == 404
+        may_load.set()
+        await app.state.service.until_loaded()
+        assert (await client.get(f"{MODEL}_v2/ready")).status_code == 404
 
 
 @pytest.mark.anyio
