@@ -23,7 +23,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-install: $(STAMP) ## Make .venv with the pinned dependencies of serving, training and tests (5 to 10 min, 5 to 7 GB)
+install: $(STAMP) ## Make .venv with the pinned dependencies of serving, training and tests (5 to 10 min, 7.5 GB)
 
 # What the container image has is enough to serve, and half the packages.
 $(STAMP): REQUIREMENTS := constraints.txt
@@ -31,7 +31,7 @@ $(SERVING): REQUIREMENTS := docker/requirements.txt
 $(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11 to 3.13 is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "Installing into $(VENV), once, which takes some minutes, 5 to 7 GB, and 3 GB more until it is done"
+	@echo "Installing into $(VENV), once, which takes some minutes, 6 GB (7.5 with training and tests), and 3 GB more until it is done"
 	@$(PYTHON) -m venv $(VENV)
 	@if [ -z "$(TORCH_INDEX)" ]; then \
 		$(BIN)/python -m pip install --quiet --require-hashes -r $(REQUIREMENTS); \
@@ -45,7 +45,7 @@ $(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
 	@touch $@
 
 serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (ready in 10 s; make serve ARGS="--port 9000")
-	@FRCNN_WEIGHTS=$${FRCNN_WEIGHTS:-auto} exec $(BIN)/frcnn serve $(ARGS)
+	@exec $(BIN)/frcnn serve $(ARGS)
 
 test: install ## Run the tests (about 20 min; make test ARGS="-k rpn")
 	$(BIN)/python -m pytest $(ARGS)

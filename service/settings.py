@@ -32,11 +32,13 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     weights: str = Field(
-        "COCO_V1", min_length=1, description="COCO_V1, auto, bundled, random, or a .pth, .safetensors or .frcnn file."
+        "auto",
+        min_length=1,
+        description="COCO_V1, bundled, auto (COCO_V1 where it can be had, else bundled), random, or a file of weights.",
     )
     model: ModelName | None = Field(
         None,
-        description="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file tells its own.",
+        description="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file says its own.",
     )
     device: str = Field("auto", description="auto, cpu, cuda, or several: cuda:0,cuda:1.")
     precision: Precision = Field(

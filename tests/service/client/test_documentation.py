@@ -1,4 +1,4 @@
-"""The examples in docs/clients.md run as they stand."""
+"""The examples in docs/clients.md, and those of docs/deployment.md, run as they stand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ import numpy as np
 import pytest
 
 from service.client import DetectionClient
+from service.settings import Settings
 
-PAGE = Path(__file__).parents[3] / "docs" / "clients.md"
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = DOCS / "clients.md"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of what supervision imports
@@ -64,9 +67,9 @@ def write_video(path: Path) -> None:
         video.mux(stream.encode())
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: Path = PAGE) -> list[str]:
     """The examples of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def test_the_javascript_example(fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
@@ -85,8 +88,33 @@ def test_the_javascript_example(fake: Any, live: Any, make_png: Any, tmp_path: P
     assert ran.stdout == "person 0.9 [ 7, 1, 11, 9 ]\n"
 
 
+def test_an_answer_in_torchserves_form() -> None:
+    [example] = blocks("python", DOCS / "deployment.md")
+    scope: dict[str, Any] = {}
+    exec(compile(example, "deployment.md", "exec"), scope)
+    result = {"boxes": [[1, 2, 3, 4]], "labels": [1], "scores": [0.9], "label_names": ["person"]}
+    assert scope["as_torchserve"](result) == [{"person": [1, 2, 3, 4], "score": 0.9}]
+
+
+def test_the_unit_of_systemd(tmp_path: Path) -> None:
+    [unit] = blocks("ini", DOCS / "deployment.md")
+    options = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    waits = (
+        float(options["ExecStart"].split("--drain-delay-s ")[1]) + Settings.model_fields["shutdown_timeout_s"].default
+    )
+    assert float(options["TimeoutStopSec"]) > waits + 5
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("needs systemd-analyze")
+    path = tmp_path / "frcnn.service"
+    path.write_text(unit.replace(options["ExecStart"].split()[0], sys.executable))
+    found = subprocess.run([analyze, "verify", path], capture_output=True, text=True, timeout=60)
+    assert str(path) not in found.stderr, found.stderr
+    assert "frcnn.service:" not in found.stderr, found.stderr
+
+
 def test_the_nginx_example_serves_below_a_path(fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
-    [location] = blocks("nginx")
+    [location] = blocks("nginx", DOCS / "deployment.md")
     with live(fake()) as url, nginx(location.replace("http://127.0.0.1:8000", url), tmp_path) as proxy:
         page = f"{proxy}/detector/"
         with DetectionClient(page) as client:
