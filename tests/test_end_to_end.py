@@ -20,6 +20,7 @@ from model.build import random_checkpoint
 from model.weights.checkpoints import CheckpointInfo, save_checkpoint
 from service.app import create_app
 from service.settings import Settings
+from tests.support.servers import served
 
 # Small enough for many photographs on a CPU; the arithmetic does not depend on it.
 SIZES = {"min_size": 256, "max_size": 420}
@@ -36,7 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(weights: Path, served: Any) -> Iterator[str]:
+def url(weights: Path) -> Iterator[str]:
     with served(create_app(Settings(weights=str(weights), device="cpu", max_batch_size=4))) as address:
         yield address
 

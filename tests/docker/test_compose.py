@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-pytestmark = pytest.mark.docker
+from tests.support.stacks import Callers, stack
+
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("image")]
 
 CALLERS = 4
 
@@ -23,13 +24,13 @@ def ready(url: str) -> bool:
         return False
 
 
-def test_it_serves_and_stops_under_load_without_losing_an_answer(stack: Any, callers: Any, picture: bytes) -> None:
+def test_it_serves_and_stops_under_load_without_losing_an_answer(picture: bytes) -> None:
     with stack("one") as one:
         url = f"http://127.0.0.1:{one.port}"
         assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
         reply = httpx.post(f"{url}/detect", files={"file": ("a.jpg", picture)}, timeout=120)
         assert reply.status_code == 200
-        with callers(url, 2 * CALLERS) as load:
+        with Callers(url, picture, 2 * CALLERS) as load:
             load.until_answered(3 * CALLERS)
             stopping = threading.Thread(target=one, args=("stop", "detector"))
             stopping.start()
@@ -45,11 +46,11 @@ def test_it_serves_and_stops_under_load_without_losing_an_answer(stack: Any, cal
         assert one.state("detector", "ExitCode") == "0"
 
 
-def test_replicas_come_and_go_and_nobody_notices(stack: Any, callers: Any) -> None:
+def test_replicas_come_and_go_and_nobody_notices(picture: bytes) -> None:
     with stack("scaled", profile="scaled") as scaled:
         url = f"http://127.0.0.1:{scaled.scaled_port}"
         assert httpx.get(f"{url}/metrics").status_code == 404
-        with callers(url, CALLERS) as load:
+        with Callers(url, picture, CALLERS) as load:
             load.until_answered(2 * CALLERS)
             scaled("stop", "replica")
             assert scaled.state("replica", "ExitCode") == "0"
@@ -64,7 +65,7 @@ def test_replicas_come_and_go_and_nobody_notices(stack: Any, callers: Any) -> No
         assert sum(answered) == load.outcomes.total()
 
 
-def test_keys_come_from_a_file(stack: Any, tmp_path: Path) -> None:
+def test_keys_come_from_a_file(tmp_path: Path) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text("correct-horse-battery\nanother-key-of-that-kind\n")
     keys.chmod(0o644)
@@ -75,7 +76,7 @@ def test_keys_come_from_a_file(stack: Any, tmp_path: Path) -> None:
         keyed("exec", "detector", "test", "-r", "/run/secrets/frcnn_api_keys")
 
 
-def test_the_load_tester_finds_the_service(stack: Any) -> None:
+def test_the_load_tester_finds_the_service() -> None:
     with stack("load", LOADTEST_OPTIONS="--concurrency 2 --duration 10 --warmup 0") as loaded:
         told = loaded("run", "--rm", "loadtest")
         print(f"RECORD {told}")

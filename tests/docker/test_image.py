@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.stacks import run
+
 pytestmark = pytest.mark.docker
 
 LOCKED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp"]
@@ -25,7 +27,7 @@ CUDA = [
 
 
 @pytest.fixture
-def container(image: str, run: Callable[..., str]) -> Callable[..., Any]:
+def container(image: str) -> Callable[..., Any]:
     """`with container(): ...`: the service in a container that may do nothing, at an address."""
 
     @contextmanager
@@ -39,16 +41,14 @@ def container(image: str, run: Callable[..., str]) -> Callable[..., Any]:
     return start
 
 
-def state(run: Callable[..., str], name: str) -> dict[str, Any]:
+def state(name: str) -> dict[str, Any]:
     return dict(json.loads(run("docker", "inspect", "--format", "{{json .State}}", name)))
 
 
-def test_it_answers_with_no_right_to_anything(
-    container: Callable[..., Any], run: Callable[..., str], picture: bytes
-) -> None:
+def test_it_answers_with_no_right_to_anything(container: Callable[..., Any], picture: bytes) -> None:
     with container() as (name, url):
         give_up = time.monotonic() + 300
-        while state(run, name)["Health"]["Status"] != "healthy":
+        while state(name)["Health"]["Status"] != "healthy":
             assert time.monotonic() < give_up, run("docker", "logs", name)
             time.sleep(0.5)
         assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
@@ -60,19 +60,19 @@ def test_it_answers_with_no_right_to_anything(
         capabilities = run("docker", "exec", name, "grep", "CapEff", "/proc/1/status")
         assert int(capabilities.split()[1], 16) == 0
         run("docker", "stop", "--time", "60", name)
-        assert state(run, name)["ExitCode"] == 0
+        assert state(name)["ExitCode"] == 0
 
 
-def test_it_hears_the_signal_while_it_starts(container: Callable[..., Any], run: Callable[..., str]) -> None:
+def test_it_hears_the_signal_while_it_starts(container: Callable[..., Any]) -> None:
     with container() as (name, _):
         started = time.monotonic()
         run("docker", "stop", "--time", "60", name)
         # Killed by it, or ended as asked: but not by SIGKILL after a minute.
-        assert state(run, name)["ExitCode"] in {0, 143}
+        assert state(name)["ExitCode"] in {0, 143}
         assert time.monotonic() - started < 30
 
 
-def test_it_is_small_but_for_cuda(image: str, run: Callable[..., str]) -> None:
+def test_it_is_small_but_for_cuda(image: str) -> None:
     def sizes(of: str, command: str) -> list[int]:
         """Bytes as they lie on a disk, and as a registry keeps and sends them."""
         counts = [f"{command} | wc -c", f"{command} | gzip | wc -c"]
@@ -86,7 +86,7 @@ def test_it_is_small_but_for_cuda(image: str, run: Callable[..., str]) -> None:
     assert ours[1] + below[1] < 500e6
 
 
-def test_it_says_what_it_is(image: str, run: Callable[..., str]) -> None:
+def test_it_says_what_it_is(image: str) -> None:
     config = json.loads(run("docker", "inspect", "--format", "{{json .Config}}", image))
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.title"] == "faster-rcnn-service"

@@ -12,6 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d as TheirFrozenBatchNorm2d
 from model.backbone import BackboneWithFPN, IntermediateLayerGetter, resnet50_body, resnet_fpn
 from model.fpn import FeaturePyramidNetwork, LastLevelMaxPool
 from model.resnet import Bottleneck, FrozenBatchNorm2d
+from tests.support.oracle import blobs
 
 
 def test_frozen_norm_by_hand():
@@ -42,11 +43,11 @@ def test_the_stride_sits_in_the_3x3():
 
 
 @pytest.mark.parametrize("returned", [(1, 2, 3, 4), (2, 4), (4,)])
-def test_pyramid_equals_torchvisions(returned, make_picture):
+def test_pyramid_equals_torchvisions(returned):
     theirs = _resnet_fpn_extractor(torchvision.models.resnet50(weights=None), 5, returned_layers=list(returned)).eval()
     ours = resnet_fpn(resnet50_body(frozen_norm=False), trainable_layers=5, returned_layers=returned).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    image = make_picture(70, 100)[None]  # no multiple of 32, so the levels' sizes are not halves
+    image = blobs(70, 100)[None]  # no multiple of 32, so the levels' sizes are not halves
     with torch.no_grad():
         expected, got = theirs(image), ours(image)
     assert list(got) == list(expected) == [str(level) for level in range(len(returned))] + ["pool"]

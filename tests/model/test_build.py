@@ -26,6 +26,7 @@ from model.weights.checkpoints import (
     coco_weights,
     save_checkpoint,
 )
+from tests.support.oracle import opinionated_state
 
 
 def same_tensors(state, expected):
@@ -37,7 +38,7 @@ def norms(detector):
 
 
 @pytest.fixture(scope="module")
-def frozen_state(opinionated_state):
+def frozen_state():
     return {key: t for key, t in opinionated_state(11).items() if not key.endswith("num_batches_tracked")}
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.oracle import blobs, make_pair
+
 
 @pytest.fixture(scope="module")
-def detector(make_pair):
+def detector():
     _, ours = make_pair(min_size=128, max_size=256, rpn_post_nms_top_n_test=300)
     ours.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
     return ours.double()  # in float32, rounding may decide the order of scores that nearly tie
@@ -19,9 +21,9 @@ def alone_and_together(detector, images):
     return [detector([image])[0] for image in images], detector(images)
 
 
-def test_images_of_one_padded_shape_do_not_change_each_other(detector, make_picture):
+def test_images_of_one_padded_shape_do_not_change_each_other(detector):
     # Resized to 128 x 192, 128 x 180 and 121 x 170 of 128 x 192: one padded shape, three sizes.
-    images = [make_picture(128, 192), make_picture(96, 135, 1), make_picture(256, 350, 2)]
+    images = [blobs(128, 192), blobs(96, 135, 1), blobs(256, 350, 2)]
     sizes = [detector.transform.resized_hw(tuple(image.shape[-2:])) for image in images]
     assert len(set(sizes)) == 3
     assert {detector.transform.padded_hw(tuple(image.shape[-2:])) for image in images} == {(128, 192)}
@@ -33,9 +35,9 @@ def test_images_of_one_padded_shape_do_not_change_each_other(detector, make_pict
         torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-8)
 
 
-def test_a_larger_neighbour_does_change_the_answer(detector, make_picture):
+def test_a_larger_neighbour_does_change_the_answer(detector):
     # More padding moves the zeros at the border and, on coarse levels, the anchors' stride: the service never mixes.
-    images = [make_picture(128, 150), make_picture(128, 256)]
+    images = [blobs(128, 150), blobs(128, 256)]
     (alone, _), (together, _) = alone_and_together(detector, images)
     assert len(alone["labels"]) > 10
     assert alone["scores"].shape != together["scores"].shape or not torch.allclose(

@@ -10,6 +10,7 @@ import torch
 
 from model import fasterrcnn_resnet50_fpn
 from model.inference.build import serving_model
+from tests.support.default_device import NoDefaultDevice
 
 CPU = torch.device("cpu")
 SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_nms_top_n_test": 1}
@@ -25,13 +26,13 @@ SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_
         lambda: torch.nn.BatchNorm2d(1),
     ],
 )
-def test_the_default_device_is_rejected(create, no_default_device):
-    with no_default_device(), pytest.raises(AssertionError, match="without a device"):
+def test_the_default_device_is_rejected(create):
+    with NoDefaultDevice(), pytest.raises(AssertionError, match="without a device"):
         create()
 
 
-def test_a_named_device_is_accepted(no_default_device):
-    with no_default_device():
+def test_a_named_device_is_accepted():
+    with NoDefaultDevice():
         x = torch.zeros(2, device=CPU)
         assert torch.as_tensor(x).new_ones(2).device == x.device
         torch.nn.Conv2d(1, 1, 1, device="cpu")
@@ -51,26 +52,26 @@ def picture():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
-def test_forms_of_a_cpu(precision, model, picture, monkeypatch, no_default_device):
+def test_forms_of_a_cpu(precision, model, picture, monkeypatch):
     monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32", "bf16"])
     monkeypatch.setattr("model.inference.build.fastest", lambda runs: [run() for run in runs.values()] and "bf16")
     monkeypatch.setattr("model.inference.build.calibration_pictures", lambda count: [picture])
-    with no_default_device():
+    with NoDefaultDevice():
         form = serving_model(model, device=CPU, precision=precision)
         (found,) = form.detect([picture])
     assert len(found["labels"]) > 0
 
 
-def test_plain_form_with_votes(model, picture, monkeypatch, no_default_device):
+def test_plain_form_with_votes(model, picture, monkeypatch):
     """The detector as it evaluates in training."""
     monkeypatch.setattr(model.roi_heads, "vote_thresh", 0.5)
-    with torch.no_grad(), no_default_device():
+    with torch.no_grad(), NoDefaultDevice():
         (found,) = model([picture / 255])
     assert len(found["labels"]) > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_form_of_a_gpu(precision, model, picture, no_default_device):
+def test_form_of_a_gpu(precision, model, picture):
     """Its kernels run in Triton's interpreter, and what a graph would record runs once."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
@@ -85,7 +86,7 @@ def test_form_of_a_gpu(precision, model, picture, no_default_device):
         def forget(self):
             """Keep nothing."""
 
-    with no_default_device():
+    with NoDefaultDevice():
         form = GraphedModel(model, precision=precision, dtype=DTYPES[precision], capture=RunOnce(), candidates=8)
         (found,) = form.detect([picture])
     assert len(found["labels"]) > 0

@@ -18,6 +18,7 @@ from model.faster_rcnn import FasterRCNN
 from model.roi_heads import FastRCNNPredictor, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import RPNHead
+from tests.support.oracle import blobs, make_frozen_pair, make_opinionated, make_pair, run_stages
 
 SMALL = {"min_size": 128, "max_size": 320, "rpn_post_nms_top_n_test": 300}
 
@@ -59,7 +60,7 @@ CASES = {
 }
 
 
-def assert_equal_stages(run_stages, theirs, ours, images):
+def assert_equal_stages(theirs, ours, images):
     expected, expected_detections = run_stages(theirs, images)
     got, detections = run_stages(ours, images)
 
@@ -86,13 +87,13 @@ def assert_equal_stages(run_stages, theirs, ours, images):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_stage_equals_torchvisions(case, make_pair, run_stages, make_picture):
+def test_every_stage_equals_torchvisions(case):
     sizes, settings = CASES[case]
     theirs, ours = make_pair(**settings)
-    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
     before = [image.clone() for image in images]
 
-    detections = assert_equal_stages(run_stages, theirs, ours, images)
+    detections = assert_equal_stages(theirs, ours, images)
 
     assert all(torch.equal(image, copy) for image, copy in zip(images, before, strict=True))
     for (height, width), found in zip(sizes, detections, strict=True):
@@ -101,9 +102,9 @@ def test_every_stage_equals_torchvisions(case, make_pair, run_stages, make_pictu
         assert found["boxes"][:, 3].max() <= height + 1e-3
 
 
-def test_without_any_proposal_nothing_is_found_as_in_torchvision(make_pair, make_picture):
+def test_without_any_proposal_nothing_is_found_as_in_torchvision():
     theirs, ours = make_pair(**SMALL, rpn_score_thresh=1.0)
-    images = [make_picture(120, 180), make_picture(100, 60)]
+    images = [blobs(120, 180), blobs(100, 60)]
     with torch.inference_mode():
         for found, wanted in zip(ours(images), theirs(images), strict=True):
             assert {key: value.shape for key, value in found.items()} == {k: v.shape for k, v in wanted.items()}
@@ -111,13 +112,13 @@ def test_without_any_proposal_nothing_is_found_as_in_torchvision(make_pair, make
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
-def test_frozen_batch_norm_equals_torchvisions(eps, make_frozen_pair, run_stages, make_picture):
+def test_frozen_batch_norm_equals_torchvisions(eps):
     theirs, ours = make_frozen_pair(eps=eps, **SMALL)
-    assert_equal_stages(run_stages, theirs, ours, [make_picture(120, 180), make_picture(150, 90)])
+    assert_equal_stages(theirs, ours, [blobs(120, 180), blobs(150, 90)])
 
 
 @pytest.mark.parametrize("whose", [AnchorGenerator, TheirAnchorGenerator], ids=["ours", "torchvision's in ours"])
-def test_custom_anchors_equal_torchvisions(whose, run_stages, make_picture, make_opinionated):
+def test_custom_anchors_equal_torchvisions(whose):
     sizes = ((16, 24), (32, 48), (64, 96), (128, 192), (256, 384))
     ratios = ((0.25, 0.7, 1.4),) * 5
     torch.manual_seed(0)
@@ -132,7 +133,7 @@ def test_custom_anchors_equal_torchvisions(whose, run_stages, make_picture, make
     ours = fasterrcnn_resnet50_fpn(num_classes=6, rpn_anchor_generator=whose(sizes, ratios), **SMALL).eval()
     ours.load_state_dict(theirs.state_dict())
     theirs.roi_heads.box_roi_pool.scales = None  # inferred from the calibrating picture until now
-    assert_equal_stages(run_stages, theirs, ours, [make_picture(120, 180), make_picture(100, 60)])
+    assert_equal_stages(theirs, ours, [blobs(120, 180), blobs(100, 60)])
 
 
 THEIRS = {
@@ -189,7 +190,7 @@ class TwoMapBackbone(OneMapBackbone):
 
 @pytest.mark.parametrize("parts", [OURS, THEIRS], ids=["our components", "torchvision's components in ours"])
 @pytest.mark.parametrize(("backbone", "levels"), [(OneMapBackbone, 1), (TwoMapBackbone, 2)])
-def test_custom_components_equal_torchvisions(backbone, levels, parts, run_stages, make_picture, make_opinionated):
+def test_custom_components_equal_torchvisions(backbone, levels, parts):
     torch.manual_seed(0)
     sizes = {"min_size": 128, "max_size": 320}
     theirs = oracle.FasterRCNN(backbone(), **custom_components(THEIRS, 24, levels), **sizes)
@@ -197,7 +198,7 @@ def test_custom_components_equal_torchvisions(backbone, levels, parts, run_stage
     theirs.roi_heads.box_roi_pool.scales = None
     ours = FasterRCNN(backbone(), **custom_components(parts, 24, levels), **sizes).eval()
     ours.load_state_dict(theirs.state_dict())
-    assert_equal_stages(run_stages, theirs, ours, [make_picture(120, 180), make_picture(100, 60)])
+    assert_equal_stages(theirs, ours, [blobs(120, 180), blobs(100, 60)])
 
 
 # 45 rows are padded to 64, so that the finest level has 16: over 45 that rounds to a half and not to a quarter.
@@ -205,26 +206,26 @@ MISLEADING = (45, 90)
 
 
 @pytest.mark.parametrize("first", [MISLEADING, (96, 160)])
-def test_roi_scales_are_inferred_from_the_first_batch_ever_seen(first, make_pair, run_stages, make_picture):
+def test_roi_scales_are_inferred_from_the_first_batch_ever_seen(first):
     theirs, ours = make_pair(min_size=first[0], max_size=320)
     for model in (theirs, ours):
-        run_stages(model, [make_picture(*first)])
+        run_stages(model, [blobs(*first)])
     scales = (0.5, 0.25, 0.125, 0.0625) if first == MISLEADING else (0.25, 0.125, 0.0625, 0.03125)
     assert tuple(theirs.roi_heads.box_roi_pool.scales) == ours.roi_heads.box_roi_pool.scales == scales
     # The next picture would suggest other scales, and is pooled with those of the first all the same.
     for model in (theirs, ours):
         model.transform.min_size = (128,)
-    assert_equal_stages(run_stages, theirs, ours, [make_picture(96, 160)])
+    assert_equal_stages(theirs, ours, [blobs(96, 160)])
     assert ours.roi_heads.box_roi_pool.scales == scales
 
 
-def test_pinned_roi_scales_are_not_moved_by_history(make_pair, run_stages, make_picture):
+def test_pinned_roi_scales_are_not_moved_by_history():
     theirs, ours = make_pair(min_size=96, max_size=320)
-    assert_equal_stages(run_stages, theirs, ours, [make_picture(96, 160)])  # the oracle's scales are the true ones
+    assert_equal_stages(theirs, ours, [blobs(96, 160)])  # the oracle's scales are the true ones
 
     _, pinned = make_pair(min_size=MISLEADING[0], max_size=320)
     pinned.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
-    run_stages(pinned, [make_picture(*MISLEADING)])
+    run_stages(pinned, [blobs(*MISLEADING)])
     assert pinned.roi_heads.box_roi_pool.scales == (0.25, 0.125, 0.0625, 0.03125)
     pinned.transform.min_size = (96,)
-    assert_equal_stages(run_stages, theirs, pinned, [make_picture(96, 160)])
+    assert_equal_stages(theirs, pinned, [blobs(96, 160)])

@@ -13,6 +13,7 @@ import torch
 import torchvision.models.detection as oracle
 
 from model import fasterrcnn_resnet50_fpn
+from tests.support.oracle import blobs, make_frozen_pair, make_pair
 
 SMALL = {"min_size": 96, "max_size": 192, "rpn_post_nms_top_n_train": 600, "box_batch_size_per_image": 200}
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
@@ -93,21 +94,21 @@ def assert_equal_training(theirs, ours, images, targets):
 
 
 @pytest.mark.parametrize("case", TARGETS)
-def test_losses_and_gradients_equal_torchvisions_with_frozen_norm(case, make_frozen_pair, make_picture):
+def test_losses_and_gradients_equal_torchvisions_with_frozen_norm(case):
     boxes, settings = TARGETS[case]
     theirs, ours = make_frozen_pair(**SMALL | settings)
     targets = targets_of(boxes)
     copies = [{key: tensor.clone() for key, tensor in target.items()} for target in targets]
-    assert_equal_training(theirs, ours, [make_picture(96, 144, seed) for seed in range(len(boxes))], targets)
+    assert_equal_training(theirs, ours, [blobs(96, 144, seed) for seed in range(len(boxes))], targets)
     for target, copy in zip(targets, copies, strict=True):
         assert all(torch.equal(target[key], copy[key]) for key in copy)
 
 
 @pytest.mark.parametrize("case", ["one", "mixed batch"])
-def test_losses_and_gradients_equal_torchvisions_with_live_norm(case, make_pair, make_picture):
+def test_losses_and_gradients_equal_torchvisions_with_live_norm(case):
     boxes, settings = TARGETS[case]
     theirs, ours = make_pair(**SMALL | settings)
-    images = [make_picture(96, 144, seed) for seed in range(len(boxes))]
+    images = [blobs(96, 144, seed) for seed in range(len(boxes))]
     assert_equal_training(theirs, ours, images, targets_of(boxes))
     expected, got = dict(theirs.named_buffers()), dict(ours.named_buffers())
     assert got.keys() == expected.keys()
@@ -125,13 +126,13 @@ def as_vectors(model, images, targets):
     return torch.stack([losses[name] for name in sorted(LOSSES)]), in_one
 
 
-def test_float32_trains_as_near_to_float64_as_torchvisions(make_frozen_pair, make_picture):
+def test_float32_trains_as_near_to_float64_as_torchvisions():
     """By the median over several cases: one that rounding flips in one of the two models decides nothing."""
     distances = {"theirs": [], "ours": []}  # relative ones, of the losses and of the gradients, for each case
     for case in ("one", "many", "tiny", "touching the border", "drawn min_size", "own thresholds", "size left alone"):
         boxes, settings = TARGETS[case]
         theirs, ours = make_frozen_pair(**SMALL | settings)
-        images = [make_picture(96, 144, seed) for seed in range(len(boxes))]
+        images = [blobs(96, 144, seed) for seed in range(len(boxes))]
         narrow = targets_of(boxes, torch.float32)
         results = {"theirs": as_vectors(theirs, images, narrow), "ours": as_vectors(ours, images, narrow)}
         exact = as_vectors(theirs.double(), [image.double() for image in images], targets_of(boxes))
@@ -144,15 +145,15 @@ def test_float32_trains_as_near_to_float64_as_torchvisions(make_frozen_pair, mak
     assert ours.median(dim=0).values.max() < 0.5, "so far from float64 that the comparison proves nothing"
 
 
-def test_all_parameters_train_alike_with_every_layer_thawed(make_frozen_pair, make_picture):
+def test_all_parameters_train_alike_with_every_layer_thawed():
     theirs, ours = make_frozen_pair(trainable_layers=5, **SMALL)
-    assert_equal_training(theirs, ours, [make_picture(144, 96), make_picture(96, 144)], targets_of([ONE, MANY]))
+    assert_equal_training(theirs, ours, [blobs(144, 96), blobs(96, 144)], targets_of([ONE, MANY]))
     assert ours.backbone.body.conv1.weight.grad.norm() > 0
 
 
-def test_pictures_of_mixed_sizes_train_alike(make_frozen_pair, make_picture):
+def test_pictures_of_mixed_sizes_train_alike():
     theirs, ours = make_frozen_pair(**SMALL)
-    images = [make_picture(96, 144), make_picture(200, 150), make_picture(96, 300)]
+    images = [blobs(96, 144), blobs(200, 150), blobs(96, 300)]
     assert_equal_training(theirs, ours, images, targets_of([ONE, BORDER, TINY]))
 
 
@@ -161,7 +162,7 @@ def trained(model):
 
 
 @pytest.mark.parametrize("layers", range(6))
-def test_trainable_backbone_layers_thaw_the_same_parameters(layers, make_frozen_pair):
+def test_trainable_backbone_layers_thaw_the_same_parameters(layers):
     theirs, ours = make_frozen_pair(trainable_layers=layers)
     assert trained(ours) == trained(theirs)
     thawed = {name.split(".")[2] for name in trained(ours) if name.startswith("backbone.body")}

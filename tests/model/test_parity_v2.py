@@ -11,6 +11,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from model import fasterrcnn_resnet50_fpn_v2
 from model.inference.serving import ServingModel
+from tests.support.oracle import blobs, make_opinionated
 
 # Four convolutions for each proposal are most of the work, so there are few.
 FEW = {"rpn_post_nms_top_n_test": 24, "rpn_post_nms_top_n_train": 24}
@@ -35,7 +36,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def trained_like(make_opinionated):
+def trained_like():
     """State dict, by number of classes, of a torchvision model that finds things."""
 
     @functools.cache
@@ -77,10 +78,10 @@ def test_the_state_dict_is_torchvisions(pair):
 
 @pytest.mark.parametrize("case", CASES)
 @torch.inference_mode()
-def test_detections_equal_torchvisions(case, pair, make_picture):
+def test_detections_equal_torchvisions(case, pair):
     sizes, settings = CASES[case]
     theirs, ours = (model.double() for model in pair(**settings))
-    images = [make_picture(*size, seed).double() for seed, size in enumerate(sizes)]
+    images = [blobs(*size, seed).double() for seed, size in enumerate(sizes)]
 
     for found, wanted in zip(ours(images), theirs(images), strict=True):
         assert len(wanted["labels"]) >= 3, "finding nothing proves nothing"
@@ -89,7 +90,7 @@ def test_detections_equal_torchvisions(case, pair, make_picture):
         torch.testing.assert_close(found["scores"], wanted["scores"], rtol=0, atol=1e-8)
 
 
-def test_losses_and_gradients_equal_torchvisions(pair, make_picture):
+def test_losses_and_gradients_equal_torchvisions(pair):
     """With live batch norm, as torchvision trains it, over the pictures and over the sampled proposals."""
     sizes = [(90, 130), (120, 100)]
     targets = [
@@ -99,7 +100,7 @@ def test_losses_and_gradients_equal_torchvisions(pair, make_picture):
         }
         for _ in sizes
     ]
-    images = [make_picture(*size, seed).double() for seed, size in enumerate(sizes)]
+    images = [blobs(*size, seed).double() for seed, size in enumerate(sizes)]
     losses, gradients = [], []
     for model in pair(**SMALL, box_batch_size_per_image=16):
         model.double().train()
@@ -121,12 +122,12 @@ STRIDES = (4, 8, 16, 32)
 
 @pytest.mark.parametrize("case", ["landscape", "mixed batch"])
 @torch.inference_mode()
-def test_the_serving_form_detects_what_torchvision_does(case, pair, make_picture):
+def test_the_serving_form_detects_what_torchvision_does(case, pair):
     sizes, settings = CASES[case]
     theirs, ours = pair(**settings)
     ours.roi_heads.box_roi_pool.pin_scales(STRIDES)
     form = ServingModel(ours)
-    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
     theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
     theirs.roi_heads.box_roi_pool.map_levels = LevelMapper(2, 5)
     for found, wanted in zip(form.detect(images), theirs(images), strict=True):

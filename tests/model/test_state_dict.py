@@ -9,6 +9,7 @@ import torchvision.models.detection as oracle
 from model import fasterrcnn_resnet50_fpn
 from model.faster_rcnn import modern_key
 from model.weights.checkpoints import WeightsError, load_strictly
+from tests.support.oracle import make_frozen_pair, opinionated_state
 
 
 def shapes(state):
@@ -32,7 +33,7 @@ def assert_same_tensors(state, expected):
 
 
 @pytest.fixture(scope="module")
-def state(opinionated_state):
+def state():
     return opinionated_state(11)
 
 
@@ -42,7 +43,7 @@ def blank():
 
 
 @pytest.fixture
-def frozen_pair(make_frozen_pair):
+def frozen_pair():
     return make_frozen_pair()
 
 

@@ -16,7 +16,7 @@ from PIL import Image, features
 from model.data.samples import DataError, read_image
 from service.errors import ServiceError
 from service.images.pictures import decode
-from tests.model.images.files import picture, segment
+from tests.support.image_files import picture, segment
 
 MOST = 100_000_000  # as in training
 FILES = int(os.environ.get("RELIABILITY_FUZZED", "20000"))

@@ -10,13 +10,17 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import calls
+from tests.support.calls import record
+from tests.support.faulty_server import faulty, numbered_png
+
 pytestmark = pytest.mark.reliability
 
 CALLERS = int(os.environ.get("RELIABILITY_CALLERS", "200"))
 DURING_UPLOAD, IN_QUEUE = 0, 1
 
 
-async def leave(http: Any, port: int, request: bytes, when: int) -> None:
+async def leave(port: int, request: bytes, when: int) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request[: len(request) // 2] if when == DURING_UPLOAD else request)
     await writer.drain()
@@ -24,14 +28,14 @@ async def leave(http: Any, port: int, request: bytes, when: int) -> None:
     writer.close()
 
 
-def test_the_images_of_those_who_leave_do_not_run(faulty: Any, http: Any, numbered_png: Any, record: Any) -> None:
+def test_the_images_of_those_who_leave_do_not_run() -> None:
     async def everybody(port: int) -> Any:
-        blocker = asyncio.create_task(http.call(port, http.post(numbered_png(60_000))))
+        blocker = asyncio.create_task(calls.call(port, calls.post(numbered_png(60_000))))
         while not server.ran():
             await asyncio.sleep(0.02)
-        leaving = [leave(http, port, http.post(numbered_png(n)), n % 2) for n in range(CALLERS)]
+        leaving = [leave(port, calls.post(numbered_png(n)), n % 2) for n in range(CALLERS)]
         await asyncio.gather(*leaving)
-        stays = await http.call(port, http.post(numbered_png(60_001)))
+        stays = await calls.call(port, calls.post(numbered_png(60_001)))
         return await blocker, stays
 
     # The device is at work on somebody's picture for longer than anybody who leaves has patience.
@@ -47,10 +51,10 @@ def test_the_images_of_those_who_leave_do_not_run(faulty: Any, http: Any, number
     record(f"disconnects: {CALLERS} callers left, 0 of their images ran, 0 in flight after")
 
 
-def test_nothing_leaks(faulty: Any, http: Any, numbered_png: Any, record: Any) -> None:
+def test_nothing_leaks() -> None:
     async def rounds(port: int, count: int) -> None:
         for _ in range(count):
-            await asyncio.gather(*(leave(http, port, http.post(numbered_png(n)), n % 2) for n in range(CALLERS)))
+            await asyncio.gather(*(leave(port, calls.post(numbered_png(n)), n % 2) for n in range(CALLERS)))
 
     with faulty(batch_s=0.05, max_batch_size=8, queue_capacity=CALLERS) as server:
         asyncio.run(rounds(server.port, 3))

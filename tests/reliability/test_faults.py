@@ -9,18 +9,22 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import calls
+from tests.support.calls import record
+from tests.support.faulty_server import faulty, numbered_png
+
 pytestmark = pytest.mark.reliability
 
 RAISES, KILLS_THE_THREAD, HANGS, NEEDS_MUCH_MEMORY, BREAKS_THE_DEVICE, HANGS_LATER = 1, 2, 3, 4, 5, 6
 
 
-async def eight_at_once(http: Any, server: Any, bodies: list[bytes]) -> list[Any]:
+async def eight_at_once(server: Any, bodies: list[bytes]) -> list[Any]:
     """Replies to pictures that wait together behind one that runs."""
     known = len(server.ran())
-    tasks = [asyncio.create_task(http.call(server.port, http.post(bodies[0])))]
+    tasks = [asyncio.create_task(calls.call(server.port, calls.post(bodies[0])))]
     while len(server.ran()) == known:
         await asyncio.sleep(0.01)
-    tasks += [asyncio.create_task(http.call(server.port, http.post(body))) for body in bodies[1:]]
+    tasks += [asyncio.create_task(calls.call(server.port, calls.post(body))) for body in bodies[1:]]
     return list(await asyncio.gather(*tasks))[1:]
 
 
@@ -29,10 +33,10 @@ async def eight_at_once(http: Any, server: Any, bodies: list[bytes]) -> list[Any
     [(RAISES, 500), (KILLS_THE_THREAD, 500), (NEEDS_MUCH_MEMORY, 200)],
     ids=["raises", "kills", "memory"],
 )
-def test_one_of_eight(fault: int, status: int, faulty: Any, http: Any, numbered_png: Any, record: Any) -> None:
+def test_one_of_eight(fault: int, status: int) -> None:
     with faulty(batch_s=0.5, max_batch_size=8) as server:
         bodies = [numbered_png(n, fault if n == 5 else 0) for n in range(9)]
-        replies = asyncio.run(eight_at_once(http, server, bodies))
+        replies = asyncio.run(eight_at_once(server, bodies))
         health = httpx.get(f"{server.url}/healthz").json()
         assert len(server.ran()[1]) == 8
     assert replies[4].status == status
@@ -45,9 +49,7 @@ def test_one_of_eight(fault: int, status: int, faulty: Any, http: Any, numbered_
 
 
 @pytest.mark.parametrize(("fault", "name"), [(HANGS, "hangs"), (BREAKS_THE_DEVICE, "breaks")], ids=["hangs", "breaks"])
-def test_a_device_that_is_lost_is_said_so_and_comes_back(
-    fault: int, name: str, faulty: Any, http: Any, numbered_png: Any, record: Any
-) -> None:
+def test_a_device_that_is_lost_is_said_so_and_comes_back(fault: int, name: str) -> None:
     seen: list[str] = []
     with faulty(batch_s=0.1, max_batch_size=4, hang_timeout_s=2, canary_interval_s=2) as server:
 
@@ -63,9 +65,9 @@ def test_a_device_that_is_lost_is_said_so_and_comes_back(
             watching = asyncio.create_task(watch())
             started = time.perf_counter()
             bodies = [numbered_png(n, fault if n == 0 else 0) for n in range(13)]
-            replies = await asyncio.gather(*(http.call(server.port, http.post(body)) for body in bodies))
+            replies = await asyncio.gather(*(calls.call(server.port, calls.post(body)) for body in bodies))
             told = time.perf_counter() - started
-            while (await http.call(server.port, http.post(numbered_png(99)))).status != 200:
+            while (await calls.call(server.port, calls.post(numbered_png(99)))).status != 200:
                 await asyncio.sleep(0.05)
             recovered = time.perf_counter() - started
             while seen[-1] != "ok":
@@ -83,12 +85,12 @@ def test_a_device_that_is_lost_is_said_so_and_comes_back(
     )
 
 
-def test_a_device_that_hangs_while_idle_is_noticed(faulty: Any, http: Any, numbered_png: Any, record: Any) -> None:
+def test_a_device_that_hangs_while_idle_is_noticed() -> None:
     with faulty(canary_interval_s=1) as server:
-        assert asyncio.run(http.call(server.port, http.post(numbered_png(1, HANGS_LATER)))).number == 1
+        assert asyncio.run(calls.call(server.port, calls.post(numbered_png(1, HANGS_LATER)))).number == 1
         answered = time.perf_counter()
         server.until(lambda: server.health() == "failing", 20)
         noticed = time.perf_counter() - answered
         server.until_ok()
-        assert asyncio.run(http.call(server.port, http.post(numbered_png(2)))).number == 2
+        assert asyncio.run(calls.call(server.port, calls.post(numbered_png(2)))).number == 2
     record(f"idle: a device that hung was noticed after {noticed:.1f} s, with canary_interval_s=1, and loaded anew")

@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import calls
+from tests.support.calls import record
+from tests.support.faulty_server import faulty
+
 pytestmark = pytest.mark.reliability
 
 REQUESTS = int(os.environ.get("RELIABILITY_MUTATIONS", "4000"))
@@ -82,23 +86,23 @@ def damaged(random_: random.Random, data: bytes) -> bytes:
     return bytes(body)
 
 
-def request(http: Any, random_: random.Random, body: bytes) -> bytes:
+def request(random_: random.Random, body: bytes) -> bytes:
     """It, in one of the ways to send an image; sometimes the envelope is what is damaged."""
     match random_.randrange(6):
         case 0:
             body = b'{"image": "' + base64.b64encode(body) + b'"}'
             body = damaged(random_, body) if random_.random() < 0.2 else body
-            return bytes(http.post(body, Content_Type="application/json"))
+            return bytes(calls.post(body, Content_Type="application/json"))
         case 1:
             form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + body + b"\r\n--x--\r\n"
             form = damaged(random_, form) if random_.random() < 0.2 else form
             path = random_.choice(("/detect", "/detect/batch"))
-            return bytes(http.post(form, path, Content_Type="multipart/form-data; boundary=x"))
+            return bytes(calls.post(form, path, Content_Type="multipart/form-data; boundary=x"))
         case _:
-            return bytes(http.post(body, Content_Type=random_.choice(("image/jpeg", "application/octet-stream"))))
+            return bytes(calls.post(body, Content_Type=random_.choice(("image/jpeg", "application/octet-stream"))))
 
 
-def test_damaged_images_never_fail_the_service(faulty: Any, http: Any, record: Any) -> None:
+def test_damaged_images_never_fail_the_service() -> None:
     random_ = random.Random(20261122)  # the same damage every time
     files = originals()
     statuses: Counter[int] = Counter()
@@ -108,25 +112,23 @@ def test_damaged_images_never_fail_the_service(faulty: Any, http: Any, record: A
 
         async def one(data: bytes) -> None:
             async with gate:
-                reply = await http.call(port, data)
+                reply = await calls.call(port, data)
             statuses[reply.status] += 1
             assert 200 <= reply.status < 500, (reply, data)
 
         for start in range(0, count, 500):
-            batch = [
-                request(http, random_, damaged(random_, random_.choice(files))) for _ in range(min(500, count - start))
-            ]
+            batch = [request(random_, damaged(random_, random_.choice(files))) for _ in range(min(500, count - start))]
             await asyncio.gather(*map(one, batch))
 
     with faulty(max_batch_size=4, canary_interval_s=2) as server:
         asyncio.run(send(server.port, min(REQUESTS, 2000)))  # until Pillow has loaded what it loads once
-        before, photograph = server.memory_at_rest_kib(), asyncio.run(http.call(server.port, http.post(files[0])))
+        before, photograph = server.memory_at_rest_kib(), asyncio.run(calls.call(server.port, calls.post(files[0])))
         rests = []
         for _ in range(PARTS):
             asyncio.run(send(server.port, REQUESTS // PARTS))
             rests.append(server.memory_at_rest_kib())
         # The lesser of two: what the C library happens to hold differs by tens of megabytes from one rest to the next.
-        after, again = min(rests[-2:]), asyncio.run(http.call(server.port, http.post(files[0])))
+        after, again = min(rests[-2:]), asyncio.run(calls.call(server.port, calls.post(files[0])))
         assert server.health() == "ok"
         assert "Traceback" not in server.log.read_text()
     assert photograph.status == again.status == 200

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support import calls
+from tests.support.calls import record
+from tests.support.faulty_server import faulty, numbered_png
+
 pytestmark = pytest.mark.reliability
 
 SECONDS = float(os.environ.get("RELIABILITY_OVERLOAD_S", "60"))
@@ -23,25 +27,25 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
-async def offered(http: Any, port: int, bodies: list[bytes], rate: float, seconds: float) -> list[tuple[int, Any]]:
+async def offered(port: int, bodies: list[bytes], rate: float, seconds: float) -> list[tuple[int, Any]]:
     """Replies to requests that come at a rate, whether or not those before them are answered."""
     tasks: list[asyncio.Task[Any]] = []
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
         while len(tasks) < elapsed * rate:
             body = bodies[len(tasks) % len(bodies)]
-            tasks.append(asyncio.create_task(http.call(port, http.post(body, X_Request_Timeout_Ms=3000))))
+            tasks.append(asyncio.create_task(calls.call(port, calls.post(body, X_Request_Timeout_Ms=3000))))
         await asyncio.sleep(0.005)
     return list(enumerate(await asyncio.gather(*tasks)))
 
 
-def test_overload_is_shed_at_the_door(faulty: Any, http: Any, numbered_png: Any, record: Any) -> None:
+def test_overload_is_shed_at_the_door() -> None:
     bodies = [numbered_png(n) for n in range(1000)]
     with faulty(batch_s=BATCH_S, max_batch_size=BATCH) as server:
-        asyncio.run(offered(http, server.port, bodies, 5 * CAPACITY, WARM_UP_S))
+        asyncio.run(offered(server.port, bodies, 5 * CAPACITY, WARM_UP_S))
         before_kib = server.memory_kib()
         started = time.perf_counter()
-        replies = asyncio.run(offered(http, server.port, bodies, 5 * CAPACITY, WARM_UP_S + SECONDS))
+        replies = asyncio.run(offered(server.port, bodies, 5 * CAPACITY, WARM_UP_S + SECONDS))
         after_kib = server.memory_kib()
         assert server.health() == "ok"
 

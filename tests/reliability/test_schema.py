@@ -22,6 +22,7 @@ from model.weights.categories import Categories
 from service.app import create_app
 from service.devices.detector import Detections, ModelInfo
 from service.settings import Settings
+from tests.support.servers import served
 
 KEY = "key-of-the-schema-tests"
 AUTHORIZED = {"X-API-Key": KEY}
@@ -77,7 +78,7 @@ def examples(count: int) -> Callable[[Any], Any]:
 
 
 @pytest.fixture(scope="module")
-def url(served: Any) -> Iterator[str]:
+def url() -> Iterator[str]:
     """The service, which must be as well after all the tests as before."""
     buffer = io.BytesIO()
     Image.new("RGB", (640, 480), (77, 0, 0)).save(buffer, "PNG")

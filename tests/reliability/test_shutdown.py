@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.support import calls
+from tests.support.calls import record
+from tests.support.faulty_server import faulty, numbered_png
+
 pytestmark = pytest.mark.reliability
 
 ROUNDS = int(os.environ.get("RELIABILITY_SIGTERMS", "20"))
@@ -18,14 +22,12 @@ CALLERS = 24
 
 
 @pytest.mark.parametrize("drain_delay_s", [0, 0.5])
-def test_every_accepted_request_is_answered(
-    drain_delay_s: float, faulty: Any, http: Any, numbered_png: Any, record: Any
-) -> None:
+def test_every_accepted_request_is_answered(drain_delay_s: float) -> None:
     totals: Counter[int] = Counter()
     longest = 0.0
     for turn in range(ROUNDS // 2):
         with faulty(batch_s=0.1, max_batch_size=4, drain_delay_s=drain_delay_s, shutdown_timeout_s=20) as server:
-            replies, seconds = asyncio.run(killed_under_load(http, server, numbered_png, heed=drain_delay_s > 0))
+            replies, seconds = asyncio.run(killed_under_load(server, heed=drain_delay_s > 0))
             assert server.child.wait(30) == 0
             log = server.log.read_text()
             ran = Counter(number for batch in server.ran() for number in batch)
@@ -43,7 +45,7 @@ def test_every_accepted_request_is_answered(
     record(f"SIGTERM x{ROUNDS // 2}, drain_delay {drain_delay_s:g} s: {dict(totals)}, exit 0 within {longest:.1f} s")
 
 
-async def killed_under_load(http: Any, server: Any, numbered_png: Any, *, heed: bool) -> tuple[list[Any], float]:
+async def killed_under_load(server: Any, *, heed: bool) -> tuple[list[Any], float]:
     """Callers who ask again and again, until the door is shut or, if they heed it, until /readyz says so."""
     replies: list[tuple[int, Any]] = []
     numbers = iter(range(65_000))
@@ -54,14 +56,14 @@ async def killed_under_load(http: Any, server: Any, numbered_png: Any, *, heed: 
             number = next(numbers)
             if number == 127 * 256 + 127:
                 continue
-            reply = await http.call(server.port, http.post(numbered_png(number)))
+            reply = await calls.call(server.port, calls.post(numbered_png(number)))
             replies.append((number, reply))
             if reply.status != 200:
                 return
 
     async def balancer() -> None:
         request = b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        while (await http.call(server.port, request)).status == 200:
+        while (await calls.call(server.port, request)).status == 200:
             await asyncio.sleep(0.05)
         leaving.set()
 

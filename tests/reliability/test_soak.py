@@ -6,10 +6,13 @@ import asyncio
 import io
 import os
 import random
-from typing import Any
 
 import pytest
 from PIL import Image
+
+from tests.support import calls
+from tests.support.calls import record
+from tests.support.faulty_server import faulty
 
 pytestmark = pytest.mark.reliability
 
@@ -20,7 +23,7 @@ SIZES = [(32, 32), (640, 480), (480, 640), (333, 777), (1280, 720), (64, 1000), 
 CANARY = 127 * 256 + 127
 
 
-def test_memory_stays_and_nobody_gets_anothers_answer(faulty: Any, http: Any, record: Any) -> None:
+def test_memory_stays_and_nobody_gets_anothers_answer() -> None:
     random_ = random.Random(7)
 
     def body(number: int) -> bytes:
@@ -34,7 +37,7 @@ def test_memory_stays_and_nobody_gets_anothers_answer(faulty: Any, http: Any, re
 
         async def one(number: int) -> bool:
             async with gate:
-                reply = await http.call(port, http.post(body(number)))
+                reply = await calls.call(port, calls.post(body(number)))
             assert reply.status == 200, reply
             return bool(reply.number == number)
 

@@ -1,107 +1,16 @@
-"""A Ray cluster of several nodes on this machine, with the service as a deployment of Ray Serve."""
+"""A Ray cluster for the tests of a module."""
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-BATCH_S = 0.1
-# Everything that Ray starts inherits these.
-ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE.parent, HERE))),
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    "FAULTY_BATCH_S": str(BATCH_S),
-}
-
-
-@dataclass
-class Scaled:
-    """A cluster that serves."""
-
-    cluster: Any
-    workers: list[Any]
-    port: int
-    _ran: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def deploy(self, **arguments: Any) -> None:
-        """Until it is ready. Replicas are begun anew."""
-        from ray import serve
-
-        from service.scale.arguments import ScaleArguments
-        from service.scale.deployment import detector
-
-        serve.delete("detector")
-        for file in self._ran.iterdir():
-            file.unlink()
-        given = {
-            "detectors": "scale_detectors:load", "device": "cpu", "max_batch_size": 1, "canary_interval_s": 0,
-            "access_log": False, "health_check_period_s": 1, "look_back_s": 10.5, "upscale_delay_s": 1, **arguments
-        }  # fmt: skip
-        serve.run(detector(ScaleArguments.model_validate(given)), name="detector", route_prefix="/")
-
-    def replicas(self) -> int:
-        """That take requests."""
-        from ray import serve
-
-        application = serve.status().applications["detector"]
-        return int(application.deployments["detector"].replica_states.get("RUNNING", 0))
-
-    def ran(self) -> dict[str, Counter[int]]:
-        """What each process has run: how often each number."""
-        return {file.name: Counter(map(int, file.read_text().split())) for file in self._ran.iterdir()}
-
-    def until(self, condition: Callable[[], bool], what: str, seconds: float = 90) -> float:
-        """Seconds until the condition holds."""
-        started = time.monotonic()
-        while not condition():
-            assert time.monotonic() < started + seconds, f"not in time: {what}"
-            time.sleep(0.2)
-        return time.monotonic() - started
+from tests.support.clusters import Scaled, cluster
 
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scaled]:
-    """A head that runs no replica, and three workers with room for one each; a proxy on every node that has one."""
-    ray = pytest.importorskip("ray")
-    from ray import serve
-    from ray.cluster_utils import Cluster
-
-    ran = tmp_path_factory.mktemp("ran")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ENVIRONMENT | {"SCALE_RAN": str(ran)}).items():
-            patch.setenv(name, value)
-        for folder in (HERE.parent, HERE):
-            patch.syspath_prepend(str(folder))
-        small = {"object_store_memory": 100 << 20}
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-        try:
-            ray.init(address=cluster.address, log_to_driver=False)
-            workers = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                port = listener.getsockname()[1]
-            # The proxies of all nodes share the port: it is one machine.
-            serve.start(proxy_location="EveryNode", http_options={"host": "127.0.0.1", "port": port})
-            yield Scaled(cluster, workers, port, ran)
-        finally:
-            if ray.is_initialized():
-                serve.shutdown()
-            ray.shutdown()
-            cluster.shutdown()
-            sys.modules.pop("scale_detectors", None)
+    pytest.importorskip("ray")
+    with cluster(tmp_path_factory.mktemp("ran")) as started:
+        yield started

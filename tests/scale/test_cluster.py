@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 from service.client import Detection, DetectionClient, RetryPolicy
+from tests.support.faulty_app import zero_to_one
+from tests.support.faulty_server import numbered_png
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own, of what it imports
 
@@ -27,16 +29,14 @@ BATCH_S = 0.1  # as the cluster's environment says
 
 def expected_score(png: bytes) -> float:
     """What every replica must find in it, by all of its pixels."""
-    from faulty_app import zero_to_one
-
     pixels = np.array(Image.open(io.BytesIO(png)).convert("RGB")).transpose(2, 0, 1)
-    return float(zero_to_one(torch.from_numpy(np.ascontiguousarray(pixels))))
+    return zero_to_one(torch.from_numpy(np.ascontiguousarray(pixels)))
 
 
 class Load:
     """Callers who ask again and again."""
 
-    def __init__(self, url: str, numbered_png: Any, retry: RetryPolicy) -> None:
+    def __init__(self, url: str, retry: RetryPolicy) -> None:
         self._client = DetectionClient(url, timeout_s=60, retry=retry)
         self._pictures = {number: numbered_png(number) for number in range(1, 60)}
         self._scores = {number: expected_score(png) for number, png in self._pictures.items()}
@@ -61,8 +61,8 @@ class Load:
 
 
 @contextmanager
-def load(url: str, numbered_png: Any, *, callers: int, attempts: int) -> Iterator[Load]:
-    given = Load(url, numbered_png, RetryPolicy(attempts=attempts))
+def load(url: str, *, callers: int, attempts: int) -> Iterator[Load]:
+    given = Load(url, RetryPolicy(attempts=attempts))
     with ThreadPoolExecutor(callers) as pool:
         calls: list[Future[None]] = [pool.submit(given.call, 3 * caller) for caller in range(callers)]
         try:
@@ -73,10 +73,10 @@ def load(url: str, numbered_png: Any, *, callers: int, attempts: int) -> Iterato
         call.result()
 
 
-def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any, numbered_png: Any) -> None:
+def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any) -> None:
     scaled.deploy(max_replicas=3, target_ongoing_requests=4, downscale_delay_s=3)
     assert scaled.replicas() == 1
-    with load(scaled.url, numbered_png, callers=CALLERS, attempts=5) as calls:
+    with load(scaled.url, callers=CALLERS, attempts=5) as calls:
         grown_s = scaled.until(lambda: scaled.replicas() == 3, "three replicas under load")
         before = len(calls.answered)
         known = scaled.ran()
@@ -96,7 +96,7 @@ def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any
     # With a node, its proxy's count of requests is lost; the delay is so short that Serve may shrink, and grow again.
     assert len(ran) >= 3
     # With one caller left, two replicas are too many; it heeds no refusal, so that none may be lost while one drains.
-    with load(scaled.url, numbered_png, callers=1, attempts=1) as calls_at_the_end:
+    with load(scaled.url, callers=1, attempts=1) as calls_at_the_end:
         shrunk_s = scaled.until(lambda: scaled.replicas() == 1, "one replica")
         enough = len(calls_at_the_end.answered) + 20
         scaled.until(lambda: len(calls_at_the_end.answered) > enough, "answers of the last one")
@@ -109,7 +109,7 @@ def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any
     )
 
 
-def test_headers_and_problems_pass_the_proxy(scaled: Any, numbered_png: Any) -> None:
+def test_headers_and_problems_pass_the_proxy(scaled: Any) -> None:
     scaled.deploy(max_replicas=1)
     with httpx.Client(base_url=scaled.url, timeout=30) as client:
         found = client.post("/detect", content=numbered_png(7), headers={"X-Request-ID": "mine-1"})
@@ -127,7 +127,7 @@ def test_headers_and_problems_pass_the_proxy(scaled: Any, numbered_png: Any) -> 
         assert drawn.content.startswith(b"\x89PNG")
 
 
-def test_the_replica_refuses_before_serve_does(scaled: Any, numbered_png: Any) -> None:
+def test_the_replica_refuses_before_serve_does(scaled: Any) -> None:
     scaled.deploy(max_replicas=1, queue_capacity=4, target_ongoing_requests=2)
     picture = numbered_png(7)
 
@@ -146,7 +146,7 @@ def test_the_replica_refuses_before_serve_does(scaled: Any, numbered_png: Any) -
     assert all("images are being answered" in answer.json()["detail"] for answer in refused)  # the replica's words
 
 
-def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Any, numbered_png: Any) -> None:
+def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Any) -> None:
     scaled.deploy(max_replicas=1)
     sent = asyncio.Event()
 
@@ -175,7 +175,7 @@ def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Any, numbered_png:
     assert not {40, 41} & set(ran)
 
 
-def test_a_replica_whose_device_hangs_is_replaced(scaled: Any, numbered_png: Any) -> None:
+def test_a_replica_whose_device_hangs_is_replaced(scaled: Any) -> None:
     hangs = 3
     scaled.deploy(max_replicas=1, hang_timeout_s=1, on_failure="exit")
     with DetectionClient(scaled.url, timeout_s=60) as client:

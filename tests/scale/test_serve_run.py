@@ -9,21 +9,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+from tests.support.faulty_server import numbered_png
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize("by", ["file", "arguments"])
-def test_serve_run_serves(tmp_path: Path, numbered_png: Any, by: str) -> None:
+def test_serve_run_serves(tmp_path: Path, by: str) -> None:
     yaml = pytest.importorskip("yaml")
     pytest.importorskip("ray")
-    changed = {"detectors": "scale_detectors:load", "num_cpus": 0.5}
+    changed = {"detectors": "tests.support.scale_detectors:load", "num_cpus": 0.5}
     if by == "file":
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
@@ -37,7 +37,7 @@ def test_serve_run_serves(tmp_path: Path, numbered_png: Any, by: str) -> None:
         told = ["service.scale.deployment:detector", *(f"{name}={value}" for name, value in changed.items())]
     log = tmp_path / "log"
     environment = {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "scale"))),
+        "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
         "FAULTY_BATCH_S": "0",
         "SCALE_RAN": str(tmp_path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from service.devices.detector import GPUDetector, load_detectors
 from service.images.pictures import Picture, from_pixels
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tests.support.processes import script_environment
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,7 +34,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 
-_ROOT = Path(__file__).parents[2]
 _SETTINGS = {"weights": "bundled", "device": "cuda:0", "precision": "fp16", "max_batch_size": 16}
 
 
@@ -133,13 +132,13 @@ def test_pictures_are_uploaded_while_graphs_are_captured(detector: GPUDetector) 
 def breakable(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     log = tmp_path / "log"
     environment = {f"FRCNN_{name.upper()}": str(value) for name, value in _SETTINGS.items()}
-    environment |= {"FRCNN_ON_FAILURE": "exit", "PYTHONPATH": str(_ROOT)}
+    environment |= {"FRCNN_ON_FAILURE": "exit"}
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("gpu_app.py"))],
+            [sys.executable, "-m", "tests.support.gpu_app"],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | environment,
+            env=script_environment() | environment,
         )
     try:
         give_up = time.monotonic() + 180
@@ -166,7 +165,7 @@ def test_a_kernel_that_goes_astray_ends_the_process_and_its_callers_are_told(
     child, url, log = breakable
     pixels = photo(1)
     Image.fromarray(pixels).save(tmp_path / "good.png")
-    pixels[0, 0] = (1, 254, 3)  # see gpu_app.BREAKS
+    pixels[0, 0] = (1, 254, 3)  # see `BREAKS` of `tests.support.gpu_app`
     Image.fromarray(pixels).save(tmp_path / "bad.png")
 
     def post(name: str) -> int:

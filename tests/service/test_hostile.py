@@ -8,9 +8,11 @@ import socket
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.fakes import FakeDetector
+from tests.support.servers import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -50,19 +52,19 @@ def memory_kib() -> int:
 @pytest.mark.parametrize(
     "data", [png_of(65_000, 65_000), png_of(2**31 - 1, 2**31 - 1), gif_of(65_535, 65_535), bmp_of(100_000, 100_000)]
 )
-async def test_claims_of_many_pixels_are_refused_on_the_header(data: bytes, fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_claims_of_many_pixels_are_refused_on_the_header(data: bytes) -> None:
+    async with serving(FakeDetector()) as client:
         response = await client.post("/detect", content=data)
     assert response.status_code == 413
     assert "pixels" in response.json()["detail"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-async def test_bombs_take_no_memory(fake: Any, serving: Any) -> None:
+async def test_bombs_take_no_memory() -> None:
     bomb = png_that_unpacks_to(1_000_000_000)
     zipped = gzip.compress(bytes(200_000_000))
     text = b"\x89PNG\r\n\x1a\n" + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(500_000_000))) + bomb[8:]
-    async with serving(fake()) as client:
+    async with serving(FakeDetector()) as client:
         await client.post("/detect", content=png_of(10, 10))
         before = memory_kib()
         assert (await client.post("/detect", content=bomb)).status_code == 200
@@ -74,12 +76,12 @@ async def test_bombs_take_no_memory(fake: Any, serving: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "ftp"])
-async def test_no_address_is_fetched(scheme: str, fake: Any, serving: Any) -> None:
+async def test_no_address_is_fetched(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
         address = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/x.png"
         svg = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{address}"/></svg>'
-        async with serving(fake()) as client:
+        async with serving(FakeDetector()) as client:
             sent = [
                 {"json": {"image": address}},
                 {"json": {"url": address}},
@@ -98,8 +100,8 @@ async def test_no_address_is_fetched(scheme: str, fake: Any, serving: Any) -> No
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "file:///etc/passwd", "../../../../etc/passwd"])
-async def test_no_file_is_opened(path: str, fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_no_file_is_opened(path: str) -> None:
+    async with serving(FakeDetector()) as client:
         for request in ({"json": {"image": path}}, {"content": path.encode()}, {"files": {"file": (path, b"junk")}}):
             response = await client.post("/detect", **request)
             assert response.status_code == 400

@@ -13,6 +13,7 @@ from service.app import create_app
 from service.devices import gpus
 from service.errors import UnavailableError
 from service.settings import Settings
+from tests.support.fakes import FakeDetector, red_png
 
 pytestmark = pytest.mark.anyio
 
@@ -21,12 +22,12 @@ def client_of(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
-async def test_while_it_loads_the_service_says_so(fake: Any, make_png: Any) -> None:
+async def test_while_it_loads_the_service_says_so() -> None:
     may_load = threading.Event()
 
     def load(_: Settings) -> list[Any]:
         assert may_load.wait(20)
-        return [fake()]
+        return [FakeDetector()]
 
     app = create_app(Settings(), load=load)
     async with app.router.lifespan_context(app), client_of(app) as client:
@@ -34,14 +35,14 @@ async def test_while_it_loads_the_service_says_so(fake: Any, make_png: Any) -> N
             response = await client.get(path)
             assert (response.status_code, response.json()["status"]) == (503, "loading")
         assert (await client.get("/livez")).status_code == 200
-        refused = await client.post("/detect", content=make_png(1))
+        refused = await client.post("/detect", content=red_png(1))
         assert (refused.status_code, refused.json()["status"]) == (503, 503)
         assert int(refused.headers["retry-after"]) >= 1
         assert (await client.get("/labels")).status_code == 503
         may_load.set()
         while (await client.get("/healthz")).status_code != 200:
             await asyncio.sleep(0.01)
-        assert (await client.post("/detect", content=make_png(1))).status_code == 200
+        assert (await client.post("/detect", content=red_png(1))).status_code == 200
 
 
 async def test_a_model_that_cannot_be_loaded_is_failing_and_calls_for_the_end() -> None:
@@ -57,38 +58,38 @@ async def test_a_model_that_cannot_be_loaded_is_failing_and_calls_for_the_end() 
         assert "secret" not in response.text
 
 
-async def test_draining_refuses_new_work_and_finishes_what_was_accepted(fake: Any, make_png: Any) -> None:
-    detector = fake()
+async def test_draining_refuses_new_work_and_finishes_what_was_accepted() -> None:
+    detector = FakeDetector()
     detector.gate.clear()
     app = create_app(Settings(), load=lambda _: [detector])
     async with app.router.lifespan_context(app), client_of(app) as client:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
-        accepted = asyncio.create_task(client.post("/detect", content=make_png(3)))
+        accepted = asyncio.create_task(client.post("/detect", content=red_png(3)))
         assert await asyncio.to_thread(detector.started.wait, 20)
         app.state.service.stop_accepting()
         response = await client.get("/healthz")
         assert (response.status_code, response.json()["status"]) == (503, "draining")
-        assert (await client.post("/detect", content=make_png(1))).status_code == 503
+        assert (await client.post("/detect", content=red_png(1))).status_code == 503
         detector.gate.set()
         assert (await accepted).json()["boxes"][0][0] == 3
 
 
-async def test_a_device_that_fails_on_everything_is_told(fake: Any, make_png: Any) -> None:
-    detector = fake(fails_on=frozenset(range(256)))
+async def test_a_device_that_fails_on_everything_is_told() -> None:
+    detector = FakeDetector(fails_on=frozenset(range(256)))
     app = create_app(Settings(), load=lambda _: [detector])
     async with app.router.lifespan_context(app), client_of(app) as client:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
-        failed = await client.post("/detect", content=make_png(1))
+        failed = await client.post("/detect", content=red_png(1))
         assert (failed.status_code, failed.headers["content-type"]) == (503, "application/problem+json")
         assert "frcnn_ready 0.0" in (await client.get("/metrics")).text
         assert (await client.get("/healthz")).json()["status"] == "failing"
-        assert (await client.post("/detect", content=make_png(1))).status_code == 503
+        assert (await client.post("/detect", content=red_png(1))).status_code == 503
 
 
-async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first(fake: Any, make_png: Any) -> None:
-    hung, good = fake(), fake()
+async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first() -> None:
+    hung, good = FakeDetector(), FakeDetector()
     hung.info = good.info = dataclasses.replace(good.info, weights="bundled")
     hung.precision, hung.best_batch_size = "bf16", 2
     hung.gate.clear()
@@ -102,7 +103,7 @@ async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first(fake: Any,
     async with app.router.lifespan_context(app), client_of(app) as client:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
-        assert (await client.post("/detect", content=make_png(1))).status_code == 503
+        assert (await client.post("/detect", content=red_png(1))).status_code == 503
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
         hung.gate.set()
@@ -112,17 +113,17 @@ async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first(fake: Any,
     assert (again.weights, again.precision, again.max_batch_size, again.device) == ("bundled", "bf16", 2, "cpu")
 
 
-async def test_draining_lets_a_request_finish_whose_body_was_still_arriving(fake: Any, make_png: Any) -> None:
+async def test_draining_lets_a_request_finish_whose_body_was_still_arriving() -> None:
     arriving, rest = asyncio.Event(), asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
-        data = make_png(3)
+        data = red_png(3)
         yield data[:20]
         arriving.set()
         await rest.wait()
         yield data[20:]
 
-    app = create_app(Settings(), load=lambda _: [fake()])
+    app = create_app(Settings(), load=lambda _: [FakeDetector()])
     async with app.router.lifespan_context(app), client_of(app) as client:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
@@ -142,8 +143,8 @@ async def test_draining_lets_a_request_finish_whose_body_was_still_arriving(fake
         ("auto", "COCO_V1", "the model is loaded"),
     ],
 )
-async def test_weights_that_stand_in_are_said_so(asked: str, served: str, words: str, fake: Any) -> None:
-    detector = fake()
+async def test_weights_that_stand_in_are_said_so(asked: str, served: str, words: str) -> None:
+    detector = FakeDetector()
     detector.info = dataclasses.replace(detector.info, weights=served)
     app = create_app(Settings(weights=asked), load=lambda _: [detector])
     async with app.router.lifespan_context(app), client_of(app) as client:
@@ -152,9 +153,9 @@ async def test_weights_that_stand_in_are_said_so(asked: str, served: str, words:
         assert words in (await client.get("/healthz")).json()["detail"]
 
 
-async def test_a_gpu_that_cannot_be_used_is_told_of(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gpu_that_cannot_be_used_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "unusable_gpu", lambda: "the GPU X cannot be used, because Y")
-    app = create_app(Settings(), load=lambda _: [fake()])
+    app = create_app(Settings(), load=lambda _: [FakeDetector()])
     async with app.router.lifespan_context(app), client_of(app) as client:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
@@ -162,12 +163,12 @@ async def test_a_gpu_that_cannot_be_used_is_told_of(fake: Any, monkeypatch: pyte
         assert detail.startswith("the CPU serves, slower than a GPU would: the GPU X cannot be used, because Y")
 
 
-async def test_no_state_is_left_for_an_earlier_one(fake: Any) -> None:
+async def test_no_state_is_left_for_an_earlier_one() -> None:
     may_load = threading.Event()
 
     def load(_: Settings) -> list[Any]:
         assert may_load.wait(20)
-        return [fake()]
+        return [FakeDetector()]
 
     app = create_app(Settings(), load=load)
     service = app.state.service
@@ -183,12 +184,12 @@ async def test_no_state_is_left_for_an_earlier_one(fake: Any) -> None:
             _ = service.batcher
 
 
-async def test_a_service_that_will_not_answer_again_stays_failing(fake: Any, make_png: Any) -> None:
-    detector, ends = fake(fails_on=frozenset(range(256))), []
+async def test_a_service_that_will_not_answer_again_stays_failing() -> None:
+    detector, ends = FakeDetector(fails_on=frozenset(range(256))), []
     app = create_app(Settings(on_failure="exit"), load=lambda _: [detector], on_fatal_error=lambda: ends.append(1))
     async with app.router.lifespan_context(app), client_of(app) as client:
         await app.state.service.until_loaded()
-        assert (await client.post("/detect", content=make_png(1))).status_code == 503
+        assert (await client.post("/detect", content=red_png(1))).status_code == 503
         detector.fails_on = frozenset()
         async with asyncio.timeout(20):
             while app.state.service.detectors and app.state.service.admission._devices() == 0:

@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from service.web.protocol import LimitedProtocol
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live, served
 
 
 def until(condition: Any) -> None:
@@ -34,13 +36,13 @@ def requests(url: str) -> int:
     return int(found[1]) - 1
 
 
-def test_many_callers_each_get_their_own_answer(fake: Any, live: Any, make_png: Any) -> None:
-    detector = fake(seconds=0.03)
+def test_many_callers_each_get_their_own_answer() -> None:
+    detector = FakeDetector(seconds=0.03)
     shapes = [(32, 64), (64, 32), (96, 96)]
     with live(detector, max_batch_size=8) as url, ThreadPoolExecutor(16) as callers, httpx.Client() as client:
 
         def call(n: int) -> tuple[int, dict[str, Any]]:
-            return n, client.post(f"{url}/detect", content=make_png(n, shapes[n % 3])).json()
+            return n, client.post(f"{url}/detect", content=red_png(n, shapes[n % 3])).json()
 
         for n, body in callers.map(call, range(120)):
             assert body["boxes"][0][0] == n
@@ -50,28 +52,28 @@ def test_many_callers_each_get_their_own_answer(fake: Any, live: Any, make_png: 
     assert len(detector.batches) < 80
 
 
-def test_a_caller_who_hangs_up_frees_its_place_and_never_runs(fake: Any, live: Any, make_png: Any) -> None:
-    detector = fake()
+def test_a_caller_who_hangs_up_frees_its_place_and_never_runs() -> None:
+    detector = FakeDetector()
     detector.gate.clear()
     with live(detector) as url, ThreadPoolExecutor(1) as callers:
-        first = callers.submit(httpx.post, f"{url}/detect", content=make_png(1), timeout=30)
+        first = callers.submit(httpx.post, f"{url}/detect", content=red_png(1), timeout=30)
         until(detector.started.is_set)
         address = urlsplit(url)
-        body = make_png(2)
+        body = red_png(2)
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             until(lambda: in_flight(url) == 2)
         until(lambda: in_flight(url) == 1)
         detector.gate.set()
         assert first.result().status_code == 200
-        assert httpx.post(f"{url}/detect", content=make_png(3)).status_code == 200
+        assert httpx.post(f"{url}/detect", content=red_png(3)).status_code == 200
         metrics = httpx.get(f"{url}/metrics").text
     assert [[red for red, _, _ in batch] for batch in detector.batches] == [[1], [3]]
     assert 'frcnn_requests_total{route="/detect",status="499"} 1.0' in metrics
 
 
-def test_a_caller_who_hangs_up_while_sending_is_counted_as_gone(fake: Any, live: Any) -> None:
-    with live(fake()) as url:
+def test_a_caller_who_hangs_up_while_sending_is_counted_as_gone() -> None:
+    with live(FakeDetector()) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
@@ -82,19 +84,19 @@ def test_a_caller_who_hangs_up_while_sending_is_counted_as_gone(fake: Any, live:
     assert 'status="500"' not in metrics
 
 
-def test_an_offer_of_http_2_is_declined_and_the_body_kept(fake: Any, live: Any, make_png: Any) -> None:
+def test_an_offer_of_http_2_is_declined_and_the_body_kept() -> None:
     headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
-    with live(fake()) as url:
-        response = httpx.post(f"{url}/detect", content=make_png(7), headers=headers)
+    with live(FakeDetector()) as url:
+        response = httpx.post(f"{url}/detect", content=red_png(7), headers=headers)
     assert response.status_code == 200
     assert response.json()["boxes"][0][0] == 7
 
 
 @pytest.mark.parametrize("offered", [b"websocket", b"h2c, x", b"TLS/1.0"])
-def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes, fake: Any, live: Any) -> None:
+def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes) -> None:
     hidden = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     head = b"POST /detect HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %b\r\nContent-Length: %d\r\n\r\n"
-    with live(fake()) as url:
+    with live(FakeDetector()) as url:
         answer = exchanged(url, head % (offered, len(hidden)), hidden)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"not an image" in answer
@@ -102,7 +104,7 @@ def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes,
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
-def test_what_looks_like_an_offer_in_a_body_stays(cut: int, served: Any) -> None:
+def test_what_looks_like_an_offer_in_a_body_stays(cut: int) -> None:
     received = b""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -139,8 +141,8 @@ def exchanged(url: str, *packets: bytes) -> bytes:
     return received
 
 
-def test_half_a_body_times_out(fake: Any, live: Any) -> None:
-    with live(fake(), request_timeout_ms=200) as url:
+def test_half_a_body_times_out() -> None:
+    with live(FakeDetector(), request_timeout_ms=200) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
@@ -150,8 +152,8 @@ def test_half_a_body_times_out(fake: Any, live: Any) -> None:
 
 
 @pytest.mark.parametrize("drips", [False, True])
-def test_a_body_that_comes_too_slowly_is_cut_off(drips: bool, fake: Any, live: Any) -> None:
-    with live(fake(), body_timeout_s=0.5) as url:
+def test_a_body_that_comes_too_slowly_is_cut_off(drips: bool) -> None:
+    with live(FakeDetector(), body_timeout_s=0.5) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port), timeout=0.05) as connection:
             connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf")
@@ -176,9 +178,9 @@ def test_a_body_that_comes_too_slowly_is_cut_off(drips: bool, fake: Any, live: A
         until(lambda: requests(url) == 0)
 
 
-def test_a_form_is_read_as_it_comes(fake: Any, live: Any) -> None:
+def test_a_form_is_read_as_it_comes() -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n.\r\n'
-    with live(fake(), max_batch_files=2) as url:
+    with live(FakeDetector(), max_batch_files=2) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
             head = b"Host: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000000\r\n\r\n"
@@ -187,14 +189,14 @@ def test_a_form_is_read_as_it_comes(fake: Any, live: Any) -> None:
         until(lambda: requests(url) == 0)
 
 
-def test_bodies_that_still_come_cannot_fill_the_memory(fake: Any, live: Any, make_png: Any) -> None:
-    with live(fake(), queue_capacity_bytes=100_000) as url:
+def test_bodies_that_still_come_cannot_fill_the_memory() -> None:
+    with live(FakeDetector(), queue_capacity_bytes=100_000) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
             connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(99_999))
             until(lambda: requests(url) == 1)
             for path in ("/detect", "/v2/models/fasterrcnn_resnet50_fpn/infer", "/detect/batch"):
-                body = {"files": {"file": make_png(1)}} if path == "/detect/batch" else {"content": make_png(1)}
+                body = {"files": {"file": red_png(1)}} if path == "/detect/batch" else {"content": red_png(1)}
                 until(lambda path=path, body=body: httpx.post(url + path, **body).status_code == 429)
             told = re.search(
                 r'frcnn_images_rejected_total\{reason="bytes-full"\} (\S+)', httpx.get(f"{url}/metrics").text
@@ -202,7 +204,7 @@ def test_bodies_that_still_come_cannot_fill_the_memory(fake: Any, live: Any, mak
             assert told is not None
             assert float(told[1]) >= 3
         until(lambda: requests(url) == 0)
-        assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
+        assert httpx.post(f"{url}/detect", content=red_png(1)).status_code == 200
 
 
 class HastyProtocol(LimitedProtocol):
@@ -212,8 +214,8 @@ class HastyProtocol(LimitedProtocol):
 @pytest.mark.parametrize(
     "sent", [b"", b"POST /detect HTTP/1.1\r\nX-Half: ", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /"]
 )
-def test_a_head_that_never_ends_is_cut_off(sent: bytes, fake: Any, live: Any) -> None:
-    with live(fake(), http=HastyProtocol) as url:
+def test_a_head_that_never_ends_is_cut_off(sent: bytes) -> None:
+    with live(FakeDetector(), http=HastyProtocol) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port), timeout=0.05) as connection:
             connection.sendall(sent)
@@ -232,28 +234,28 @@ def test_a_head_that_never_ends_is_cut_off(sent: bytes, fake: Any, live: Any) ->
                 pytest.fail("still connected")
 
 
-def test_a_request_that_takes_long_outlives_the_patience_for_heads(fake: Any, live: Any, make_png: Any) -> None:
-    with live(fake(seconds=1.2), http=HastyProtocol) as url, httpx.Client() as client:
+def test_a_request_that_takes_long_outlives_the_patience_for_heads() -> None:
+    with live(FakeDetector(seconds=1.2), http=HastyProtocol) as url, httpx.Client() as client:
         for n in (1, 2):
-            assert client.post(f"{url}/detect", content=make_png(n)).json()["boxes"][0][0] == n
+            assert client.post(f"{url}/detect", content=red_png(n)).json()["boxes"][0][0] == n
             time.sleep(0.6)
 
 
 @pytest.mark.parametrize("size", [1_000_000, 30_000_000])
-def test_a_body_over_the_limit_is_refused_however_large(size: int, fake: Any, live: Any, make_png: Any) -> None:
-    with live(fake(), max_body_bytes=100_000) as url:
+def test_a_body_over_the_limit_is_refused_however_large(size: int) -> None:
+    with live(FakeDetector(), max_body_bytes=100_000) as url:
         response = httpx.post(f"{url}/detect", content=bytes(size), timeout=20)
         assert response.status_code == 413
         assert response.json()["title"]
-        assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
+        assert httpx.post(f"{url}/detect", content=red_png(1)).status_code == 200
 
 
-def test_a_server_that_stops_answers_what_it_accepted(fake: Any, live: Any, make_png: Any) -> None:
-    detector = fake()
+def test_a_server_that_stops_answers_what_it_accepted() -> None:
+    detector = FakeDetector()
     detector.gate.clear()
     with ThreadPoolExecutor(4) as callers:
         with live(detector, max_batch_size=2) as url:
-            accepted = [callers.submit(httpx.post, f"{url}/detect", content=make_png(n), timeout=30) for n in range(4)]
+            accepted = [callers.submit(httpx.post, f"{url}/detect", content=red_png(n), timeout=30) for n in range(4)]
             until(lambda: in_flight(url) == 4)
             threading.Timer(0.3, detector.gate.set).start()
         assert sorted(one.result().json()["boxes"][0][0] for one in accepted) == [0, 1, 2, 3]

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.faulty_server import faulty, numbered_png
+
 HANGS = 3
 
 
@@ -18,7 +20,7 @@ def detect(server: Any, body: bytes, **headers: str) -> httpx.Response:
     return httpx.post(f"{server.url}/detect", content=body, headers=headers, timeout=30)
 
 
-def test_sigterm_flips_readiness_first_then_refuses_and_finishes(faulty: Any, numbered_png: Any) -> None:
+def test_sigterm_flips_readiness_first_then_refuses_and_finishes() -> None:
     with faulty(batch_s=1.0, drain_delay_s=3) as server, ThreadPoolExecutor(4) as callers:
         accepted = [callers.submit(detect, server, numbered_png(1))]
         server.until(lambda: server.ran() == [[1]])
@@ -33,7 +35,7 @@ def test_sigterm_flips_readiness_first_then_refuses_and_finishes(faulty: Any, nu
         assert server.child.wait(10) == 0
 
 
-def test_while_it_loads_there_is_nothing_to_wait_for_and_nothing_is_wrong(faulty: Any) -> None:
+def test_while_it_loads_there_is_nothing_to_wait_for_and_nothing_is_wrong() -> None:
     with faulty(load_s=600) as server:
         server.child.send_signal(signal.SIGTERM)
         assert server.child.wait(20) == 0
@@ -50,7 +52,7 @@ def listens(port: int) -> bool:
     return True
 
 
-def test_a_second_signal_ends_it_at_once(faulty: Any, numbered_png: Any) -> None:
+def test_a_second_signal_ends_it_at_once() -> None:
     with faulty(batch_s=60) as server, ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(detect, server, numbered_png(1))
         server.until(lambda: server.ran() == [[1]])
@@ -64,7 +66,7 @@ def test_a_second_signal_ends_it_at_once(faulty: Any, numbered_png: Any) -> None
             waiting.result()
 
 
-def test_it_ends_within_a_bound_though_a_device_hangs(faulty: Any, numbered_png: Any) -> None:
+def test_it_ends_within_a_bound_though_a_device_hangs() -> None:
     with faulty(shutdown_timeout_s=1) as server, ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(detect, server, numbered_png(1, HANGS))
         server.until(lambda: server.ran() == [[1]])
@@ -73,7 +75,7 @@ def test_it_ends_within_a_bound_though_a_device_hangs(faulty: Any, numbered_png:
         assert waiting.exception() or waiting.result().status_code >= 500
 
 
-def test_it_ends_though_a_picture_is_never_decoded(faulty: Any, numbered_png: Any) -> None:
+def test_it_ends_though_a_picture_is_never_decoded() -> None:
     with faulty(shutdown_timeout_s=1, slow_px=48) as server, ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(detect, server, numbered_png(1, size=48))
         server.until(lambda: httpx.get(f"{server.url}/healthz").json()["images_in_flight"] == 1)
@@ -83,7 +85,7 @@ def test_it_ends_though_a_picture_is_never_decoded(faulty: Any, numbered_png: An
         assert "ended with a thread at work" in server.log.read_text()
 
 
-def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set(faulty: Any, numbered_png: Any) -> None:
+def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set() -> None:
     with faulty(on_failure="exit", hang_timeout_s=0.5) as server:
         answer = detect(server, numbered_png(1, HANGS))
         assert answer.status_code == 503
@@ -91,7 +93,7 @@ def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set(faulty
         assert "has not answered for 0.5 s" in server.log.read_text()
 
 
-def test_by_default_a_device_that_hangs_is_loaded_anew(faulty: Any, numbered_png: Any) -> None:
+def test_by_default_a_device_that_hangs_is_loaded_anew() -> None:
     with faulty(hang_timeout_s=0.5) as server:
         assert detect(server, numbered_png(1, HANGS)).status_code == 503
         server.until_ok()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from model.images.decoding import decode
 from model.images.errors import BrokenImageError, UnsupportedImageError
-from tests.model.images.files import picture
+from tests.support.image_files import picture
 
 PIXELS = picture(15, 21)
 

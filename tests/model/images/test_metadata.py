@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.images.decoding import decode
 from model.images.errors import BrokenImageError, ImageError, ImageTooLargeError, UnsupportedImageError
-from tests.model.images.files import Tiff, chunk, picture, saved, segment, tiff
+from tests.support.image_files import Tiff, chunk, picture, saved, segment, tiff
 
 MOST = 1 << 26
 PIXELS = picture()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model.images.decoding import decode
-from tests.model.images.files import chunk
+from tests.support.image_files import chunk
 
 MOST = 1 << 20
 HEIGHT, WIDTH = 13, 19  # no multiple of the eight rows and columns of an interlaced block

@@ -16,7 +16,7 @@ from PIL import Image
 
 from model.images.decoding import decode
 from model.images.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
-from tests.model.images.files import Tiff, picture, tiff
+from tests.support.image_files import Tiff, picture, tiff
 
 MOST = 1 << 26
 HEIGHT, WIDTH = 21, 38

@@ -19,6 +19,7 @@ from model.inference.network import TorchNetwork
 from model.inference.openvino import check_fidelity
 from model.inference.precision import candidates
 from model.weights.checkpoints import bundled_is_present
+from tests.support.oracle import blobs, make_pair
 
 CPU = torch.device("cpu")
 SMALL = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}
@@ -46,16 +47,16 @@ def quantised_layers(path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
-def test_torch_forms(precision, make_pair, make_picture):
+def test_torch_forms(precision):
     _, model = make_pair(**SMALL)
     served = serving_model(model, device=CPU, precision=precision)
     assert served.precision == precision if precision != "auto" else served.precision in candidates(CPU)
-    (found,) = served.detect([make_picture(90, 120)])
+    (found,) = served.detect([blobs(90, 120)])
     assert len(found["labels"]) > 5
     assert served.padded_hw((90, 120)) == (96, 128)
 
 
-def test_auto_stays_with_float32_where_rounding_changes_the_answer(make_pair):
+def test_auto_stays_with_float32_where_rounding_changes_the_answer():
     _, model = make_pair(**SMALL)  # weights drawn by chance, whose scores rounding shuffles
     assert serving_model(model, device=CPU).precision == "fp32"
 
@@ -68,7 +69,7 @@ def test_auto_takes_what_is_faster_where_it_finds_the_same(monkeypatch):
     assert serving_model(model, device=CPU).precision == "bf16"
 
 
-def test_a_precision_the_device_has_not_is_refused(make_pair):
+def test_a_precision_the_device_has_not_is_refused():
     _, model = make_pair(**SMALL)
     with pytest.raises(PrecisionError, match="GPU"):
         serving_model(model, device=CPU, precision="fp16")
@@ -121,7 +122,7 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path, caplog):
     assert len(list(tmp_path.glob("*.xml"))) == 2
 
 
-def test_int8_of_untrained_weights_whose_biases_are_zero(make_pair, tmp_path):
+def test_int8_of_untrained_weights_whose_biases_are_zero(tmp_path):
     pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     _, model = make_pair(**SMALL)
@@ -134,7 +135,7 @@ def test_int8_of_untrained_weights_whose_biases_are_zero(make_pair, tmp_path):
 
 @pytest.mark.parametrize("part", ["levels", "predictions"])
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
-def test_a_quantised_network_that_went_wrong_is_refused(part, wrong, make_pair):
+def test_a_quantised_network_that_went_wrong_is_refused(part, wrong):
     _, model = make_pair(**SMALL)
     reference = TorchNetwork(model)
 

@@ -8,6 +8,7 @@ import torch
 from model.inference.fixed_shapes import FixedShapeHeads, detections_of
 from model.inference.kernels.nms import reference_nms_mask
 from model.inference.serving import ServingModel
+from tests.support.oracle import blobs, make_pair
 
 SMALL = {"min_size": 128, "max_size": 320, "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 150}
 CASES = {
@@ -27,7 +28,7 @@ CASES = {
 
 
 @pytest.fixture
-def form_of(make_pair):
+def form_of():
     def make(**kwargs):
         _, model = make_pair(**kwargs)
         model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
@@ -50,10 +51,10 @@ def fixed(form, images, **kwargs):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_finds_what_the_eager_form_finds(case, form_of, make_picture):
+def test_finds_what_the_eager_form_finds(case, form_of):
     sizes, kwargs = CASES[case]
     form = form_of(**kwargs)
-    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
     wanted = form.detect(images)
     for found, eager in zip(detections_of(fixed(form, images).numpy()), wanted, strict=True):
         assert found is not None
@@ -63,29 +64,29 @@ def test_finds_what_the_eager_form_finds(case, form_of, make_picture):
     assert any(len(eager["labels"]) for eager in wanted) or case == "no proposal at all"
 
 
-def test_an_answer_that_may_be_incomplete_says_so(form_of, make_picture):
-    form, images = form_of(**SMALL), [make_picture(120, 180)]
+def test_an_answer_that_may_be_incomplete_says_so(form_of):
+    form, images = form_of(**SMALL), [blobs(120, 180)]
     (eager,) = form.detect(images)
     assert len(eager["labels"]) > 30
     assert detections_of(fixed(form, images, candidates=30).numpy()) == [None]
 
 
-def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_of, make_picture):
-    form, images = form_of(**SMALL | {"box_detections_per_img": 3}), [make_picture(120, 180)]
+def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_of):
+    form, images = form_of(**SMALL | {"box_detections_per_img": 3}), [blobs(120, 180)]
     (eager,) = form.detect(images)
     (found,) = detections_of(fixed(form, images, candidates=30).numpy())
     assert found is not None
     torch.testing.assert_close(found["boxes"], eager["boxes"], rtol=0, atol=1e-3)
 
 
-def test_every_candidate_has_a_vote(form_of, make_picture):
+def test_every_candidate_has_a_vote(form_of):
     """Those that are not looked at would have one, so what is kept is not enough."""
-    form, images = form_of(**SMALL | {"box_detections_per_img": 3, "box_vote_thresh": 0.6}), [make_picture(120, 180)]
+    form, images = form_of(**SMALL | {"box_detections_per_img": 3, "box_vote_thresh": 0.6}), [blobs(120, 180)]
     assert detections_of(fixed(form, images, candidates=30).numpy()) == [None]
 
 
-def test_votes_move_boxes_and_nothing_else(form_of, make_picture):
-    images = [make_picture(120, 180)]
+def test_votes_move_boxes_and_nothing_else(form_of):
+    images = [blobs(120, 180)]
     (plain,), (voted,) = (form_of(**SMALL | {"box_vote_thresh": thresh}).detect(images) for thresh in (None, 0.6))
     assert plain["labels"].equal(voted["labels"])
     assert plain["scores"].equal(voted["scores"])

@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 from model.inference.capture import CUDACapture, NotCapturedError
 from model.inference.graphs import GraphedModel
 from model.inference.serving import ServingModel
+from tests.support.oracle import blobs, make_pair
 
 # Few proposals: the interpreter takes a second for two.
 SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_nms_top_n_test": 2, "num_classes": 4}
@@ -56,7 +57,7 @@ class Forms:
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def forms(request, make_pair):
+def forms(request):
     if (request.param == "cuda") is not torch.cuda.is_available():
         pytest.skip("runs on the GPU where there is one, or else in the interpreter")
 
@@ -78,18 +79,18 @@ def assert_same(got, wanted):
         torch.testing.assert_close(one["scores"].cpu(), other["scores"].cpu(), rtol=0, atol=1e-4)
 
 
-def test_graphs_find_what_the_eager_form_finds(forms, make_picture):
+def test_graphs_find_what_the_eager_form_finds(forms):
     both = forms()
-    pictures = [as_uint8(make_picture(60, 80, 1)), as_uint8(make_picture(61, 83, 2)).flip(2)]
+    pictures = [as_uint8(blobs(60, 80, 1)), as_uint8(blobs(61, 83, 2)).flip(2)]
     for batch in (pictures, pictures[:1], pictures[::-1]):  # the last on a graph that is there
         wanted = both.eager.detect(batch)
         assert all(len(found["labels"]) > 1 for found in wanted)
         assert_same(both.graphed.detect(batch), wanted)
 
 
-def test_one_graph_for_each_shape_and_size_and_no_more_than_asked_for(forms, make_picture):
+def test_one_graph_for_each_shape_and_size_and_no_more_than_asked_for(forms):
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1}, most_graphs=2)
-    tall, wide = as_uint8(make_picture(80, 60)), as_uint8(make_picture(60, 80))
+    tall, wide = as_uint8(blobs(80, 60)), as_uint8(blobs(60, 80))
     kept = both.graphed._graphs
     for batch, shapes in [
         ([wide], [(64, 96)]),
@@ -103,9 +104,9 @@ def test_one_graph_for_each_shape_and_size_and_no_more_than_asked_for(forms, mak
     assert [count for _, count in kept] == [1, 2]
 
 
-def test_what_no_graph_can_do_goes_the_eager_way(forms, make_picture):
+def test_what_no_graph_can_do_goes_the_eager_way(forms):
     both = forms()
-    tall, wide = as_uint8(make_picture(80, 60)), as_uint8(make_picture(60, 80))
+    tall, wide = as_uint8(blobs(80, 60)), as_uint8(blobs(60, 80))
     assert_same(both.graphed.detect([tall, wide]), both.eager.detect([tall, wide]))
     floats = [(wide / 255).to(both.graphed.device)]
     assert_same(both.graphed.detect(floats), both.eager.detect(floats))
@@ -115,44 +116,44 @@ def test_what_no_graph_can_do_goes_the_eager_way(forms, make_picture):
     assert not both.graphed._graphs
 
 
-def test_the_hosts_buffers_outlive_a_batch_that_is_not_fetched(forms, make_picture):
+def test_the_hosts_buffers_outlive_a_batch_that_is_not_fetched(forms):
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
-    launched = both.graphed.launch([as_uint8(make_picture(60, 80))])
+    launched = both.graphed.launch([as_uint8(blobs(60, 80))])
     buffer = weakref.ref(launched._host.rows)
     del launched
     assert buffer() is not None
 
 
-def test_votes_are_cast_on_a_graph_too(forms, make_picture):
+def test_votes_are_cast_on_a_graph_too(forms):
     both = forms(SMALL | {"box_vote_thresh": 0.5})
-    picture = [as_uint8(make_picture(60, 80, 1))]
+    picture = [as_uint8(blobs(60, 80, 1))]
     assert_same(both.graphed.detect(picture), both.eager.detect(picture))
     assert both.graphed._graphs
 
 
-def test_a_crowd_gets_its_whole_answer(forms, make_picture):
+def test_a_crowd_gets_its_whole_answer(forms):
     both = forms(candidates=1)
-    crowd = [as_uint8(make_picture(60, 80, 1))]
+    crowd = [as_uint8(blobs(60, 80, 1))]
     wanted = both.eager.detect(crowd)
     assert len(wanted[0]["labels"]) > 1
     assert_same(both.graphed.detect(crowd), wanted)
     assert both.graphed._graphs
 
 
-def test_a_batch_is_answered_in_parts_of_powers_of_two(forms, make_picture):
+def test_a_batch_is_answered_in_parts_of_powers_of_two(forms):
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
-    batch = [as_uint8(make_picture(60, 80, seed)) for seed in range(3)]
+    batch = [as_uint8(blobs(60, 80, seed)) for seed in range(3)]
     assert_same(both.graphed.detect(batch), both.eager.detect(batch))
     assert [count for _, count in both.graphed._graphs] == [2, 1]
     both.graphed.forget()
     assert not both.graphed._graphs
 
 
-def test_without_a_graph_the_eager_way_is_taken(forms, make_picture, caplog):
+def test_without_a_graph_the_eager_way_is_taken(forms, caplog):
     both = forms()
     capture = both.graphed._capture = CallByCall()
     capture.error = RuntimeError("cannot capture")
-    picture = [as_uint8(make_picture(60, 80))]
+    picture = [as_uint8(blobs(60, 80))]
     wanted = both.eager.detect(picture)
     for _ in range(2):
         assert_same(both.graphed.detect(picture), wanted)
@@ -160,11 +161,11 @@ def test_without_a_graph_the_eager_way_is_taken(forms, make_picture, caplog):
     assert not both.graphed._graphs
 
 
-def test_a_graph_that_could_not_be_made_for_a_while_is_tried_again(forms, make_picture, caplog):
+def test_a_graph_that_could_not_be_made_for_a_while_is_tried_again(forms, caplog):
     both = forms()
     capture = both.graphed._capture = CallByCall()
     capture.error = NotCapturedError("another capture has not ended")
-    picture = [as_uint8(make_picture(60, 80))]
+    picture = [as_uint8(blobs(60, 80))]
     wanted = both.eager.detect(picture)
     assert_same(both.graphed.detect(picture), wanted)
     assert [record.message for record in caplog.records] == ["no CUDA graph now: another capture has not ended"]
@@ -173,18 +174,18 @@ def test_a_graph_that_could_not_be_made_for_a_while_is_tried_again(forms, make_p
     assert len(both.graphed._graphs) == 1
 
 
-def test_a_lack_of_memory_is_told(forms, make_picture):
+def test_a_lack_of_memory_is_told(forms):
     both = forms()
 
     capture = both.graphed._capture = CallByCall()
     capture.error = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
-        both.graphed.detect([as_uint8(make_picture(60, 80))])
+        both.graphed.detect([as_uint8(blobs(60, 80))])
 
 
-def test_two_batches_in_flight_keep_their_answers_apart(forms, make_picture):
+def test_two_batches_in_flight_keep_their_answers_apart(forms):
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
-    batches = [[as_uint8(make_picture(60, 80, seed)) for seed in seeds] for seeds in ((1, 2), (3, 4), (5,))]
+    batches = [[as_uint8(blobs(60, 80, seed)) for seed in seeds] for seeds in ((1, 2), (3, 4), (5,))]
     wanted = [both.eager.detect(batch) for batch in batches]
     first, second = (both.graphed.launch(batch) for batch in batches[:2])
     for launched, expected in ((first, wanted[0]), (both.graphed.launch(batches[2]), wanted[2]), (second, wanted[1])):
@@ -193,10 +194,10 @@ def test_two_batches_in_flight_keep_their_answers_apart(forms, make_picture):
     assert len(both.graphed._spare) == 3  # of the host's buffers, each of which served one batch at a time
 
 
-def test_a_new_shape_is_answered_eagerly_until_the_device_is_idle(forms, make_picture):
+def test_a_new_shape_is_answered_eagerly_until_the_device_is_idle(forms):
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
     both.graphed.capture_when_idle([(80, 60)], [1])
-    batch = [as_uint8(make_picture(60, 80, seed)) for seed in range(3)]
+    batch = [as_uint8(blobs(60, 80, seed)) for seed in range(3)]
     wanted = both.eager.detect(batch)
     assert_same(both.graphed.detect(batch), wanted)
     assert not both.graphed._graphs
@@ -209,14 +210,14 @@ def test_a_new_shape_is_answered_eagerly_until_the_device_is_idle(forms, make_pi
     assert_same(both.graphed.detect(batch[:1]), wanted[:1])
 
 
-def test_graphs_of_fewer_pictures_answer_for_a_size_that_has_none(forms, make_picture):
+def test_graphs_of_fewer_pictures_answer_for_a_size_that_has_none(forms):
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
     both.graphed.capture_for((60, 80), 1)
     both.graphed.capture_when_idle([], [])
     replays = []
     for key, graph in both.graphed._graphs.items():
         both.graphed._graphs[key] = dataclasses.replace(graph, replay=lambda run=graph.replay: replays.append(run()))
-    batch = [as_uint8(make_picture(60, 80, seed)) for seed in range(3)]
+    batch = [as_uint8(blobs(60, 80, seed)) for seed in range(3)]
     assert_same(both.graphed.detect(batch), both.eager.detect(batch))
     assert len(replays) == 3
     assert list(both.graphed._graphs) == [((64, 96), 1)]
@@ -245,7 +246,7 @@ def test_after_a_failed_capture_the_next_succeeds():
 
 @pytest.mark.gpu
 @on_gpu
-def test_pictures_are_uploaded_while_graphs_are_captured(make_pair, make_picture):
+def test_pictures_are_uploaded_while_graphs_are_captured():
     _, model = make_pair(min_size=320, max_size=480)
     model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
     form = GraphedModel(model.cuda().eval(), precision="fp16", dtype=torch.float16)
@@ -255,7 +256,7 @@ def test_pictures_are_uploaded_while_graphs_are_captured(make_pair, make_picture
         with torch.cuda.stream(uploads):
             return image.pin_memory().to("cuda", non_blocking=True)
 
-    pictures = [as_uint8(make_picture(240, 240 + 20 * n)) for n in range(8)] * 8
+    pictures = [as_uint8(blobs(240, 240 + 20 * n)) for n in range(8)] * 8
     with ThreadPoolExecutor(4) as threads:
         sent = list(threads.map(upload, pictures[:8]))
         more = threads.map(upload, pictures)
@@ -268,7 +269,7 @@ def test_pictures_are_uploaded_while_graphs_are_captured(make_pair, make_picture
 
 @pytest.mark.gpu
 @on_gpu
-def test_memory_is_flat_over_many_shapes(make_pair, make_picture):
+def test_memory_is_flat_over_many_shapes():
     _, model = make_pair(min_size=320, max_size=480)
     model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
     form = GraphedModel(model.cuda().eval(), precision="fp16", dtype=torch.float16, most_graphs=8)
@@ -276,6 +277,6 @@ def test_memory_is_flat_over_many_shapes(make_pair, make_picture):
     for _ in range(3):
         for width in range(240, 400, 20):
             for count in (1, 2, 4):
-                form.detect([as_uint8(make_picture(240, width))] * count)
+                form.detect([as_uint8(blobs(240, width))] * count)
         reserved.append(torch.cuda.memory_reserved())
     assert reserved[2] <= 1.05 * reserved[1]

@@ -16,6 +16,7 @@ from model.data.synthetic import SyntheticData
 from model.inference.network import TorchNetwork, UnsupportedModelError
 from model.inference.serving import ServingModel
 from model.weights.checkpoints import bundled_is_present
+from tests.support.oracle import blobs, make_pair
 
 needs_bundled = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
 
@@ -36,7 +37,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def serving_pair(make_pair):
+def serving_pair():
     def make(dtype=torch.float32, **kwargs):
         theirs, ours = make_pair(**kwargs)
         theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
@@ -49,10 +50,10 @@ def serving_pair(make_pair):
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_float32_detects_what_torchvision_does(case, serving_pair, make_picture):
+def test_float32_detects_what_torchvision_does(case, serving_pair):
     sizes, kwargs = CASES[case]
     theirs, ours = serving_pair(**kwargs)
-    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
     for wanted, got in zip(theirs(images), ours.detect(images), strict=True):
         # Folding rounds elsewhere, and these weights exaggerate it: it may decide what is suppressed, or which score
         # is the last of a full list. In float64, below, it decides nothing.
@@ -63,10 +64,10 @@ def test_float32_detects_what_torchvision_does(case, serving_pair, make_picture)
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_float64_detects_exactly_what_torchvision_does(case, serving_pair, make_picture):
+def test_float64_detects_exactly_what_torchvision_does(case, serving_pair):
     sizes, kwargs = CASES[case]
     theirs, ours = serving_pair(dtype=torch.float64, **kwargs)
-    images = [make_picture(*size, seed) for seed, size in enumerate(sizes)]
+    images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
     wanted_ones = theirs.double()([image.double() for image in images])
     for wanted, got in zip(wanted_ones, ours.detect(images), strict=True):
         assert len(got["labels"]) == len(wanted["labels"])
@@ -74,10 +75,10 @@ def test_float64_detects_exactly_what_torchvision_does(case, serving_pair, make_
 
 
 @torch.no_grad()
-def test_votes_move_boxes_as_in_the_model_itself(make_pair, make_picture):
+def test_votes_move_boxes_as_in_the_model_itself():
     _, model = make_pair(**SMALL | {"box_vote_thresh": 0.6})
     model.roi_heads.box_roi_pool.pin_scales(STRIDES)
-    image = make_picture(120, 180)
+    image = blobs(120, 180)
     (wanted,), (got,) = model([image]), ServingModel(model).detect([image])
     clear = wanted["scores"] > wanted["scores"].min() + 2e-3
     assert clear.sum() > 10
@@ -100,7 +101,7 @@ def share_found(wanted, got, *, box_atol, score_atol):
 
 
 @torch.no_grad()
-def test_the_network_gives_what_backbone_and_head_give(make_pair):
+def test_the_network_gives_what_backbone_and_head_give():
     _, model = make_pair(**SMALL)
     images = torch.randn(2, 3, 96, 160)
     features = model.backbone(images)
@@ -140,10 +141,10 @@ def test_trained_weights_detect_the_same_in_every_form():
 
 
 @torch.no_grad()
-def test_images_of_one_padded_shape_do_not_change_each_other(serving_pair, make_picture):
+def test_images_of_one_padded_shape_do_not_change_each_other(serving_pair):
     # In float64: in float32, the order of scores that nearly tie goes by the batch's size on some processors.
     _, model = serving_pair(dtype=torch.float64, **SMALL)
-    images = [make_picture(128, 192), make_picture(96, 135, 1), make_picture(256, 350, 2)]
+    images = [blobs(128, 192), blobs(96, 135, 1), blobs(256, 350, 2)]
     for image, together in zip(images, model.detect(images), strict=True):
         (alone,) = model.detect([image])
         assert len(alone["labels"]) > 10
@@ -152,7 +153,7 @@ def test_images_of_one_padded_shape_do_not_change_each_other(serving_pair, make_
         torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-6)
 
 
-def test_other_architectures_are_refused(make_pair):
+def test_other_architectures_are_refused():
     _, model = make_pair(**SMALL)
     with pytest.raises(UnsupportedModelError, match="pinned"):
         ServingModel(model)
@@ -165,15 +166,15 @@ def test_other_architectures_are_refused(make_pair):
         TorchNetwork(model)
 
 
-def test_the_original_is_left_as_it_was(make_pair, make_picture):
+def test_the_original_is_left_as_it_was():
     _, model = make_pair(**SMALL)
     model.roi_heads.box_roi_pool.pin_scales(STRIDES)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    ServingModel(model, dtype=torch.bfloat16).detect([make_picture(120, 180)])
+    ServingModel(model, dtype=torch.bfloat16).detect([blobs(120, 180)])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_originals_weights_are_let_go(make_pair):
+def test_the_originals_weights_are_let_go():
     _, model = make_pair(**SMALL)
     model.roi_heads.box_roi_pool.pin_scales(STRIDES)
     body, hidden = weakref.ref(model.backbone), weakref.ref(model.roi_heads.box_head.fc6.weight)

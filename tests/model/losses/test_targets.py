@@ -9,6 +9,7 @@ from model.box_coder import BoxCoder
 from model.losses.matcher import Matcher
 from model.losses.sampler import BalancedPositiveNegativeSampler
 from model.losses.targets import DegenerateBoxError, anchor_targets, check_targets, select_training_samples
+from tests.support.oracle import blobs, make_pair
 
 CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
@@ -56,13 +57,13 @@ def test_a_degenerate_box_is_named_with_its_image(box):
         check_targets([GOOD, target([[0, 0, 1, 1], [1, 1, 2, 2], box], [1, 1, 1])], 2)
 
 
-def test_a_degenerate_box_stops_the_model_in_training(make_pair, make_picture):
+def test_a_degenerate_box_stops_the_model_in_training():
     _, ours = make_pair(min_size=96, max_size=96)
     ours.train()
     with pytest.raises(DegenerateBoxError, match=r"box 0 of image 0 is \[4\.0, 4\.0, 4\.0, 8\.0\]"):
-        ours([make_picture(32, 32)], [target([[4, 4, 4, 8]], [1])])
+        ours([blobs(32, 32)], [target([[4, 4, 4, 8]], [1])])
     with pytest.raises(ValueError, match="training needs targets"):
-        ours([make_picture(32, 32)])
+        ours([blobs(32, 32)])
 
 
 ANCHORS = torch.tensor(

@@ -8,14 +8,16 @@ import torch
 from model.data.synthetic import SyntheticData
 from model.training.processes import Processes
 from model.training.trainer import Trainer
+from tests.support import tiny_run
+from tests.support.default_device import NoDefaultDevice
 
 
 @pytest.mark.parametrize("changes", [{}, {"live_norm": True, "clip_norm": 1.0, "box_loss": "giou", "accumulate": 2}])
-def test_a_run(changes, tiny, tmp_path, no_default_device):
-    settings = tiny.tiny_settings(2, **changes)
+def test_a_run(changes, tmp_path):
+    settings = tiny_run.tiny_settings(2, **changes)
     data = SyntheticData("train", count=8, size_hw=(96, 128))
-    detector = tiny.tiny_detector(settings, len(data.categories))
-    with no_default_device():
+    detector = tiny_run.tiny_detector(settings, len(data.categories))
+    with NoDefaultDevice():
         Trainer(
             model=detector,
             categories=data.categories,

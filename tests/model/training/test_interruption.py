@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -16,24 +15,21 @@ from model.data.synthetic import SyntheticData
 from model.training import trainer as module
 from model.training.interruption import TrainingInterrupted
 from model.training.processes import Processes
-
-HERE = Path(__file__).parent
+from tests.support import tiny_run
+from tests.support.processes import script_environment
 
 
 @pytest.mark.parametrize("runs", [4, pytest.param(50, marks=pytest.mark.reliability)])
-def test_runs_that_are_interrupted_at_random_moments_resume_to_the_same_numbers(
-    tmp_path: Path, script_environment: dict[str, str], runs: int
-) -> None:
-    environment = script_environment | {"PYTHONPATH": f"{script_environment['PYTHONPATH']}:{HERE}"}
-    command = [sys.executable, str(HERE / "interrupted_runs.py"), str(tmp_path), str(runs), str(runs)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def test_runs_that_are_interrupted_at_random_moments_resume_to_the_same_numbers(tmp_path: Path, runs: int) -> None:
+    command = [sys.executable, "-m", "tests.support.interrupted_runs", str(tmp_path), str(runs), str(runs)]
+    done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert f"{runs} runs" in done.stdout
 
 
 def test_an_evaluation_that_is_interrupted_is_done_when_the_run_goes_on(
-    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal in the middle of an evaluation: the state says that it is due, and nothing of it is kept."""
     told: list[tuple[int, bool]] = []
@@ -45,9 +41,9 @@ def test_an_evaluation_that_is_interrupted_is_done_when_the_run_goes_on(
             told.append((iteration, is_best))
 
     def trainer() -> module.Trainer:
-        settings = tiny.tiny_settings(2, evaluate_every=1)
+        settings = tiny_run.tiny_settings(2, evaluate_every=1)
         return module.Trainer(
-            model=tiny.tiny_detector(settings),
+            model=tiny_run.tiny_detector(settings),
             categories=SyntheticData.categories,
             data=SyntheticData("train", count=4, size_hw=(96, 128)),
             validation=SyntheticData("val", count=3, size_hw=(96, 128)),

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,8 +23,9 @@ from model.training.processes import Processes
 from model.training.settings import TrainSettings
 from model.training.trainer import BEST_NAME, LOG_NAME, LOSSES, Trainer, TrainingError
 from model.weights.checkpoints import read_checkpoint
+from tests.support import tiny_run
+from tests.support.processes import script_environment
 
-HERE = Path(__file__).parent
 SIZE_HW = (96, 128)
 
 
@@ -38,11 +38,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def trainer(tiny: ModuleType, folder: Path, settings: TrainSettings, **changes: Any) -> Trainer:
+def trainer(folder: Path, settings: TrainSettings, **changes: Any) -> Trainer:
     data = SyntheticData("train", count=10, size_hw=SIZE_HW)
     folder.mkdir(parents=True, exist_ok=True)
     arguments = {
-        "model": tiny.tiny_detector(settings),
+        "model": tiny_run.tiny_detector(settings),
         "categories": data.categories,
         "data": data,
         "validation": None,
@@ -58,11 +58,11 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / LOG_NAME).read_text().splitlines()]
 
 
-def start(
-    folder: Path, environment: dict[str, str], *arguments: str, launch: tuple[str, ...] = ()
-) -> subprocess.Popen[str]:
-    command = [sys.executable, *launch, str(HERE / "tiny_run.py"), str(folder), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(folder: Path, *arguments: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [sys.executable, *launch, "-m", "tests.support.tiny_run", str(folder), *arguments]
+    return subprocess.Popen(
+        command, env=script_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -71,11 +71,11 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_a_resumed_run_ends_with_the_same_weights(tiny: ModuleType, tmp_path: Path, live: bool) -> None:
-    settings = tiny.tiny_settings(7, live_norm=live)
-    whole = trainer(tiny, tmp_path / "whole", settings)
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, live: bool) -> None:
+    settings = tiny_run.tiny_settings(7, live_norm=live)
+    whole = trainer(tmp_path / "whole", settings)
     whole.run()
-    begun = trainer(tiny, tmp_path / "cut", settings)
+    begun = trainer(tmp_path / "cut", settings)
     updates = iter(range(5))
 
     def stop_after_five(*_: object) -> None:
@@ -85,16 +85,16 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny: ModuleType, tmp_path: Pa
     begun.listeners = [*begun.listeners, type("Stopper", (), {"updated": stop_after_five})()]
     with pytest.raises(InterruptedError):
         begun.run()
-    resumed = trainer(tiny, tmp_path / "cut", settings)
+    resumed = trainer(tmp_path / "cut", settings)
     resumed.run(resume=True)
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
     for key, tensor in whole.average.state_dict.items():
         assert tensor.equal(resumed.average.state_dict[key]), key
 
 
-def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path, script_environment: dict[str, str]) -> None:
-    finish(start(tmp_path / "whole", script_environment))
-    killed = start(tmp_path / "killed", script_environment)
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path) -> None:
+    finish(start(tmp_path / "whole"))
+    killed = start(tmp_path / "killed")
     log = tmp_path / "killed" / LOG_NAME
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text().count("\n") >= 5) and time.monotonic() < deadline:
@@ -103,18 +103,16 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path, script_environm
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert 5 <= len(log.read_text().splitlines()) < 12
-    finish(start(tmp_path / "killed", script_environment, "--resume"))
+    finish(start(tmp_path / "killed", "--resume"))
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("norm", [(), ("--live",)])
-def test_two_processes_have_the_losses_of_one(
-    tmp_path: Path, script_environment: dict[str, str], norm: tuple[str, ...]
-) -> None:
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, norm: tuple[str, ...]) -> None:
     """Of one process that computes the same global batch in the same two parts."""
-    finish(start(tmp_path / "one", script_environment, "--iterations", "5", "--accumulate", "2", *norm))
+    finish(start(tmp_path / "one", "--iterations", "5", "--accumulate", "2", *norm))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    finish(start(tmp_path / "two", script_environment, "--iterations", "5", *norm, launch=torchrun))
+    finish(start(tmp_path / "two", "--iterations", "5", *norm, launch=torchrun))
     one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
     assert len(one) == len(two) == 5
     for first, second in zip(one, two, strict=True):
@@ -124,9 +122,9 @@ def test_two_processes_have_the_losses_of_one(
         torch.testing.assert_close(tensor, weights[1][key], rtol=1e-4, atol=1e-5)
 
 
-def test_training_learns(tiny: ModuleType, tmp_path: Path) -> None:
+def test_training_learns(tmp_path: Path) -> None:
     """From near nothing to a floor of 0.4 AP50 on pictures never seen."""
-    settings = tiny.tiny_settings(
+    settings = tiny_run.tiny_settings(
         260,
         batch_size=8,
         learning_rate=0.05,
@@ -138,16 +136,16 @@ def test_training_learns(tiny: ModuleType, tmp_path: Path) -> None:
         roi_samples=64,
     )
     data, unseen = SyntheticData("train", count=60, size_hw=SIZE_HW), SyntheticData("val", count=30, size_hw=SIZE_HW)
-    run = trainer(tiny, tmp_path, settings, data=data, listeners=[])
+    run = trainer(tmp_path, settings, data=data, listeners=[])
     assert (_measure(run, unseen).overall.ap50 or 0) < 0.05
     run.run()
     assert (_measure(run, unseen).overall.ap50 or 0) > 0.4
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_batch_norm_of_the_average_is_measured_under_it(tiny: ModuleType, tmp_path: Path, accumulate: int) -> None:
-    settings = tiny.tiny_settings(3, live_norm=True, norm_images=7, accumulate=accumulate)
-    run = trainer(tiny, tmp_path, settings)
+def test_batch_norm_of_the_average_is_measured_under_it(tmp_path: Path, accumulate: int) -> None:
+    settings = tiny_run.tiny_settings(3, live_norm=True, norm_images=7, accumulate=accumulate)
+    run = trainer(tmp_path, settings)
     run.run()
     kept, average = read_checkpoint(tmp_path / BEST_NAME).state_dict, run.average.state_dict
     size = settings.batch_size // accumulate  # as many as a training batch normalises together
@@ -166,19 +164,19 @@ def test_batch_norm_of_the_average_is_measured_under_it(tiny: ModuleType, tmp_pa
 
 
 @pytest.mark.parametrize("changes", [{"live_norm": True, "norm_images": 0}, {"live_norm": False}])
-def test_else_batch_norm_is_that_of_the_average(tiny: ModuleType, tmp_path: Path, changes: dict[str, Any]) -> None:
-    run = trainer(tiny, tmp_path, tiny.tiny_settings(3, **changes))
+def test_else_batch_norm_is_that_of_the_average(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = trainer(tmp_path, tiny_run.tiny_settings(3, **changes))
     run.run()
     for key, tensor in read_checkpoint(tmp_path / BEST_NAME).state_dict.items():
         assert tensor.equal(run.average.state_dict[key]), key
 
 
-def test_the_data_decide_what_rare_classes_weigh(tiny: ModuleType, tmp_path: Path) -> None:
+def test_the_data_decide_what_rare_classes_weigh(tmp_path: Path) -> None:
     data = SyntheticData("train", count=10, size_hw=SIZE_HW)
     labels = torch.cat([data.target(index)["labels"] for index in range(10)])
-    plain = trainer(tiny, tmp_path / "plain", tiny.tiny_settings(1))
+    plain = trainer(tmp_path / "plain", tiny_run.tiny_settings(1))
     assert plain.model.roi_heads.class_weights is None
-    balanced = trainer(tiny, tmp_path / "balanced", tiny.tiny_settings(1, class_balance=1.0))
+    balanced = trainer(tmp_path / "balanced", tiny_run.tiny_settings(1, class_balance=1.0))
     background, *weights = balanced.model.roi_heads.class_weights
     assert background == 1
     sums = [float((labels == label).sum()) * weight for label, weight in enumerate(weights, 1)]
@@ -195,8 +193,8 @@ def test_a_balance_beyond_alike_is_refused(balance: float) -> None:
         TrainSettings(iterations=1, class_balance=balance)
 
 
-def test_the_best_weights_carry_names_and_sizes(tiny: ModuleType, tmp_path: Path) -> None:
-    settings = tiny.tiny_settings(2, evaluate_every=1)
+def test_the_best_weights_carry_names_and_sizes(tmp_path: Path) -> None:
+    settings = tiny_run.tiny_settings(2, evaluate_every=1)
     told: list[tuple[int, bool]] = []
 
     class Listener:
@@ -206,7 +204,7 @@ def test_the_best_weights_carry_names_and_sizes(tiny: ModuleType, tmp_path: Path
             told.append((iteration, is_best))
 
     validation = SyntheticData("val", count=2, size_hw=SIZE_HW)
-    result = trainer(tiny, tmp_path, settings, validation=validation, listeners=[Listener()]).run()
+    result = trainer(tmp_path, settings, validation=validation, listeners=[Listener()]).run()
     assert [iteration for iteration, _ in told] == [1, 2]
     assert result.best_ap is not None
     checkpoint = read_checkpoint(tmp_path / BEST_NAME)
@@ -216,11 +214,11 @@ def test_the_best_weights_carry_names_and_sizes(tiny: ModuleType, tmp_path: Path
     assert not any(key.endswith("num_batches_tracked") for key in checkpoint.state_dict)
 
 
-def test_accumulating_changes_the_memory_needed_but_not_the_step(tiny: ModuleType, tmp_path: Path) -> None:
+def test_accumulating_changes_the_memory_needed_but_not_the_step(tmp_path: Path) -> None:
     """Without augmentation, and with every candidate sampled, the parts' mean gradient is the whole batch's."""
     losses, steps = [], []
     for accumulate in (1, 2):
-        settings = tiny.tiny_settings(
+        settings = tiny_run.tiny_settings(
             1,
             accumulate=accumulate,
             flips="none",
@@ -231,7 +229,7 @@ def test_accumulating_changes_the_memory_needed_but_not_the_step(tiny: ModuleTyp
             clip_norm=0.0,
             weight_decay=0.0,
         )
-        run = trainer(tiny, tmp_path / str(accumulate), settings)
+        run = trainer(tmp_path / str(accumulate), settings)
         before = torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
         run.run()
         steps.append(torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()]) - before)
@@ -242,33 +240,33 @@ def test_accumulating_changes_the_memory_needed_but_not_the_step(tiny: ModuleTyp
     assert float(torch.cosine_similarity(steps[0], steps[1], dim=0)) > 0.95
 
 
-def test_a_resumed_run_keeps_the_best_so_far(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_the_best_so_far(tmp_path: Path) -> None:
     validation = SyntheticData("val", count=2, size_hw=SIZE_HW)
-    begun = trainer(tiny, tmp_path, tiny.tiny_settings(1, evaluate_every=1), validation=validation)
+    begun = trainer(tmp_path, tiny_run.tiny_settings(1, evaluate_every=1), validation=validation)
     begun.run()
     state = torch.load(tmp_path / "last.pth", weights_only=True)
     torch.save(state | {"best_ap": 0.9}, tmp_path / "last.pth")
     best = (tmp_path / BEST_NAME).read_bytes()
-    resumed = trainer(tiny, tmp_path, tiny.tiny_settings(2, evaluate_every=1), validation=validation)
+    resumed = trainer(tmp_path, tiny_run.tiny_settings(2, evaluate_every=1), validation=validation)
     assert resumed.run(resume=True).best_ap == 0.9
     assert (tmp_path / BEST_NAME).read_bytes() == best
     assert [line["is_best"] for line in logged(tmp_path) if "is_best" in line] == [True, False]
     other = SyntheticData("val", count=3, size_hw=SIZE_HW)
     with pytest.raises(DataError, match="other validation data"):
-        trainer(tiny, tmp_path, tiny.tiny_settings(3), validation=other).run(resume=True)
+        trainer(tmp_path, tiny_run.tiny_settings(3), validation=other).run(resume=True)
 
 
-def test_infinite_gradients_say_what_to_do(tiny: ModuleType, tmp_path: Path) -> None:
-    run = trainer(tiny, tmp_path, tiny.tiny_settings(1))
+def test_infinite_gradients_say_what_to_do(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tiny_run.tiny_settings(1))
     next(run.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(TrainingError, match=r"gradients.*--learning-rate"):
         run.run()
 
 
-def test_a_batch_is_prepared_without_waiting_for_its_device(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_batch_is_prepared_without_waiting_for_its_device(tmp_path: Path) -> None:
     """The meta device has no values, so it raises where the host would wait for one, and mixes with no other."""
-    settings = tiny.tiny_settings(1, flips="dihedral", crop=0.8, colour=0.1)
-    run = trainer(tiny, tmp_path, settings)
+    settings = tiny_run.tiny_settings(1, flips="dihedral", crop=0.8, colour=0.1)
+    run = trainer(tmp_path, settings)
     torch.manual_seed(3)
     images, targets = run._augmented([run.data[0], run.data[1]])
     batch, _ = run.model.transform.with_targets(images, targets)
@@ -280,9 +278,9 @@ def test_a_batch_is_prepared_without_waiting_for_its_device(tiny: ModuleType, tm
     assert {elsewhere.tensors.device.type} | {target["boxes"].device.type for target in resized} == {"meta"}
 
 
-def test_bf16_touches_neither_boxes_nor_losses(tiny: ModuleType, tmp_path: Path) -> None:
-    settings = tiny.tiny_settings(1, precision="bf16")
-    run = trainer(tiny, tmp_path, settings)
+def test_bf16_touches_neither_boxes_nor_losses(tmp_path: Path) -> None:
+    settings = tiny_run.tiny_settings(1, precision="bf16")
+    run = trainer(tmp_path, settings)
     seen: dict[str, torch.dtype] = {}
     rpn: Any = run.model.rpn
     propose = rpn.propose
@@ -302,68 +300,68 @@ def test_bf16_touches_neither_boxes_nor_losses(tiny: ModuleType, tmp_path: Path)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
-def test_infinite_losses_say_what_to_do(tiny: ModuleType, tmp_path: Path) -> None:
-    settings = tiny.tiny_settings(30, learning_rate=1e8, clip_norm=0.0, warmup=0)
+def test_infinite_losses_say_what_to_do(tmp_path: Path) -> None:
+    settings = tiny_run.tiny_settings(30, learning_rate=1e8, clip_norm=0.0, warmup=0)
     with pytest.raises(TrainingError, match="--learning-rate"):
-        trainer(tiny, tmp_path, settings).run()
+        trainer(tmp_path, settings).run()
 
 
-def test_another_runs_classes_or_a_broken_state_are_told(tiny: ModuleType, tmp_path: Path) -> None:
-    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run()
-    other = trainer(tiny, tmp_path, tiny.tiny_settings(2))
+def test_another_runs_classes_or_a_broken_state_are_told(tmp_path: Path) -> None:
+    trainer(tmp_path, tiny_run.tiny_settings(1)).run()
+    other = trainer(tmp_path, tiny_run.tiny_settings(2))
     other.info = type(other.info)(class_names=("__background__", "dog", "cat", "cow"))
     with pytest.raises(DataError, match="has the classes Platelets, RBC, WBC"):
         other.run(resume=True)
     torch.save({"iteration": 1}, tmp_path / "last.pth")
     with pytest.raises(DataError, match="not the state of a run of this version"):
-        trainer(tiny, tmp_path, tiny.tiny_settings(2)).run(resume=True)
+        trainer(tmp_path, tiny_run.tiny_settings(2)).run(resume=True)
     (tmp_path / "last.pth").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(DataError, match="cannot be resumed"):
-        trainer(tiny, tmp_path, tiny.tiny_settings(2)).run(resume=True)
+        trainer(tmp_path, tiny_run.tiny_settings(2)).run(resume=True)
 
 
-def test_a_run_goes_on_only_as_it_was_begun(tiny: ModuleType, tmp_path: Path) -> None:
-    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run()
-    changed = tiny.tiny_settings(2, learning_rate=0.5, flips="none", colour=0.1)
+def test_a_run_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
+    trainer(tmp_path, tiny_run.tiny_settings(1)).run()
+    changed = tiny_run.tiny_settings(2, learning_rate=0.5, flips="none", colour=0.1)
     with pytest.raises(DataError, match=r"learning_rate 0\.02 -> 0\.5; flips dihedral -> none\. Repeat"):
-        trainer(tiny, tmp_path, changed).run(resume=True)
-    assert trainer(tiny, tmp_path, changed).run(resume=True, allow_changes=True).iterations == 2
+        trainer(tmp_path, changed).run(resume=True)
+    assert trainer(tmp_path, changed).run(resume=True, allow_changes=True).iterations == 2
     with pytest.raises(DataError, match="live_norm False -> True"):
-        trainer(tiny, tmp_path, tiny.tiny_settings(2, live_norm=True)).run(resume=True, allow_changes=True)
-    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run()
+        trainer(tmp_path, tiny_run.tiny_settings(2, live_norm=True)).run(resume=True, allow_changes=True)
+    trainer(tmp_path, tiny_run.tiny_settings(1)).run()
     with pytest.raises(DataError, match="processes times accumulated parts 1 -> 2"):
-        trainer(tiny, tmp_path, tiny.tiny_settings(2, accumulate=2)).run(resume=True)
+        trainer(tmp_path, tiny_run.tiny_settings(2, accumulate=2)).run(resume=True)
     fewer = SyntheticData("train", count=9, size_hw=SIZE_HW)
     with pytest.raises(DataError, match="begun with other training data"):
-        trainer(tiny, tmp_path, tiny.tiny_settings(2), data=fewer).run(resume=True)
-    longer = tiny.tiny_settings(2, save_every=1, evaluate_every=1)
-    assert trainer(tiny, tmp_path, longer).run(resume=True).iterations == 2
+        trainer(tmp_path, tiny_run.tiny_settings(2), data=fewer).run(resume=True)
+    longer = tiny_run.tiny_settings(2, save_every=1, evaluate_every=1)
+    assert trainer(tmp_path, longer).run(resume=True).iterations == 2
 
 
-def test_a_log_without_a_state_and_torn_lines_are_forgotten(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_log_without_a_state_and_torn_lines_are_forgotten(tmp_path: Path) -> None:
     (tmp_path / LOG_NAME).write_bytes(b'{"iteration": 1}\n{"iteration": 2, "by_class": {"a": {"ap": 1}\n\xff}\n[0]\n')
-    run = trainer(tiny, tmp_path, tiny.tiny_settings(1))
+    run = trainer(tmp_path, tiny_run.tiny_settings(1))
     run.run(resume=True)
     assert [line["iteration"] for line in logged(tmp_path)] == [1]
     assert LOSSES[0] in logged(tmp_path)[0]
 
     log = (tmp_path / LOG_NAME).read_bytes()
     (tmp_path / LOG_NAME).write_bytes(log + b'{"iteration": 1, "by_class": {"a": {"ap": 1}')
-    trainer(tiny, tmp_path, tiny.tiny_settings(1)).run(resume=True)
+    trainer(tmp_path, tiny_run.tiny_settings(1)).run(resume=True)
     assert (tmp_path / LOG_NAME).read_bytes() == log
 
 
-def test_only_the_first_process_writes_the_log(tiny: ModuleType, tmp_path: Path) -> None:
+def test_only_the_first_process_writes_the_log(tmp_path: Path) -> None:
     (tmp_path / LOG_NAME).write_text("as the first left it")
-    second = trainer(tiny, tmp_path, tiny.tiny_settings(1))
+    second = trainer(tmp_path, tiny_run.tiny_settings(1))
     second.processes = Processes(rank=1, count=1, device=torch.device("cpu"))
     second.run(resume=True)
     assert (tmp_path / LOG_NAME).read_text() == "as the first left it"
 
 
-def test_processes_that_begin_differently_say_so(tiny: ModuleType, tmp_path: Path) -> None:
+def test_processes_that_begin_differently_say_so(tmp_path: Path) -> None:
     """As of two machines without a shared disk, only one of which has the snapshot."""
-    run = trainer(tiny, tmp_path, tiny.tiny_settings(2))
+    run = trainer(tmp_path, tiny_run.tiny_settings(2))
 
     class Two(Processes):
         def gather(self, value: Any) -> list[Any]:

@@ -16,12 +16,13 @@ from model.data.synthetic import SyntheticData
 from service.api import examples
 from service.app import create_app
 from service.settings import Settings
+from tests.support.servers import served
 
 README = Path(__file__).parents[3] / "README.md"
 
 
 @pytest.fixture(scope="module")
-def client(served: Any) -> Iterator[httpx.Client]:
+def client() -> Iterator[httpx.Client]:
     settings = Settings(weights="bundled", device="cpu", precision="fp32", max_batch_size=1)
     with served(create_app(settings)) as url, httpx.Client(base_url=url, timeout=300) as asking:
         yield asking

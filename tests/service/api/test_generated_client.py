@@ -19,6 +19,8 @@ import pytest
 
 from service.app import create_app
 from service.settings import Settings
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live
 
 ROOT = Path(__file__).parents[3]
 NAME = "generated_client_of_the_service"
@@ -103,10 +105,8 @@ def model(package: Any, ending: str) -> Any:
     return getattr(models, name)
 
 
-def test_a_generated_client_calls_every_documented_path(
-    document: dict[str, Any], generated: Any, live: Any, fake: Any, make_png: Any
-) -> None:
-    png = make_png(7, (32, 40))
+def test_a_generated_client_calls_every_documented_path(document: dict[str, Any], generated: Any) -> None:
+    png = red_png(7, (32, 40))
     encoded = base64.b64encode(png).decode()
     file = importlib.import_module(f"{NAME}.types").File
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1]}
@@ -135,7 +135,7 @@ def test_a_generated_client_calls_every_documented_path(
     }
     calls = functions(generated)
     assert len(calls) == len(list(operations(document)))
-    with live(fake()) as url, generated.Client(base_url=url) as client:
+    with live(FakeDetector()) as url, generated.Client(base_url=url) as client:
         for name, module in calls.items():
             for arguments in bodies.get(name, [{}]):
                 answer = module.sync_detailed(client=client, **arguments)

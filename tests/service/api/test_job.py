@@ -21,6 +21,7 @@ from service.devices.cores import usable_cores
 from service.errors import BrokenImageError, DeadlineError, QueueFullError, UnavailableError
 from service.lifecycle import Service
 from service.settings import Settings
+from tests.support.fakes import FakeDetector
 
 pytestmark = pytest.mark.anyio
 
@@ -28,8 +29,8 @@ Make = Callable[..., Request]
 
 
 @pytest.fixture
-async def service(fake: Any) -> AsyncIterator[Service]:
-    app = create_app(Settings(queue_capacity=2), load=lambda _: [fake()])
+async def service() -> AsyncIterator[Service]:
+    app = create_app(Settings(queue_capacity=2), load=lambda _: [FakeDetector()])
     async with app.router.lifespan_context(app):
         await app.state.service.until_loaded()
         yield app.state.service

@@ -16,6 +16,8 @@ from PIL import Image
 from prometheus_client.openmetrics import parser as openmetrics
 
 from service.api import uploads
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -40,9 +42,9 @@ def check_problem(response: httpx.Response, status: int, code: str) -> dict[str,
     return body
 
 
-async def test_three_ways_to_send_an_image_get_one_answer(fake: Any, serving: Any, make_png: Any) -> None:
-    data = make_png(7, (32, 40))
-    async with serving(fake()) as client:
+async def test_three_ways_to_send_an_image_get_one_answer() -> None:
+    data = red_png(7, (32, 40))
+    async with serving(FakeDetector()) as client:
         answers = [
             await client.post("/detect", content=data, headers={"Content-Type": "image/png"}),
             await client.post("/detect", content=data, headers={"Content-Type": "application/octet-stream"}),
@@ -57,9 +59,9 @@ async def test_three_ways_to_send_an_image_get_one_answer(fake: Any, serving: An
         assert answer.json() == DETECTED
 
 
-async def test_server_timing_tells_the_stages(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake(seconds=0.02)) as client:
-        timing = (await client.post("/detect", content=make_png(1))).headers["server-timing"]
+async def test_server_timing_tells_the_stages() -> None:
+    async with serving(FakeDetector(seconds=0.02)) as client:
+        timing = (await client.post("/detect", content=red_png(1))).headers["server-timing"]
     stages = dict(part.strip().split(";", 1) for part in timing.split(","))
     assert list(stages) == ["decode", "queue", "inference", "batch"]
     assert float(stages["inference"].removeprefix("dur=")) >= 20
@@ -85,11 +87,9 @@ async def test_server_timing_tells_the_stages(fake: Any, serving: Any, make_png:
         ({"normalized": "true", "box_format": "xywh", "max_detections": 1}, [[7 / 40, 1 / 32, 4 / 40, 8 / 32]]),
     ],
 )
-async def test_the_query_shapes_the_answer(
-    query: dict[str, Any], boxes: list[list[float]], fake: Any, serving: Any, make_png: Any
-) -> None:
-    async with serving(fake()) as client:
-        body = (await client.post("/detect", params=query, content=make_png(7, (32, 40)))).json()
+async def test_the_query_shapes_the_answer(query: dict[str, Any], boxes: list[list[float]]) -> None:
+    async with serving(FakeDetector()) as client:
+        body = (await client.post("/detect", params=query, content=red_png(7, (32, 40)))).json()
     np.testing.assert_allclose(np.reshape(body["boxes"], (-1, 4)), np.reshape(boxes, (-1, 4)), atol=1e-6)
     assert len(body["labels"]) == len(body["scores"]) == len(body["label_names"]) == len(boxes)
 
@@ -111,10 +111,10 @@ async def test_the_query_shapes_the_answer(
         {"labels": "a" * 16_385},
     ],
 )
-async def test_a_bad_parameter_is_named(query: dict[str, Any], fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake()
+async def test_a_bad_parameter_is_named(query: dict[str, Any]) -> None:
+    detector = FakeDetector()
     async with serving(detector) as client:
-        response = await client.post("/detect", params=query, content=make_png(7))
+        response = await client.post("/detect", params=query, content=red_png(7))
     body = check_problem(response, 422, "bad-parameter")
     assert next(iter(query)) in body["detail"]
     assert not detector.batches
@@ -156,34 +156,34 @@ async def test_a_bad_parameter_is_named(query: dict[str, Any], fake: Any, servin
     ],
 )
 async def test_a_bad_body_is_a_problem_and_nothing_runs(
-    request_arguments: dict[str, Any], status: int, code: str, fake: Any, serving: Any, make_png: Any
+    request_arguments: dict[str, Any], status: int, code: str
 ) -> None:
-    detector = fake()
+    detector = FakeDetector()
     async with serving(detector) as client:
         check_problem(await client.post("/detect", **request_arguments), status, code)
         assert not detector.batches
         assert (await client.get("/healthz")).json()["images_in_flight"] == 0
-        assert (await client.post("/detect", content=make_png(7, (32, 40)))).json() == DETECTED
+        assert (await client.post("/detect", content=red_png(7, (32, 40)))).json() == DETECTED
 
 
-async def test_limits_on_bytes_and_pixels(fake: Any, serving: Any, make_png: Any) -> None:
+async def test_limits_on_bytes_and_pixels() -> None:
     async def chunks() -> Any:
         for _ in range(20):
             yield bytes(100)
 
-    async with serving(fake(), max_body_bytes=1000, max_image_pixels=10_000) as client:
+    async with serving(FakeDetector(), max_body_bytes=1000, max_image_pixels=10_000) as client:
         check_problem(await client.post("/detect", content=bytes(1001)), 413, "too-large")
         check_problem(await client.post("/detect", content=chunks()), 413, "too-large")
         check_problem(await client.post("/detect", files={"file": bytes(100_000)}), 413, "too-large")
         check_problem(await client.post("/detect", files={"file": bytes(2000)}), 413, "too-large")
         check_problem(await client.post("/detect", json={"image": "A" * 2000}), 413, "too-large")
-        check_problem(await client.post("/detect", content=make_png(1, (100, 101))), 413, "too-large")
-        assert (await client.post("/detect", content=make_png(1, (100, 100)))).status_code == 200
+        check_problem(await client.post("/detect", content=red_png(1, (100, 101))), 413, "too-large")
+        assert (await client.post("/detect", content=red_png(1, (100, 100)))).status_code == 200
 
 
-async def test_a_batch_answers_each_file_in_order(fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake(fails_on=frozenset({9}))
-    files = [make_png(7, (32, 40)), b"junk", make_png(8), make_png(9), bytes(3000), make_png(5, (64, 64))]
+async def test_a_batch_answers_each_file_in_order() -> None:
+    detector = FakeDetector(fails_on=frozenset({9}))
+    files = [red_png(7, (32, 40)), b"junk", red_png(8), red_png(9), bytes(3000), red_png(5, (64, 64))]
     async with serving(detector, max_body_bytes=2000, max_batch_size=4) as client:
         response = await client.post("/detect/batch", files=[("file", f) for f in files], params={"max_detections": 1})
     assert response.status_code == 200
@@ -203,10 +203,8 @@ async def test_a_batch_answers_each_file_in_order(fake: Any, serving: Any, make_
         ({"files": {"file": bytes(200_000)}}, 413),
     ],
 )
-async def test_a_batch_that_cannot_be_read_is_a_problem(
-    request_arguments: dict[str, Any], status: int, fake: Any, serving: Any
-) -> None:
-    async with serving(fake(), max_batch_files=3, max_batch_body_bytes=100_000) as client:
+async def test_a_batch_that_cannot_be_read_is_a_problem(request_arguments: dict[str, Any], status: int) -> None:
+    async with serving(FakeDetector(), max_batch_files=3, max_batch_body_bytes=100_000) as client:
         response = await client.post("/detect/batch", **request_arguments)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
@@ -226,11 +224,9 @@ async def test_a_batch_that_cannot_be_read_is_a_problem(
         ("image/png;q=x", "application/json"),
     ],
 )
-async def test_the_answer_can_be_a_picture(
-    accept: str, media_type: str, fake: Any, serving: Any, make_png: Any
-) -> None:
-    async with serving(fake()) as client:
-        response = await client.post("/detect", content=make_png(7, (96, 80)), headers={"Accept": accept})
+async def test_the_answer_can_be_a_picture(accept: str, media_type: str) -> None:
+    async with serving(FakeDetector()) as client:
+        response = await client.post("/detect", content=red_png(7, (96, 80)), headers={"Accept": accept})
     assert response.headers["content-type"] == media_type
     assert "server-timing" in response.headers
     if media_type.startswith("image/"):
@@ -239,35 +235,35 @@ async def test_the_answer_can_be_a_picture(
         assert len(np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)) > 2  # more than the one colour sent
 
 
-async def test_a_picture_too_long_for_a_jpeg(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
-        data = make_png(7, (2, 70_000))
+async def test_a_picture_too_long_for_a_jpeg() -> None:
+    async with serving(FakeDetector()) as client:
+        data = red_png(7, (2, 70_000))
         check_problem(
             await client.post("/detect", content=data, headers={"Accept": "image/jpeg"}), 422, "bad-parameter"
         )
         assert (await client.post("/detect", content=data, headers={"Accept": "image/png"})).status_code == 200
 
 
-async def test_a_form_may_have_other_fields(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
-        form = {"files": {"file": make_png(7, (32, 40))}, "data": {"a": "1", "b": "2", "c": "3"}}
+async def test_a_form_may_have_other_fields() -> None:
+    async with serving(FakeDetector()) as client:
+        form = {"files": {"file": red_png(7, (32, 40))}, "data": {"a": "1", "b": "2", "c": "3"}}
         assert (await client.post("/detect", **form)).json() == DETECTED
 
 
 @pytest.mark.parametrize("path", ["/detect", "/detect/batch"])
-async def test_an_option_beside_the_image_is_refused(path: str, fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake()
+async def test_an_option_beside_the_image_is_refused(path: str) -> None:
+    detector = FakeDetector()
     async with serving(detector) as client:
-        form = {"files": {"file": make_png(7)}, "data": {"score_threshold": "0.9"}}
+        form = {"files": {"file": red_png(7)}, "data": {"score_threshold": "0.9"}}
         body = check_problem(await client.post(path, **form), 422, "bad-parameter")
         assert body["detail"] == "score_threshold is taken in the address alone: /detect?score_threshold=..."
         if path == "/detect":
-            document = {"image": base64.b64encode(make_png(7)).decode(), "max_detections": 1}
+            document = {"image": base64.b64encode(red_png(7)).decode(), "max_detections": 1}
             check_problem(await client.post(path, json=document), 422, "bad-parameter")
     assert not detector.batches
 
 
-def test_nothing_is_kept_of_a_body_that_was_refused(fake: Any, live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_of_a_body_that_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Text(str):
         """A string that can be watched."""
 
@@ -279,7 +275,7 @@ def test_nothing_is_kept_of_a_body_that_was_refused(fake: Any, live: Any, monkey
         return {"image": text}
 
     monkeypatch.setattr(uploads, "read_object", watched)
-    with live(fake()) as url:
+    with live(FakeDetector()) as url:
         gc.disable()
         try:
             assert httpx.post(f"{url}/detect", json={}).status_code == 400
@@ -290,8 +286,8 @@ def test_nothing_is_kept_of_a_body_that_was_refused(fake: Any, live: Any, monkey
             gc.enable()
 
 
-async def test_request_ids_are_echoed_or_made(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_request_ids_are_echoed_or_made() -> None:
+    async with serving(FakeDetector()) as client:
         assert (await client.get("/livez", headers={"X-Request-ID": "abc-1.2"})).headers["x-request-id"] == "abc-1.2"
         made = [(await client.get("/livez", headers=h)).headers["x-request-id"] for h in ({}, {"X-Request-ID": "a b"})]
         assert made[0] != made[1]
@@ -301,8 +297,8 @@ async def test_request_ids_are_echoed_or_made(fake: Any, serving: Any) -> None:
         check_problem(await client.post("/detect/"), 404, "no-such-path")
 
 
-async def test_health_labels_and_metrics(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
+async def test_health_labels_and_metrics() -> None:
+    async with serving(FakeDetector()) as client:
         health = await client.get("/healthz")
         assert health.status_code == 200
         assert health.json()["status"] == "ok"
@@ -311,7 +307,7 @@ async def test_health_labels_and_metrics(fake: Any, serving: Any, make_png: Any)
         for path in ("/healthz", "/livez", "/readyz"):
             assert (await client.head(path)).status_code == 200
         assert (await client.get("/labels")).json()["labels"][3] == {"id": 4, "name": "dog"}
-        await client.post("/detect", content=make_png(1))
+        await client.post("/detect", content=red_png(1))
         await client.get("/nowhere/to-be-found")
         text = (await client.get("/metrics")).text
     assert 'frcnn_requests_total{route="/detect",status="200"} 1.0' in text
@@ -322,33 +318,33 @@ async def test_health_labels_and_metrics(fake: Any, serving: Any, make_png: Any)
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "99999999999", "9" * 5000, "٣"])
-async def test_a_bad_timeout_is_a_problem(value: str, fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
+async def test_a_bad_timeout_is_a_problem(value: str) -> None:
+    async with serving(FakeDetector()) as client:
         headers = {"X-Request-Timeout-Ms": value.encode()}
-        check_problem(await client.post("/detect", content=make_png(1), headers=headers), 422, "bad-parameter")
+        check_problem(await client.post("/detect", content=red_png(1), headers=headers), 422, "bad-parameter")
 
 
-async def test_a_deadline_passes(fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake()
+async def test_a_deadline_passes() -> None:
+    detector = FakeDetector()
     detector.gate.clear()
     async with serving(detector) as client:
-        response = await client.post("/detect", content=make_png(1), headers={"X-Request-Timeout-Ms": "50"})
+        response = await client.post("/detect", content=red_png(1), headers={"X-Request-Timeout-Ms": "50"})
         check_problem(response, 504, "deadline-passed")
         assert (await client.get("/healthz")).json()["images_in_flight"] == 0
         detector.gate.set()
-        assert (await client.post("/detect", content=make_png(2))).status_code == 200
+        assert (await client.post("/detect", content=red_png(2))).status_code == 200
 
 
 @pytest.mark.parametrize("way", ["body", "json", "form", "batch", "infer"])
-async def test_a_deadline_passes_while_all_threads_decode(way: str, fake: Any, serving: Any, make_png: Any) -> None:
-    detector, begun, gate = fake(), threading.Event(), threading.Event()
-    data = base64.b64encode(make_png(2)).decode()
+async def test_a_deadline_passes_while_all_threads_decode(way: str) -> None:
+    detector, begun, gate = FakeDetector(), threading.Event(), threading.Event()
+    data = base64.b64encode(red_png(2)).decode()
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [data]}
     path, sent = {
-        "body": ("/detect", {"content": make_png(2)}),
+        "body": ("/detect", {"content": red_png(2)}),
         "json": ("/detect", {"json": {"image": data}}),
-        "form": ("/detect", {"files": {"file": make_png(2)}}),
-        "batch": ("/detect/batch", {"files": {"file": make_png(2)}}),
+        "form": ("/detect", {"files": {"file": red_png(2)}}),
+        "batch": ("/detect/batch", {"files": {"file": red_png(2)}}),
         "infer": ("/v2/models/fasterrcnn_resnet50_fpn/infer", {"json": {"inputs": [tensor]}}),
     }[way]
 
@@ -359,7 +355,7 @@ async def test_a_deadline_passes_while_all_threads_decode(way: str, fake: Any, s
 
     async with serving(detector, decode_threads=1) as client:
         detector.padded_shape = padded_shape
-        first = asyncio.create_task(client.post("/detect", content=make_png(1)))
+        first = asyncio.create_task(client.post("/detect", content=red_png(1)))
         assert await asyncio.to_thread(begun.wait, 20)
         answer = await client.post(path, **sent, headers={"X-Request-Timeout-Ms": "100"})
         assert answer.status_code == 504, answer.text
@@ -368,15 +364,15 @@ async def test_a_deadline_passes_while_all_threads_decode(way: str, fake: Any, s
         assert (await first).status_code == 200
 
 
-async def test_an_unknown_parameter_is_told_with_those_there_are(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
-        response = await client.post("/detect", params={"threshold": 0.5}, content=make_png(1))
+async def test_an_unknown_parameter_is_told_with_those_there_are() -> None:
+    async with serving(FakeDetector()) as client:
+        response = await client.post("/detect", params={"threshold": 0.5}, content=red_png(1))
     detail = check_problem(response, 422, "bad-parameter")["detail"]
     assert detail.startswith("threshold: there is no such parameter; there are score_threshold, ")
 
 
-async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_the_openapi_document_tells_bodies_and_problems() -> None:
+    async with serving(FakeDetector()) as client:
         document = (await client.get("/openapi.json")).json()
         assert (await client.get("/docs")).status_code == 200
     operation = document["paths"]["/detect"]["post"]
@@ -397,25 +393,25 @@ async def test_the_openapi_document_tells_bodies_and_problems(fake: Any, serving
 
 
 @pytest.mark.parametrize("value", ["urgent", "", "1", "high, low"])
-async def test_a_bad_priority_is_a_problem(value: str, fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
+async def test_a_bad_priority_is_a_problem(value: str) -> None:
+    async with serving(FakeDetector()) as client:
         for path in ("/detect", "/detect/batch"):
-            response = await client.post(path, files={"file": make_png(1)}, headers={"X-Priority": value})
+            response = await client.post(path, files={"file": red_png(1)}, headers={"X-Priority": value})
             assert "high, normal, low" in check_problem(response, 422, "bad-parameter")["detail"]
 
 
-async def test_high_goes_before_normal_and_a_batch_request_last(fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake()
+async def test_high_goes_before_normal_and_a_batch_request_last() -> None:
+    detector = FakeDetector()
     detector.gate.clear()
     async with serving(detector, max_batch_size=1) as client:
-        first = asyncio.create_task(client.post("/detect", content=make_png(0)))
+        first = asyncio.create_task(client.post("/detect", content=red_png(0)))
         assert await asyncio.to_thread(detector.started.wait, 20)
         requests = [
-            ("/detect", {"content": make_png(1), "headers": {"X-Priority": "low"}}),
-            ("/detect/batch", {"files": [("file", make_png(2))]}),
-            ("/detect/batch", {"files": [("file", make_png(3))], "headers": {"X-Priority": "normal"}}),
-            ("/detect", {"content": make_png(4)}),
-            ("/detect", {"content": make_png(5), "headers": {"X-Priority": " High "}}),
+            ("/detect", {"content": red_png(1), "headers": {"X-Priority": "low"}}),
+            ("/detect/batch", {"files": [("file", red_png(2))]}),
+            ("/detect/batch", {"files": [("file", red_png(3))], "headers": {"X-Priority": "normal"}}),
+            ("/detect", {"content": red_png(4)}),
+            ("/detect", {"content": red_png(5), "headers": {"X-Priority": " High "}}),
         ]
         tasks = [first]
         for n, (path, arguments) in enumerate(requests, start=1):
@@ -428,21 +424,21 @@ async def test_high_goes_before_normal_and_a_batch_request_last(fake: Any, servi
 
 
 @pytest.mark.parametrize("path", ["/detect", "/detect/batch"])
-async def test_a_file_in_a_form_needs_no_name(path: str, fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
-        answer = await client.post(path, files={"file": (None, make_png(7, (32, 40)))})
+async def test_a_file_in_a_form_needs_no_name(path: str) -> None:
+    async with serving(FakeDetector()) as client:
+        answer = await client.post(path, files={"file": (None, red_png(7, (32, 40)))})
         assert answer.status_code == 200
         body = answer.json()
         assert (body if path == "/detect" else body["results"][0]) == DETECTED
-        other = await client.post(path, files={"image": make_png(7)})
+        other = await client.post(path, files={"image": red_png(7)})
         assert "no field named 'file'; it has 'image'" in check_problem(other, 400, "bad-request")["detail"]
 
 
-async def test_head_is_answered_where_get_is(fake: Any, serving: Any) -> None:
+async def test_head_is_answered_where_get_is() -> None:
     paths = ["/", "/docs", "/openapi.json", "/healthz", "/livez", "/readyz", "/labels", "/metrics", "/v2"]
     model = "/v2/models/fasterrcnn_resnet50_fpn"
     paths += ["/v2/health/live", "/v2/health/ready", model, f"{model}/ready", f"{model}/versions/1"]
-    async with serving(fake()) as client:
+    async with serving(FakeDetector()) as client:
         known = (await client.get("/openapi.json")).json()["paths"]
         got = {path.replace("{model}", "fasterrcnn_resnet50_fpn") for path in known if "get" in known[path]}
         assert got <= set(paths)
@@ -452,9 +448,9 @@ async def test_head_is_answered_where_get_is(fake: Any, serving: Any) -> None:
             assert answer.headers["content-type"] == (await client.get(path)).headers["content-type"]
 
 
-async def test_metrics_come_in_the_format_that_is_asked_for(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
-        await client.post("/detect", content=make_png(7))
+async def test_metrics_come_in_the_format_that_is_asked_for() -> None:
+    async with serving(FakeDetector()) as client:
+        await client.post("/detect", content=red_png(7))
         plain = await client.get("/metrics")
         assert plain.headers["content-type"].startswith("text/plain; version=")
         wanted = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -469,12 +465,10 @@ async def test_metrics_come_in_the_format_that_is_asked_for(fake: Any, serving: 
     ("accept", "status"),
     [("image/png", 406), ("image/*", 406), ("image/png, application/json;q=0.5", 200), ("*/*", 200)],
 )
-async def test_a_batch_draws_nothing_and_says_so(
-    accept: str, status: int, fake: Any, serving: Any, make_png: Any
-) -> None:
-    detector = fake()
+async def test_a_batch_draws_nothing_and_says_so(accept: str, status: int) -> None:
+    detector = FakeDetector()
     async with serving(detector) as client:
-        answer = await client.post("/detect/batch", files={"file": make_png(7)}, headers={"Accept": accept})
+        answer = await client.post("/detect/batch", files={"file": red_png(7)}, headers={"Accept": accept})
     assert answer.status_code == status
     if status == 406:
         assert "/detect gives one picture" in check_problem(answer, 406, "not-acceptable")["detail"]

@@ -20,6 +20,7 @@ from service.devices.staging import StagingBuffer, Uploads
 from service.errors import InferenceError, UnavailableError
 from service.images.pictures import Picture, from_pixels
 from service.telemetry.metrics import Metrics
+from tests.support.fakes import FakeGPU, red_picture
 
 pytestmark = pytest.mark.anyio
 
@@ -55,13 +56,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_full_batch_is_launched_while_another_runs_and_never_a_third(fake_gpu: Any, make_picture: Any) -> None:
-    device = fake_gpu()
+async def test_a_full_batch_is_launched_while_another_runs_and_never_a_third() -> None:
+    device = FakeGPU()
     device.gate.clear()
     async with running(device, max_batch_size=2) as batcher:
-        tasks = [submitted(batcher, make_picture(0))]
+        tasks = [submitted(batcher, red_picture(0))]
         await until(lambda: device.launched == 1)
-        tasks += [submitted(batcher, make_picture(n)) for n in range(1, 6)]
+        tasks += [submitted(batcher, red_picture(n)) for n in range(1, 6)]
         await until(lambda: device.launched == 2)
         await asyncio.sleep(0.05)
         assert device.launched == 2
@@ -72,26 +73,24 @@ async def test_a_full_batch_is_launched_while_another_runs_and_never_a_third(fak
     assert device.most_in_flight == 2
 
 
-async def test_what_does_not_fill_a_batch_gathers_until_the_one_ahead_is_nearly_over(
-    fake_gpu: Any, make_picture: Any
-) -> None:
-    device = fake_gpu(seconds=0.2)
+async def test_what_does_not_fill_a_batch_gathers_until_the_one_ahead_is_nearly_over() -> None:
+    device = FakeGPU(seconds=0.2)
     async with running(device) as batcher:
-        await submitted(batcher, make_picture(0))  # so that it is known how long one takes
-        ahead = submitted(batcher, make_picture(1))
+        await submitted(batcher, red_picture(0))  # so that it is known how long one takes
+        ahead = submitted(batcher, red_picture(1))
         await until(lambda: device.launched == 2)
-        behind = [submitted(batcher, make_picture(n)) for n in range(2, 6)]
+        behind = [submitted(batcher, red_picture(n)) for n in range(2, 6)]
         await asyncio.sleep(0.02)
         assert device.launched == 2
         await asyncio.gather(ahead, *behind)
     assert [[red for red, _, _ in batch] for batch in device.batches] == [[0], [1], [2, 3, 4, 5]]
 
 
-async def test_a_batch_that_fails_costs_the_one_behind_it_nothing(fake_gpu: Any, make_picture: Any) -> None:
-    device = fake_gpu(fails_on=frozenset({1}))
+async def test_a_batch_that_fails_costs_the_one_behind_it_nothing() -> None:
+    device = FakeGPU(fails_on=frozenset({1}))
     device.gate.clear()
     async with running(device, max_batch_size=1) as batcher:
-        tasks = [submitted(batcher, make_picture(n)) for n in (1, 2, 3)]
+        tasks = [submitted(batcher, red_picture(n)) for n in (1, 2, 3)]
         await until(lambda: device.launched == 2)
         device.gate.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -101,27 +100,25 @@ async def test_a_batch_that_fails_costs_the_one_behind_it_nothing(fake_gpu: Any,
     assert ran.count(2) == 1  # it was in flight, and not thrown away
 
 
-async def test_memory_that_runs_out_at_the_second_launch_splits_that_batch_alone(
-    fake_gpu: Any, make_picture: Any
-) -> None:
-    device = fake_gpu(memory=2)
+async def test_memory_that_runs_out_at_the_second_launch_splits_that_batch_alone() -> None:
+    device = FakeGPU(memory=2)
     device.gate.clear()
     async with running(device, max_batch_size=4) as batcher:
-        tasks = [submitted(batcher, make_picture(0))]
+        tasks = [submitted(batcher, red_picture(0))]
         await until(lambda: device.launched == 1)
         device.gate.set()
         device.seconds = 0.05
-        tasks += [submitted(batcher, make_picture(n)) for n in range(1, 5)]
+        tasks += [submitted(batcher, red_picture(n)) for n in range(1, 5)]
         answers = await asyncio.gather(*tasks)
         assert batcher.batch_caps == {"cpu": 2}
     assert [answer.detections.boxes[0, 0] for answer in answers] == list(range(5))
 
 
-async def test_a_hang_frees_the_callers_of_both_batches_after_one_timeout(fake_gpu: Any, make_picture: Any) -> None:
-    device = fake_gpu()
+async def test_a_hang_frees_the_callers_of_both_batches_after_one_timeout() -> None:
+    device = FakeGPU()
     device.gate.clear()
     async with running(device, max_batch_size=1, hang=0.3) as batcher:
-        tasks = [submitted(batcher, make_picture(n)) for n in (1, 2)]
+        tasks = [submitted(batcher, red_picture(n)) for n in (1, 2)]
         await until(lambda: device.launched == 2)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
@@ -129,13 +126,13 @@ async def test_a_hang_frees_the_callers_of_both_batches_after_one_timeout(fake_g
         assert "hangs" not in str(outcomes[1])  # it was not waited for
         device.gate.set()
         await until(lambda: batcher.failure is None)
-        assert (await submitted(batcher, make_picture(3))).detections.boxes[0, 0] == 3
+        assert (await submitted(batcher, red_picture(3))).detections.boxes[0, 0] == 3
 
 
-async def test_a_hang_in_a_launch_leaves_no_exception_behind(fake_gpu: Any, make_picture: Any) -> None:
+async def test_a_hang_in_a_launch_leaves_no_exception_behind() -> None:
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
-    device = fake_gpu()
+    device = FakeGPU()
     device.gate.clear()
     launch = device.launch
 
@@ -146,7 +143,7 @@ async def test_a_hang_in_a_launch_leaves_no_exception_behind(fake_gpu: Any, make
 
     device.launch = launch_one
     async with running(device, max_batch_size=1, hang=0.2) as batcher:
-        tasks = [submitted(batcher, make_picture(n)) for n in (1, 2)]
+        tasks = [submitted(batcher, red_picture(n)) for n in (1, 2)]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
         device.gate.set()
@@ -156,12 +153,12 @@ async def test_a_hang_in_a_launch_leaves_no_exception_behind(fake_gpu: Any, make
     assert reported == []
 
 
-async def test_after_a_hang_another_device_takes_the_batch_that_had_not_begun(fake_gpu: Any, make_picture: Any) -> None:
-    stuck, well = fake_gpu(device="cuda:0"), fake_gpu(device="cuda:1")
+async def test_after_a_hang_another_device_takes_the_batch_that_had_not_begun() -> None:
+    stuck, well = FakeGPU(device="cuda:0"), FakeGPU(device="cuda:1")
     stuck.gate.clear()
     well.gate.clear()
     async with running(stuck, well, max_batch_size=1, hang=0.5) as batcher:
-        tasks = [submitted(batcher, make_picture(n)) for n in range(4)]
+        tasks = [submitted(batcher, red_picture(n)) for n in range(4)]
         await until(lambda: stuck.launched == well.launched == 2)
         well.gate.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -170,27 +167,23 @@ async def test_after_a_hang_another_device_takes_the_batch_that_had_not_begun(fa
         assert [one.detections.boxes[0, 0] for one in outcomes] == [n for n in range(4) if n != ours]
 
 
-async def test_a_quiet_device_prepares_and_a_request_interrupts_it(
-    fake_gpu: Any, make_picture: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_quiet_device_prepares_and_a_request_interrupts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.batching.device_worker._QUIET_S", 0.05)
-    device = fake_gpu()
+    device = FakeGPU()
     device.to_prepare = 5
     async with running(device) as batcher:
         await until(lambda: device.prepared == 5)
         await asyncio.sleep(0.15)
         assert device.prepared == 5  # nothing is left, so it is not asked again
         device.to_prepare = 2
-        await submitted(batcher, make_picture(1))  # which may be of a new shape
+        await submitted(batcher, red_picture(1))  # which may be of a new shape
         await until(lambda: device.prepared == 7)
 
 
-async def test_preparing_that_fails_leaves_the_device_well(
-    fake_gpu: Any, make_picture: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_preparing_that_fails_leaves_the_device_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.batching.device_worker._QUIET_S", 0.01)
 
-    class Unprepared(fake_gpu):  # type: ignore[misc]
+    class Unprepared(FakeGPU):  # type: ignore[misc]
         error: Exception = torch.OutOfMemoryError("CUDA out of memory")
 
         def prepare(self) -> bool:
@@ -201,18 +194,18 @@ async def test_preparing_that_fails_leaves_the_device_well(
     async with running(device) as batcher:
         await until(lambda: device.prepared == 1)
         device.error = RuntimeError("cannot capture")
-        assert (await submitted(batcher, make_picture(1))).batch_size == 1
+        assert (await submitted(batcher, red_picture(1))).batch_size == 1
         await until(lambda: device.prepared == 2)
-        assert (await submitted(batcher, make_picture(2))).batch_size == 1
+        assert (await submitted(batcher, red_picture(2))).batch_size == 1
         assert batcher.failure is None
 
 
-async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_own_answers(fake_gpu: Any) -> None:
+async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_own_answers() -> None:
     """Decoders that fill slots, copies that take their time, two batches in flight, callers who leave or are late."""
     staging = StagingBuffer(torch.empty(1 << 16, dtype=torch.uint8))
     stream = ThreadPoolExecutor(1)
 
-    class Copying(fake_gpu):  # type: ignore[misc]
+    class Copying(FakeGPU):  # type: ignore[misc]
         """Its copies are made behind the callers' back, from memory that must still be theirs."""
 
         def __init__(self) -> None:

@@ -12,6 +12,7 @@ from service.bench.pictures import jpeg
 from service.bench.plain_app import plain_app
 from service.bench.processes import running
 from service.cli.app import app
+from tests.support.fakes import FakeDetector
 
 
 def test_the_picture_has_the_size_of_a_photograph() -> None:
@@ -20,8 +21,8 @@ def test_the_picture_has_the_size_of_a_photograph() -> None:
     assert Image.open(io.BytesIO(data)).size == (640, 480)
 
 
-def test_the_bare_rate_is_of_the_detector_at_its_best_batch(fake) -> None:
-    detector = fake(seconds=0.01)
+def test_the_bare_rate_is_of_the_detector_at_its_best_batch() -> None:
+    detector = FakeDetector(seconds=0.01)
     detector.best_batch_size = 4
     rate = bare_rate(detector, jpeg((32, 32)), 0.3)
     assert {len(batch) for batch in detector.batches} == {4}

@@ -18,6 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.app import app
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live
 
 FORMS = (["--rate", "40"], ["--concurrency", "3"])
 
@@ -27,17 +29,17 @@ def invoke(*arguments: object) -> Any:
 
 
 @pytest.fixture
-def images(tmp_path: Path, make_png: Any) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for red in (7, 8):
-        (folder / f"{red}.png").write_bytes(make_png(red))
+        (folder / f"{red}.png").write_bytes(red_png(red))
     return folder
 
 
 @pytest.fixture
-def url(fake: Any, live: Any) -> Iterator[str]:
-    with live(fake(seconds=0.005), max_batch_size=4) as address:
+def url() -> Iterator[str]:
+    with live(FakeDetector(seconds=0.005), max_batch_size=4) as address:
         yield address
 
 
@@ -141,8 +143,8 @@ def test_wrong_usage(images: Path, arguments: list[object]) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_gives_the_figures_until_then(fake: Any, live: Any, images: Path) -> None:
-    detector = fake(seconds=0.005)
+def test_ctrl_c_gives_the_figures_until_then(images: Path) -> None:
+    detector = FakeDetector(seconds=0.005)
     arguments = ["--images", str(images), "--rate", "40", "--duration", "600", "--warmup", "0", "--json"]
     with live(detector, max_batch_size=4) as url:
         command = [sys.executable, "-m", "service", "loadtest", url, *arguments]

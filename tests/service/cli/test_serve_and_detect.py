@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from service.cli.app import app
 from service.devices import detector
+from tests.support.fakes import FakeDetector
 
 runner = CliRunner()
 
@@ -29,8 +30,8 @@ def invoke(*arguments: object) -> Any:
 
 
 @pytest.fixture
-def faked(monkeypatch: pytest.MonkeyPatch, fake: Any) -> None:
-    monkeypatch.setattr(detector, "load_detectors", lambda _: [fake()])
+def faked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "load_detectors", lambda _: [FakeDetector()])
 
 
 @pytest.fixture
@@ -108,9 +109,9 @@ def test_what_cannot_be_is_told_before_torch_is_imported(folder: Path) -> None:
         assert "Traceback" not in child.stderr
 
 
-def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.MonkeyPatch, fake: Any) -> None:
+def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(detector, "load_detectors", lambda settings: asked.append(settings) or [fake()])
+    monkeypatch.setattr(detector, "load_detectors", lambda settings: asked.append(settings) or [FakeDetector()])
     assert invoke("detect", folder).exit_code == 0
     assert (asked[0].precision, asked[0].max_batch_size) == ("fp32", 1)
 

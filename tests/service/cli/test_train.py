@@ -24,8 +24,9 @@ from model.weights.checkpoints import CheckpointInfo, read_checkpoint, save_chec
 from service.cli.app import app
 from service.devices.detector import load_detectors
 from service.settings import Settings
+from tests.support.processes import script_environment
+from tests.support.voc import write_voc
 
-MakeVoc = Callable[..., Path]
 QUICK = (
     *("--weights", "none", "--batch-size", "2", "--min-size", "64", "--max-size", "96", "--rpn-samples", "16"),
     *("--roi-samples", "16", "--proposals", "20", "--detection-proposals", "20", "--precision", "fp32"),
@@ -38,10 +39,8 @@ def run() -> Callable[..., Result]:
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_a_users_own_class_is_trained_evaluated_and_packed(
-    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
-) -> None:
-    folder = make_voc({f"{n}": [("gear wheel", 10, 10, 60, 60)] for n in range(2)} | {"empty": []})
+def test_a_users_own_class_is_trained_evaluated_and_packed(run: Callable[..., Result], tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "voc", {f"{n}": [("gear wheel", 10, 10, 60, 60)] for n in range(2)} | {"empty": []})
     output = tmp_path / "out"
     done = run("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
     assert done.exit_code == 0, done.output
@@ -79,10 +78,8 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(
     assert "began with the weights none, not COCO_V1" in refused.stderr
 
 
-def test_votes_are_set_by_training_and_by_packing_and_stay(
-    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
-) -> None:
-    folder = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
+def test_votes_are_set_by_training_and_by_packing_and_stay(run: Callable[..., Result], tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
     words = ("train", "--data", folder, "--validation-split", "none", "--iterations", 1, *QUICK)
     done = run(*words, "--output", tmp_path / "first", "--box-vote-thresh", 0.8)
     assert done.exit_code == 0, done.output
@@ -154,13 +151,11 @@ def test_what_is_wrong_is_told_without_a_trace(
     assert "Traceback" not in result.output
 
 
-def test_live_norm_goes_on_from_weights_with_their_own_arguments(
-    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
-) -> None:
+def test_live_norm_goes_on_from_weights_with_their_own_arguments(run: Callable[..., Result], tmp_path: Path) -> None:
     begin = tmp_path / "begin.safetensors"
     info = CheckpointInfo(norm_eps=0.0, model_kwargs={"image_mean": [0.1, 0.2, 0.3], "max_size": 96})
     save_checkpoint(begin, random_checkpoint().state_dict, info)
-    folder = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
+    folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
     output = tmp_path / "out"
     words = ("train", "--data", folder, "--output", output, *QUICK, "--weights", begin, "--norm", "live")
     done = run(*words, "--validation-split", "none", "--iterations", 1, "--learning-rate", 1e-4)
@@ -182,11 +177,11 @@ def test_live_norm_goes_on_from_weights_with_their_own_arguments(
 
 
 def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
-    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[RunRequest] = []
     monkeypatch.setattr("model.training.run.run_training", lambda request, *_: requests.append(request))
-    folder = make_voc({f"{n}": [("RBC", 10, 10, 60, 60)] for n in range(3)})
+    folder = write_voc(tmp_path / "voc", {f"{n}": [("RBC", 10, 10, 60, 60)] for n in range(3)})
     words = ("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK)
     assert run(*words, "--validation-data", folder).exit_code == 0
     assert run(*words, "--seed", 7).exit_code == 0
@@ -216,13 +211,12 @@ def test_folders_are_looked_at_before_anything_is_fetched_or_read(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_says_how_it_goes_on(
-    make_voc: MakeVoc, tmp_path: Path, script_environment: dict[str, str], number: signal.Signals
-) -> None:
-    folder, output = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)}), tmp_path / "out"
+def test_a_run_that_is_stopped_says_how_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
+    output = tmp_path / "out"
     words = ["train", "--data", str(folder), "--output", str(output), "--iterations", "10000", *QUICK]
     command = [sys.executable, "-m", "service", *words, "--validation-split", "none", "--evaluate-every", "0"]
-    training = subprocess.Popen(command, env=script_environment, stderr=subprocess.PIPE, text=True)
+    training = subprocess.Popen(command, env=script_environment(), stderr=subprocess.PIPE, text=True)
     try:
         give_up = time.monotonic() + 120
         while not (output / "log.jsonl").exists():
@@ -286,10 +280,9 @@ def test_the_classes_of_foreign_weights_are_named_in_a_file(run: Callable[..., R
     assert all(torch.equal(tensor, given[key]) for key, tensor in checkpoint.state_dict.items())
 
 
-def test_the_second_version_is_trained_resumed_measured_and_served(
-    run: Callable[..., Result], make_voc: MakeVoc, tmp_path: Path
-) -> None:
-    folder, output = make_voc({f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)}), tmp_path / "out"
+def test_the_second_version_is_trained_resumed_measured_and_served(run: Callable[..., Result], tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
+    output = tmp_path / "out"
     words = ("train", "--data", folder, "--output", output, *QUICK, "--validation-split", "none")
     done = run(*words, "--iterations", 1, "--model", "fasterrcnn_resnet50_fpn_v2")
     assert done.exit_code == 0, done.output
@@ -312,6 +305,6 @@ def test_the_second_version_is_trained_resumed_measured_and_served(
     assert (served.info.name, served.info.weights) == ("fasterrcnn_resnet50_fpn_v2", "best.safetensors")
 
 
-def test_asking_for_help_does_not_import_torch(script_environment: dict[str, str]) -> None:
+def test_asking_for_help_does_not_import_torch() -> None:
     code = "import sys, service.cli.app; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=script_environment, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=script_environment(), check=False).returncode == 0

@@ -1,47 +1,13 @@
-"""Both clients behind one face, so that each test holds for each."""
+"""Each test of a client, with both clients."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
-
-import httpx
 import pytest
 
-from service.client import AsyncDetectionClient, DetectionClient, RetryPolicy
-
-URL = "http://service.test"
-
-
-class Sync:
-    """`Sync(url or handler).detect(...)`: one call by a client of its own."""
-
-    def __init__(self, service: str | Callable[[httpx.Request], httpx.Response], **settings: Any) -> None:
-        settings.setdefault("retry", RetryPolicy(first_pause_s=0.001))
-        self.url = service if isinstance(service, str) else URL
-        self.transport = None if isinstance(service, str) else httpx.MockTransport(service)
-        self.settings = settings
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            with DetectionClient(self.url, transport=self.transport, **self.settings) as client:
-                result = getattr(client, method)(*arguments, **options)
-                return list(result) if method == "detect_many" else result
-
-        return call
-
-
-class Async(Sync):
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        async def call(*arguments: Any, **options: Any) -> Any:
-            async with AsyncDetectionClient(self.url, transport=self.transport, **self.settings) as client:
-                result = getattr(client, method)(*arguments, **options)
-                return [outcome async for outcome in result] if method == "detect_many" else await result
-
-        return lambda *arguments, **options: asyncio.run(call(*arguments, **options))
+from tests.support.clients import Async, Sync
 
 
 @pytest.fixture(params=[Sync, Async])
 def calling(request: pytest.FixtureRequest) -> type[Sync]:
-    return request.param
+    client: type[Sync] = request.param
+    return client

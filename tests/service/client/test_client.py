@@ -26,6 +26,8 @@ from service.client import (
     ImageError,
     RetryPolicy,
 )
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live
 
 
 def test_importing_it_is_light() -> None:
@@ -38,12 +40,12 @@ def test_importing_it_is_light() -> None:
     assert shown.stdout == "[]\n"
 
 
-def test_every_kind_of_image_is_taken(calling: Any, fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
+def test_every_kind_of_image_is_taken(calling: Any, tmp_path: Path) -> None:
     pixels = np.zeros((32, 48, 3), np.uint8)
     pixels[..., 0] = 7
     path = tmp_path / "seven.png"
-    path.write_bytes(make_png(7, (32, 48)))
-    with live(fake()) as url:
+    path.write_bytes(red_png(7, (32, 48)))
+    with live(FakeDetector()) as url:
         for image in (path, str(path), path.read_bytes(), pixels, Image.fromarray(pixels), Image.open(path)):
             result = calling(url).detect(image)
             assert result.boxes.tolist() == [[7, 1, 11, 9], [2, 3, 12, 23]]
@@ -57,38 +59,38 @@ def test_every_kind_of_image_is_taken(calling: Any, fake: Any, live: Any, make_p
     assert result.request_id
 
 
-def test_options_reach_the_service(calling: Any, fake: Any, live: Any, make_png: Any) -> None:
-    with live(fake()) as url:
+def test_options_reach_the_service(calling: Any) -> None:
+    with live(FakeDetector()) as url:
         call = calling(url)
-        assert len(call.detect(make_png(7), score_threshold=0.5)) == 1
-        assert len(call.detect(make_png(7), max_detections=1)) == 1
+        assert len(call.detect(red_png(7), score_threshold=0.5)) == 1
+        assert len(call.detect(red_png(7), max_detections=1)) == 1
         for labels in ("dog", ["dog"], [4]):
-            assert call.detect(make_png(7), labels=labels).names == ("dog",)
-        result = call.detect(make_png(7, (40, 80)), box_format="cxcywh", normalized=True)
+            assert call.detect(red_png(7), labels=labels).names == ("dog",)
+        result = call.detect(red_png(7, (40, 80)), box_format="cxcywh", normalized=True)
         assert result.boxes[0] == pytest.approx([9 / 80, 5 / 40, 4 / 80, 8 / 40])
         assert result.xyxy()[0] == pytest.approx([7, 1, 11, 9])
         with pytest.raises(BadParameterError) as caught:
-            call.detect(make_png(7), labels="unicorn")
+            call.detect(red_png(7), labels="unicorn")
     assert (caught.value.status, caught.value.code) == (422, "bad-parameter")
     assert "unicorn" in str(caught.value)
     assert caught.value.request_id
 
 
-def test_labels_health_and_drawing(calling: Any, fake: Any, live: Any, make_png: Any) -> None:
-    with live(fake()) as url:
+def test_labels_health_and_drawing(calling: Any) -> None:
+    with live(FakeDetector()) as url:
         call = calling(url)
         assert call.labels() == {1: "person", 2: "bicycle", 3: "car", 4: "dog"}
         assert call.health()["status"] == "ok"
         for image_format in ("png", "jpeg"):
-            drawn = Image.open(io.BytesIO(call.draw(make_png(7, (40, 80)), image_format=image_format)))
+            drawn = Image.open(io.BytesIO(call.draw(red_png(7, (40, 80)), image_format=image_format)))
             assert (drawn.format, drawn.size) == (image_format.upper(), (80, 40))
 
 
-def test_many_keep_their_order_and_a_failure_its_place(calling: Any, fake: Any, live: Any, make_png: Any) -> None:
-    images: list[Any] = [make_png(n) for n in range(60)]
+def test_many_keep_their_order_and_a_failure_its_place(calling: Any) -> None:
+    images: list[Any] = [red_png(n) for n in range(60)]
     images[20] = b"broken"
     images[40] = Path("/nowhere.png")
-    with live(fake(seconds=0.005), max_batch_size=4) as url:
+    with live(FakeDetector(seconds=0.005), max_batch_size=4) as url:
         outcomes = calling(url).detect_many(iter(images), concurrency=3)
     assert isinstance(outcomes.pop(40), ImageError)
     assert isinstance(outcomes.pop(20), BadRequestError)
@@ -121,13 +123,13 @@ def test_many_are_sent_so_many_at_a_time_and_taken_as_needed(calling: Any) -> No
     assert taken <= 13
 
 
-def test_the_async_client_sends_several_at_a_time(fake: Any, live: Any, make_png: Any) -> None:
-    detector = fake()
+def test_the_async_client_sends_several_at_a_time() -> None:
+    detector = FakeDetector()
     detector.gate.clear()
 
     async def main(url: str) -> list[Any]:
         async with AsyncDetectionClient(url) as client:
-            results = client.detect_many([make_png(n) for n in range(8)], concurrency=4)
+            results = client.detect_many([red_png(n) for n in range(8)], concurrency=4)
             first = asyncio.ensure_future(anext(results))
             while (await client.health())["images_in_flight"] < 4:
                 await asyncio.sleep(0.005)
@@ -140,16 +142,16 @@ def test_the_async_client_sends_several_at_a_time(fake: Any, live: Any, make_png
     assert [int(result.boxes[0, 0]) for result in outcomes] == list(range(8))
 
 
-def test_the_deadline_holds_and_is_told_to_the_service(calling: Any, fake: Any, live: Any, make_png: Any) -> None:
-    detector = fake()
+def test_the_deadline_holds_and_is_told_to_the_service(calling: Any) -> None:
+    detector = FakeDetector()
     detector.gate.clear()
     with live(detector) as url:
         began = time.monotonic()
         with pytest.raises(DeadlineError):
-            calling(url).detect(make_png(1), timeout_s=0.3)
+            calling(url).detect(red_png(1), timeout_s=0.3)
         assert 0.25 < time.monotonic() - began < 5
         detector.gate.set()
-        assert len(calling(url).detect(make_png(2), timeout_s=20)) == 2
+        assert len(calling(url).detect(red_png(2), timeout_s=20)) == 2
 
 
 def test_no_service_is_said_so_after_the_retries(calling: Any) -> None:
@@ -165,7 +167,7 @@ def test_what_is_no_address_is_refused_at_once() -> None:
         RetryPolicy(attempts=0)
 
 
-def test_threads_may_share_a_client(fake: Any, live: Any, make_png: Any) -> None:
-    with live(fake()) as url, DetectionClient(url) as client:
-        outcomes = list(client.detect_many([make_png(n) for n in range(100)], concurrency=30))
+def test_threads_may_share_a_client() -> None:
+    with live(FakeDetector()) as url, DetectionClient(url) as client:
+        outcomes = list(client.detect_many([red_png(n) for n in range(100)], concurrency=30))
     assert all(isinstance(outcome, DetectionResult) for outcome in outcomes)

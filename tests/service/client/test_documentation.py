@@ -19,6 +19,8 @@ import pytest
 
 from service.client import DetectionClient
 from service.settings import Settings
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = DOCS / "clients.md"
@@ -26,9 +28,6 @@ PAGE = DOCS / "clients.md"
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of what supervision imports
 def test_each_example(
-    fake: Any,
-    live: Any,
-    make_png: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -39,11 +38,11 @@ def test_each_example(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     for name in ("photo.jpg", "a.jpg", "b.jpg", "pictures/1.jpg"):
-        (tmp_path / name).write_bytes(make_png(7))
+        (tmp_path / name).write_bytes(red_png(7))
     (tmp_path / "pictures" / "2.jpg").write_bytes(b"broken")
     write_video(tmp_path / "street.mp4")
     examples = blocks("python")
-    with live(fake()) as url:
+    with live(FakeDetector()) as url:
         for example in examples:
             exec(compile(example.replace("http://127.0.0.1:8000", url), str(PAGE), "exec"), {})
     shown = capsys.readouterr().out
@@ -72,14 +71,14 @@ def blocks(language: str, page: Path = PAGE) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def test_the_javascript_example(fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
+def test_the_javascript_example(tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         playwright = pytest.importorskip("playwright", reason="needs Node, or Playwright, which has one")
         node = str(Path(playwright.__file__).parent / "driver" / "node")
-    (tmp_path / "photo.jpg").write_bytes(make_png(7))
+    (tmp_path / "photo.jpg").write_bytes(red_png(7))
     [example] = blocks("js")
-    with live(fake()) as url:
+    with live(FakeDetector()) as url:
         code = example.replace("http://127.0.0.1:8000", url)
         ran = subprocess.run(
             [node, "--input-type=module", "-e", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
@@ -113,12 +112,12 @@ def test_the_unit_of_systemd(tmp_path: Path) -> None:
     assert "frcnn.service:" not in found.stderr, found.stderr
 
 
-def test_the_nginx_example_serves_below_a_path(fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
+def test_the_nginx_example_serves_below_a_path(tmp_path: Path) -> None:
     [location] = blocks("nginx", DOCS / "deployment.md")
-    with live(fake()) as url, nginx(location.replace("http://127.0.0.1:8000", url), tmp_path) as proxy:
+    with live(FakeDetector()) as url, nginx(location.replace("http://127.0.0.1:8000", url), tmp_path) as proxy:
         page = f"{proxy}/detector/"
         with DetectionClient(page) as client:
-            assert client.detect(make_png(7), score_threshold=0.5).names == ("person",)
+            assert client.detect(red_png(7), score_threshold=0.5).names == ("person",)
         for path in ("", "docs", "nowhere/at/all"):
             shown = httpx.get(page + path, headers={"Accept": "text/html"})
             links = re.findall(r'(?:src|href)="([^"]+)"', shown.text)

@@ -9,6 +9,7 @@ import torch
 from service.devices.detector import is_out_of_memory, release_memory
 from service.devices.device import Device, DeviceHungError, DeviceMemoryError
 from service.images.pictures import Picture
+from tests.support.fakes import FakeDetector, red_picture
 
 pytestmark = pytest.mark.anyio
 
@@ -34,32 +35,32 @@ def test_what_says_that_memory_ran_out() -> None:
     release_memory("cpu")
 
 
-async def test_the_host_running_out_of_memory_lowers_the_cap(fake: Any, make_picture: Any) -> None:
-    class Greedy(fake):  # type: ignore[misc]
+async def test_the_host_running_out_of_memory_lowers_the_cap() -> None:
+    class Greedy(FakeDetector):  # type: ignore[misc]
         def detect(self, images: Any) -> Any:
             raise torchs_own_error()
 
     greedy = device(Greedy())
     with pytest.raises(DeviceMemoryError, match="memory"):
-        await greedy.detect([Picture(make_picture(n)) for n in range(6)])
+        await greedy.detect([Picture(red_picture(n)) for n in range(6)])
     assert greedy.cap.now == 3
     assert greedy.failure is None
     greedy.close()
 
 
-async def test_answers_that_do_not_match_the_images_are_nobodys(fake: Any, make_picture: Any) -> None:
-    class Forgetful(fake):  # type: ignore[misc]
+async def test_answers_that_do_not_match_the_images_are_nobodys() -> None:
+    class Forgetful(FakeDetector):  # type: ignore[misc]
         def detect(self, images: Any) -> Any:
             return super().detect(images)[1:]
 
     forgetful = device(Forgetful())
     with pytest.raises(RuntimeError, match="1 answers for 2 images"):
-        await forgetful.detect([Picture(make_picture(n)) for n in range(2)])
+        await forgetful.detect([Picture(red_picture(n)) for n in range(2)])
     forgetful.close()
 
 
-async def test_a_canary_has_a_patience_of_its_own(fake: Any, make_picture: Any) -> None:
-    detector = fake()
+async def test_a_canary_has_a_patience_of_its_own() -> None:
+    detector = FakeDetector()
     one = device(detector, canary=0.1)
     detector.gate.clear()
     assert not await one.check()
@@ -72,15 +73,15 @@ async def test_a_canary_has_a_patience_of_its_own(fake: Any, make_picture: Any) 
     one.close()
 
 
-async def test_a_call_that_was_given_up_keeps_its_detector_to_itself(fake: Any, make_picture: Any) -> None:
-    stuck, fresh = fake(), fake()
+async def test_a_call_that_was_given_up_keeps_its_detector_to_itself() -> None:
+    stuck, fresh = FakeDetector(), FakeDetector()
     stuck.gate.clear()
     one = Device(stuck, reload=lambda _: fresh, max_batch_size=8, hang_timeout_s=0.1, canary_timeout_s=20)
     with pytest.raises(DeviceHungError):
-        await one.detect([Picture(make_picture(1))])
+        await one.detect([Picture(red_picture(1))])
     assert await one.check()
     for n in range(2, 5):
-        await one.detect([Picture(make_picture(n))])
+        await one.detect([Picture(red_picture(n))])
         assert await one.check()  # an idle canary loads nothing anew, though the old thread is still stuck
     assert one.detector is fresh
     assert len(stuck.batches) == 1

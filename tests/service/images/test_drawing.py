@@ -2,34 +2,34 @@ from __future__ import annotations
 
 import io
 import itertools
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from service.images.drawing import class_color, draw, encode
 from service.images.pictures import Picture
+from tests.support.fakes import red_picture
 
 
-def test_a_box_is_outlined_in_its_class_colour(make_picture: Any) -> None:
-    drawn = np.asarray(draw(Picture(make_picture(0, (200, 300))), [[50, 100, 150, 180]], [3], ["dog 98%"]))
+def test_a_box_is_outlined_in_its_class_colour() -> None:
+    drawn = np.asarray(draw(Picture(red_picture(0, (200, 300))), [[50, 100, 150, 180]], [3], ["dog 98%"]))
     assert tuple(drawn[140, 50]) == tuple(drawn[180, 100]) == class_color(3)
     assert tuple(drawn[140, 100]) == (0, 0, 0)  # nothing inside
     assert (drawn[85:100, 50:90] == class_color(3)).all(axis=-1).any()  # the caption's plate above the corner
 
 
-def test_captions_stay_inside_and_nothing_breaks_at_the_borders(make_picture: Any) -> None:
+def test_captions_stay_inside_and_nothing_breaks_at_the_borders() -> None:
     boxes = [[0, 0, 300, 200], [290, 190, 300, 200], [-5, -5, 2, 2], [7, 7, 7, 7]]
-    image = draw(Picture(make_picture(0, (200, 300))), boxes, [1, 2, 3, 4], ["a", "b" * 80, "", "é"])
+    image = draw(Picture(red_picture(0, (200, 300))), boxes, [1, 2, 3, 4], ["a", "b" * 80, "", "é"])
     assert image.size == (300, 200)
-    one_pixel = draw(Picture(make_picture(0, (1, 1))), [[0, 0, 1, 1]], [1], ["tiny"])
+    one_pixel = draw(Picture(red_picture(0, (1, 1))), [[0, 0, 1, 1]], [1], ["tiny"])
     assert one_pixel.size == (1, 1)
 
 
-def test_the_picture_itself_is_not_drawn_on(make_picture: Any) -> None:
-    pixels = make_picture(9)
+def test_the_picture_itself_is_not_drawn_on() -> None:
+    pixels = red_picture(9)
     draw(Picture(pixels), [[1, 1, 20, 20]], [1], ["x"])
-    assert pixels.equal(make_picture(9))
+    assert pixels.equal(red_picture(9))
 
 
 def test_neighbouring_classes_have_colours_that_differ() -> None:
@@ -37,7 +37,7 @@ def test_neighbouring_classes_have_colours_that_differ() -> None:
     assert min(np.abs(a - b).max() for a, b in itertools.pairwise(colors)) > 100
 
 
-def test_encoding(make_picture: Any) -> None:
-    image = Picture(make_picture(200, (8, 9))).to_pil()
+def test_encoding() -> None:
+    image = Picture(red_picture(200, (8, 9))).to_pil()
     assert Image.open(io.BytesIO(encode(image, "PNG"))).getpixel((0, 0)) == (200, 0, 0)
     assert Image.open(io.BytesIO(encode(image, "JPEG"))).format == "JPEG"

@@ -10,6 +10,7 @@ import pytest
 from service.loadtest.generator import DROPPED, Generator
 from service.loadtest.plan import Plan, Target
 from service.loadtest.transport import GARBLED, LOST, TIMED_OUT
+from tests.support.timed_service import measure
 
 
 def arrivals(**plan: Any) -> list[float]:
@@ -26,7 +27,7 @@ def numbered(number: int) -> bytes:
     return f"HTTP/1.1 200 OK\r\nServer-Timing: {number}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
-def test_a_latency_holds_all_the_time_that_the_service_took(measure: Any) -> None:
+def test_a_latency_holds_all_the_time_that_the_service_took() -> None:
     """A busy machine only adds to a latency, so each is held from below, and its ends by the server's own clock."""
     delays = 0.05 + np.random.default_rng(5).exponential(0.1, 600)
     samples, service = measure(lambda n, now: float(delays[n]), answer=numbered, rate=100.0, duration_s=2.0, seed=3)
@@ -41,7 +42,7 @@ def test_a_latency_holds_all_the_time_that_the_service_took(measure: Any) -> Non
     assert (samples.latency > delays[numbers] - 0.002).all()  # the resolution of the event loop's timers
 
 
-def test_coordinated_omission_is_corrected(measure: Any) -> None:
+def test_coordinated_omission_is_corrected() -> None:
     """The service stands still from 1 s to 2 s. All who were to arrive meanwhile wait for its end."""
     plan = {"rate": 30.0, "duration_s": 3.0, "seed": 2}
     samples, _ = measure(lambda n, now: 2 - now if 1 <= now < 2 else 0.0, **plan)
@@ -52,7 +53,7 @@ def test_coordinated_omission_is_corrected(measure: Any) -> None:
     assert (samples.latency[stalled] > 2 - samples.intended[stalled] - 0.002).all()
 
 
-def test_arrivals_wait_for_no_answer_and_use_connections_again(measure: Any) -> None:
+def test_arrivals_wait_for_no_answer_and_use_connections_again() -> None:
     plan = {"rate": 30.0, "duration_s": 4.0, "seed": 1}
     samples, service = measure(lambda n, now: 0.2, **plan)  # 6 at a time, and more where the machine is busy
     expected = arrivals(**plan)
@@ -61,7 +62,7 @@ def test_arrivals_wait_for_no_answer_and_use_connections_again(measure: Any) -> 
     assert 1 < service.connections < len(expected)
 
 
-def test_a_closed_loop_keeps_so_many_in_flight(measure: Any) -> None:
+def test_a_closed_loop_keeps_so_many_in_flight() -> None:
     samples, service = measure(lambda n, now: 0.05, concurrency=4, duration_s=1.0)
     assert service.connections == 4
     overlapping = [np.count_nonzero((samples.sent <= at) & (samples.done > at)) for at in np.arange(0.1, 0.9, 0.05)]
@@ -70,7 +71,7 @@ def test_a_closed_loop_keeps_so_many_in_flight(measure: Any) -> None:
     assert len(samples) <= 4 * 20
 
 
-def test_images_are_sent_in_turn_with_what_the_service_needs(measure: Any) -> None:
+def test_images_are_sent_in_turn_with_what_the_service_needs() -> None:
     _, service = measure(images=(b"one", b"two", b"three"), concurrency=1, api_key="secret", timeout_s=1.5)
     bodies = Counter(data.partition(b"\r\n\r\n")[2] for data in service.received)
     assert set(bodies) == {b"one", b"two", b"three"}
@@ -91,7 +92,7 @@ def test_images_are_sent_in_turn_with_what_the_service_needs(measure: Any) -> No
     ],
 )
 @pytest.mark.parametrize("plan", [{"rate": 60.0}, {"concurrency": 2}])
-def test_failures_are_told_by_kind_and_the_test_goes_on(measure: Any, answer: bytes, failure: str, plan: Any) -> None:
+def test_failures_are_told_by_kind_and_the_test_goes_on(answer: bytes, failure: str, plan: Any) -> None:
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     samples, _ = measure(answer=lambda n: answer if n % 2 else ok, duration_s=0.5, **plan)
     kinds = Counter(samples.failures)
@@ -99,20 +100,20 @@ def test_failures_are_told_by_kind_and_the_test_goes_on(measure: Any, answer: by
     assert abs(kinds[""] - kinds[failure]) <= 2 + kinds[""] * (failure == LOST)
 
 
-def test_no_answer_in_time(measure: Any) -> None:
+def test_no_answer_in_time() -> None:
     samples, _ = measure(lambda n, now: 30.0, rate=20.0, duration_s=0.3, timeout_s=0.1)
     assert set(samples.failures) == {TIMED_OUT}
     assert (samples.latency < 10).all()
 
 
-def test_arrivals_beyond_the_bound_are_counted_as_dropped(measure: Any) -> None:
+def test_arrivals_beyond_the_bound_are_counted_as_dropped() -> None:
     samples, service = measure(lambda n, now: 1.0, rate=100.0, duration_s=0.5, most_in_flight=5)
     kinds = Counter(samples.failures)
     assert kinds[""] == len(service.received) == 5
     assert kinds[DROPPED] == len(arrivals(rate=100.0, duration_s=0.5)) - 5
 
 
-def test_a_connection_that_the_service_closes_is_replaced(measure: Any) -> None:
+def test_a_connection_that_the_service_closes_is_replaced() -> None:
     last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
     samples, service = measure(answer=lambda n: last, concurrency=1, duration_s=0.3)
     assert samples.succeeded.all()

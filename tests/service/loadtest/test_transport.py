@@ -6,11 +6,11 @@ import shutil
 import ssl
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.loadtest.transport import no_connection
+from tests.support.timed_service import measure
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_tls(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, measure: Any, trusted: bool) -> None:
+def test_tls(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, trusted: bool) -> None:
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

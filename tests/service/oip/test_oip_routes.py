@@ -15,6 +15,8 @@ from PIL import Image
 
 from service.app import create_app
 from service.settings import MODELS, Settings
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live, serving
 
 MODEL = "/v2/models/fasterrcnn_resnet50_fpn"
 VERSIONED = f"{MODEL}/versions/1"
@@ -30,31 +32,31 @@ def outputs(response: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.anyio
-async def test_the_model_has_its_own_name(fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake()
+async def test_the_model_has_its_own_name() -> None:
+    detector = FakeDetector()
     detector.info = dataclasses.replace(detector.info, name="fasterrcnn_resnet50_fpn_v2")
     async with serving(detector) as client:
         path = f"{MODEL}_v2"
         assert (await client.get(path)).json()["name"] == "fasterrcnn_resnet50_fpn_v2"
         assert (await client.get(f"{path}/ready")).json() == {"name": "fasterrcnn_resnet50_fpn_v2", "ready": True}
-        answer = await client.post(f"{path}/infer", json=asking(make_png(7)))
+        answer = await client.post(f"{path}/infer", json=asking(red_png(7)))
         assert answer.json()["model_name"] == "fasterrcnn_resnet50_fpn_v2"
-        refused = await client.post(f"{MODEL}/infer", json=asking(make_png(7)))
+        refused = await client.post(f"{MODEL}/infer", json=asking(red_png(7)))
         assert refused.status_code == 404
         assert "there is fasterrcnn_resnet50_fpn_v2, 1" in refused.json()["error"]
-        assert (await client.post("/detect", content=make_png(7))).json()["model"][
+        assert (await client.post("/detect", content=red_png(7))).json()["model"][
             "name"
         ] == "fasterrcnn_resnet50_fpn_v2"
         assert (await client.get("/healthz")).json()["model"]["name"] == "fasterrcnn_resnet50_fpn_v2"
 
 
 @pytest.mark.anyio
-async def test_until_the_model_is_loaded_each_name_may_be_its_own(fake: Any) -> None:
+async def test_until_the_model_is_loaded_each_name_may_be_its_own() -> None:
     may_load = threading.Event()
 
     def load(_: Settings) -> list[Any]:
         assert may_load.wait(20)
-        return [fake()]
+        return [FakeDetector()]
 
     app = create_app(Settings(), load=load)
     transport = httpx.ASGITransport(app)
@@ -72,8 +74,8 @@ async def test_until_the_model_is_loaded_each_name_may_be_its_own(fake: Any) -> 
 
 
 @pytest.mark.anyio
-async def test_server_and_model_tell_what_they_are(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_server_and_model_tell_what_they_are() -> None:
+    async with serving(FakeDetector()) as client:
         assert (await client.get("/v2/health/live")).json() == {"live": True}
         assert (await client.get("/v2/health/ready")).json() == {"ready": True}
         assert (await client.head("/v2/health/ready")).status_code == 200
@@ -93,10 +95,10 @@ async def test_server_and_model_tell_what_they_are(fake: Any, serving: Any) -> N
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", [MODEL, VERSIONED])
-async def test_an_image_gets_what_detect_gives(path: str, fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
-        plain = (await client.post("/detect", content=make_png(7))).json()
-        response = await client.post(f"{path}/infer", json=asking(make_png(7), id="x"))
+async def test_an_image_gets_what_detect_gives(path: str) -> None:
+    async with serving(FakeDetector()) as client:
+        plain = (await client.post("/detect", content=red_png(7))).json()
+        response = await client.post(f"{path}/infer", json=asking(red_png(7), id="x"))
         assert response.status_code == 200
         assert "inference;dur=" in response.headers["server-timing"]
         found = outputs(response)
@@ -106,8 +108,8 @@ async def test_an_image_gets_what_detect_gives(path: str, fake: Any, serving: An
 
 
 @pytest.mark.anyio
-async def test_parameters_choose_as_in_detect(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake()) as client:
+async def test_parameters_choose_as_in_detect() -> None:
+    async with serving(FakeDetector()) as client:
         for parameters, labels in (
             ({"score_threshold": 0.5}, [1]),
             ({"max_detections": 1}, [1]),
@@ -115,7 +117,7 @@ async def test_parameters_choose_as_in_detect(fake: Any, serving: Any, make_png:
             ({"labels": ["dog", 1]}, [1, 4]),
             ({"priority": 3, "unknown": "left alone"}, [1, 4]),
         ):
-            response = await client.post(f"{MODEL}/infer", json=asking(make_png(7), parameters=parameters))
+            response = await client.post(f"{MODEL}/infer", json=asking(red_png(7), parameters=parameters))
             assert outputs(response)["labels"] == labels
         for parameters in (
             {"score_threshold": 2},
@@ -127,16 +129,16 @@ async def test_parameters_choose_as_in_detect(fake: Any, serving: Any, make_png:
             {"timeout": "soon"},
             {"timeout": -1},
         ):
-            response = await client.post(f"{MODEL}/infer", json=asking(make_png(7), parameters=parameters))
+            response = await client.post(f"{MODEL}/infer", json=asking(red_png(7), parameters=parameters))
             assert response.status_code == 400, parameters
             assert response.json()["error"].startswith("parameters: ")
             assert len(response.content) < 1000
 
 
 @pytest.mark.anyio
-async def test_errors_are_as_the_protocol_has_them(fake: Any, serving: Any, make_png: Any) -> None:
-    good = asking(make_png(7))
-    async with serving(fake(fails_on=frozenset({13})), max_body_bytes=5000, max_image_pixels=2000) as client:
+async def test_errors_are_as_the_protocol_has_them() -> None:
+    good = asking(red_png(7))
+    async with serving(FakeDetector(fails_on=frozenset({13})), max_body_bytes=5000, max_image_pixels=2000) as client:
         cases = [
             (400, await client.post(f"{MODEL}/infer", content=b"{")),
             (400, await client.post(f"{MODEL}/infer", json=asking(b"no image"))),
@@ -145,10 +147,10 @@ async def test_errors_are_as_the_protocol_has_them(fake: Any, serving: Any, make
             (404, await client.get("/v2/nothing")),
             (405, await client.get(f"{MODEL}/infer")),
             (413, await client.post(f"{MODEL}/infer", json=asking(bytes(200_000)))),
-            (413, await client.post(f"{MODEL}/infer", json=asking(make_png(7, (100, 100))))),
+            (413, await client.post(f"{MODEL}/infer", json=asking(red_png(7, (100, 100))))),
             (415, await client.post(f"{MODEL}/infer", json=asking(b"%PDF-1.7"))),
             (415, await client.post(f"{MODEL}/infer", content=b"x", headers={"Content-Encoding": "gzip"})),
-            (500, await client.post(f"{MODEL}/infer", json=asking(make_png(13)))),
+            (500, await client.post(f"{MODEL}/infer", json=asking(red_png(13)))),
         ]
         for status, response in cases:
             assert response.status_code == status, response.text
@@ -161,25 +163,25 @@ async def test_errors_are_as_the_protocol_has_them(fake: Any, serving: Any, make
 
 
 @pytest.mark.anyio
-async def test_quota_and_deadline_hold_here_too(fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake(seconds=0.3)
+async def test_quota_and_deadline_hold_here_too() -> None:
+    detector = FakeDetector(seconds=0.3)
     async with serving(detector, queue_capacity=1) as client:
-        late = await client.post(f"{MODEL}/infer", json=asking(make_png(7), parameters={"timeout": 50_000}))
+        late = await client.post(f"{MODEL}/infer", json=asking(red_png(7), parameters={"timeout": 50_000}))
         assert late.status_code == 504
         assert "error" in late.json()
-        late = await client.post(f"{MODEL}/infer", json=asking(make_png(7)), headers={"X-Request-Timeout-Ms": "50"})
+        late = await client.post(f"{MODEL}/infer", json=asking(red_png(7)), headers={"X-Request-Timeout-Ms": "50"})
         assert late.status_code == 504
 
 
-def test_a_full_queue_and_a_draining_server_are_told(fake: Any, live: Any, make_png: Any) -> None:
+def test_a_full_queue_and_a_draining_server_are_told() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    detector = fake()
+    detector = FakeDetector()
     detector.gate.clear()
     with live(detector, queue_capacity=1) as url, ThreadPoolExecutor(1) as callers:
-        first = callers.submit(httpx.post, f"{url}/detect", content=make_png(1), timeout=30)
+        first = callers.submit(httpx.post, f"{url}/detect", content=red_png(1), timeout=30)
         assert detector.started.wait(20)
-        refused = httpx.post(f"{url}{MODEL}/infer", json=asking(make_png(7)))
+        refused = httpx.post(f"{url}{MODEL}/infer", json=asking(red_png(7)))
         detector.gate.set()
         assert first.result().status_code == 200
     assert refused.status_code == 429
@@ -188,26 +190,26 @@ def test_a_full_queue_and_a_draining_server_are_told(fake: Any, live: Any, make_
 
 
 @pytest.mark.anyio
-async def test_a_model_that_loads_is_alive_and_not_ready(fake: Any, make_png: Any) -> None:
+async def test_a_model_that_loads_is_alive_and_not_ready() -> None:
     from service.app import create_app
     from service.settings import Settings
 
-    app = create_app(Settings(), load=lambda _: [fake()])  # its lifespan is not entered: it loads for ever
+    app = create_app(Settings(), load=lambda _: [FakeDetector()])  # its lifespan is not entered: it loads for ever
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         assert (await client.get("/v2/health/live")).status_code == 200
         for path in ("/v2/health/ready", f"{MODEL}/ready"):
             response = await client.get(path)
             assert (response.status_code, response.json()["ready"]) == (503, False)
         assert (await client.get(MODEL)).status_code == 200
-        response = await client.post(f"{MODEL}/infer", json=asking(make_png(7)))
+        response = await client.post(f"{MODEL}/infer", json=asking(red_png(7)))
         assert response.status_code == 503
         assert "retry-after" in response.headers
         assert list(response.json()) == ["error"]
 
 
 @pytest.mark.anyio
-async def test_the_openapi_document_has_it(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_the_openapi_document_has_it() -> None:
+    async with serving(FakeDetector()) as client:
         document = (await client.get("/openapi.json")).json()
     paths = {path: operations for path, operations in document["paths"].items() if path.startswith("/v2")}
     assert len(paths) == 6
@@ -246,9 +248,9 @@ def image_inputs(triton: Any, file: bytes) -> dict[str, Any]:
     }
 
 
-def test_tritonclient_gets_what_detect_gives(triton: Any, fake: Any, live: Any, make_png: Any) -> None:
-    file = make_png(9, (40, 64))
-    with live(fake()) as url:
+def test_tritonclient_gets_what_detect_gives(triton: Any) -> None:
+    file = red_png(9, (40, 64))
+    with live(FakeDetector()) as url:
         plain = httpx.post(f"{url}/detect", content=file).json()
         client = triton.InferenceServerClient(url.removeprefix("http://"))
         try:
@@ -281,9 +283,9 @@ def test_tritonclient_gets_what_detect_gives(triton: Any, fake: Any, live: Any, 
             client.close()
 
 
-def test_tritonclient_understands_the_errors(triton: Any, fake: Any, live: Any) -> None:
+def test_tritonclient_understands_the_errors(triton: Any) -> None:
     broken = triton.InferInput("image", [1], "BYTES").set_data_from_numpy(np.array([b"no image"], dtype=np.object_))
-    with live(fake()) as url:
+    with live(FakeDetector()) as url:
         client = triton.InferenceServerClient(url.removeprefix("http://"))
         try:
             with pytest.raises(triton.InferenceServerException) as refusal:

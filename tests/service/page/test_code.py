@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.pages import picture_file
+
 LOOKED_AT = ("desktop-light",)
 
 
@@ -39,7 +41,7 @@ def languages() -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a picture.png", "it's; echo $(id) `id` \"&.png"])
-def test_the_code_does_what_the_page_did(name: str, visit: Any, picture_file: Any, tmp_path: Any) -> None:
+def test_the_code_does_what_the_page_did(name: str, visit: Any, tmp_path: Any) -> None:
     data = picture_file()
     (tmp_path / name).write_bytes(data)
     visit.pick(name, data)
@@ -57,7 +59,7 @@ def test_the_code_does_what_the_page_did(name: str, visit: Any, picture_file: An
             assert [line.split()[0] for line in printed.splitlines()] == ["cat", "cat"]
 
 
-def test_the_code_for_no_class_asks_for_none(visit: Any, picture_file: Any, tmp_path: Path) -> None:
+def test_the_code_for_no_class_asks_for_none(visit: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(picture_file())
     visit.pick("mine.png", picture_file())
     visit.until_shown()

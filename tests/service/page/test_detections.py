@@ -14,13 +14,15 @@ from service.api.schemas import score_text
 from service.app import create_app
 from service.images.drawing import class_color
 from service.settings import Settings
+from tests.support.pages import picture_file
+from tests.support.servers import served
 
 LOOKED_AT = ("desktop-light", "phone-light")
 Open = Callable[..., AbstractContextManager[Any]]
 
 
 @pytest.fixture
-def opened(detector: Any, served: Any, visiting: Any) -> Open:
+def opened(detector: Any, visiting: Any) -> Open:
     """`opened(weights=..., found=...)`: the page of a service with such a detector."""
 
     @contextmanager
@@ -51,7 +53,7 @@ def test_two_classes_can_be_shown_and_hidden_together(opened: Open) -> None:
         assert visit.text("#count") == "2 objects"
 
 
-def test_colours_and_scores_are_those_that_the_service_draws(opened: Open, picture_file: Any) -> None:
+def test_colours_and_scores_are_those_that_the_service_draws(opened: Open) -> None:
     scores = [0.9995, 0.72, 0.29]
     found = [((0.1, 0.1 + 0.3 * at, 0.4, 0.3 + 0.3 * at), at + 1, score) for at, score in enumerate(scores)]
     with opened(found=found) as visit:

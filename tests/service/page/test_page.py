@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.support.pages import picture_file
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 # A file as the browser hands it over when it is dropped or pasted.
 TRANSFER = """([name, type, data]) => {
@@ -76,7 +78,7 @@ def test_it_says_which_weights_serve_and_how(visit: Any) -> None:
     assert visit.page.is_hidden("#status-facts")
 
 
-def test_a_file_is_picked(visit: Any, picture_file: Any) -> None:
+def test_a_file_is_picked(visit: Any) -> None:
     with visit.page.expect_file_chooser() as chooser:
         visit.page.click("#choose")
     chooser.value.set_files({"name": "mine.png", "mimeType": "image/png", "buffer": picture_file()})
@@ -84,7 +86,7 @@ def test_a_file_is_picked(visit: Any, picture_file: Any) -> None:
     assert visit.text("#file-name") == "mine.png"
 
 
-def test_a_file_is_dropped(visit: Any, picture_file: Any) -> None:
+def test_a_file_is_dropped(visit: Any) -> None:
     dropped(visit, "dragenter", "mine.png", picture_file())
     assert visit.page.is_visible(".drop-hint")
     dropped(visit, "drop", "mine.png", picture_file())
@@ -101,7 +103,7 @@ def test_a_link_that_is_dropped_is_refused_in_words(visit: Any) -> None:
     assert "That was no file" in visit.text("#notice")
 
 
-def test_a_picture_is_pasted(visit: Any, picture_file: Any) -> None:
+def test_a_picture_is_pasted(visit: Any) -> None:
     dropped(visit, "paste", "image.png", picture_file())
     visit.until_shown()
     assert visit.text("#file-name") == "pasted.png"
@@ -129,7 +131,7 @@ def test_a_camera_that_is_forbidden_is_told_in_words(visit: Any) -> None:
     assert "not allowed to use the camera" in visit.text("#notice")
 
 
-def test_without_a_live_camera_the_device_takes_the_picture(visit: Any, picture_file: Any) -> None:
+def test_without_a_live_camera_the_device_takes_the_picture(visit: Any) -> None:
     visit.page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
     with visit.page.expect_file_chooser() as chooser:
         visit.page.click("#camera")
@@ -280,7 +282,7 @@ def test_the_code_is_copied(visiting: Any, page_url: str) -> None:
         assert answer["image"] == {"width": 640, "height": 480}
 
 
-def test_the_annotated_picture_is_downloaded_in_its_own_size(visit: Any, picture_file: Any) -> None:
+def test_the_annotated_picture_is_downloaded_in_its_own_size(visit: Any) -> None:
     visit.pick("mine.photo.png", picture_file(1200, 900))
     visit.until_shown()
     with visit.page.expect_download() as download:
@@ -293,7 +295,7 @@ def test_the_annotated_picture_is_downloaded_in_its_own_size(visit: Any, picture
         assert image.getpixel((1080, 700)) != (30, 60, 200)  # the right edge of the third box
 
 
-def test_a_turned_picture_is_shown_upright(visit: Any, picture_file: Any) -> None:
+def test_a_turned_picture_is_shown_upright(visit: Any) -> None:
     upright = Image.open(io.BytesIO(picture_file(320, 160)))
     turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what a camera held so does to the picture
     for orientation in range(1, 9):
@@ -313,7 +315,7 @@ def test_a_turned_picture_is_shown_upright(visit: Any, picture_file: Any) -> Non
     assert visit.paths("detect") == 8
 
 
-def test_a_picture_of_4000_pixels_fits(visit: Any, look: Any, picture_file: Any) -> None:
+def test_a_picture_of_4000_pixels_fits(visit: Any, look: Any) -> None:
     visit.pick("large.jpg", picture_file(4000, 3000, "JPEG"), "image/jpeg")
     visit.until_shown()
     assert fits(visit)
@@ -327,7 +329,7 @@ def test_a_picture_of_4000_pixels_fits(visit: Any, look: Any, picture_file: Any)
         assert image.size == (4000, 3000)
 
 
-def test_what_the_browser_cannot_show_the_service_shows(visit: Any, picture_file: Any) -> None:
+def test_what_the_browser_cannot_show_the_service_shows(visit: Any) -> None:
     visit.pick("scan.tiff", picture_file(320, 240, "TIFF"), "image/tiff")
     visit.until_shown()
     red, _, blue, alpha = visit.pixel("picture", 0.1, 0.1)
@@ -336,7 +338,7 @@ def test_what_the_browser_cannot_show_the_service_shows(visit: Any, picture_file
     assert len(rows(visit)) == 4
 
 
-def test_a_picture_with_nothing_in_it(visit: Any, picture_file: Any) -> None:
+def test_a_picture_with_nothing_in_it(visit: Any) -> None:
     visit.pick("tiny.png", picture_file(32, 32))
     visit.until_shown()
     assert visit.text("#count") == "No objects"
@@ -344,14 +346,14 @@ def test_a_picture_with_nothing_in_it(visit: Any, picture_file: Any) -> None:
     assert fits(visit)
 
 
-def test_the_newest_picture_wins(visit: Any, picture_file: Any) -> None:
+def test_the_newest_picture_wins(visit: Any) -> None:
     visit.pick("first.png", picture_file(640, 480))
     visit.pick("second.png", picture_file(320, 200))
     visit.until_text("#count-note", "320 × 200")
     assert visit.text("#file-name") == "second.png"
 
 
-def test_names_are_text_and_nothing_else(visit: Any, picture_file: Any) -> None:
+def test_names_are_text_and_nothing_else(visit: Any) -> None:
     visit.pick(f"{HOSTILE}.png", picture_file())
     visit.until_shown()
     assert visit.text("#file-name") == f"{HOSTILE}.png"

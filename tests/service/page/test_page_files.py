@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
 from service.page.routes import STATIC
+from tests.support.fakes import FakeDetector
+from tests.support.servers import serving
 
 pytestmark = pytest.mark.anyio
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
-async def test_the_page_may_load_and_talk_to_nothing_but_its_own_service(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_the_page_may_load_and_talk_to_nothing_but_its_own_service() -> None:
+    async with serving(FakeDetector()) as client:
         response = await client.get("/")
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/html; charset=utf-8"
@@ -25,14 +26,14 @@ async def test_the_page_may_load_and_talk_to_nothing_but_its_own_service(fake: A
         assert (await client.head("/")).status_code == 200
 
 
-async def test_every_file_that_the_page_names_is_there_and_of_its_type(fake: Any, serving: Any) -> None:
+async def test_every_file_that_the_page_names_is_there_and_of_its_type() -> None:
     types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
     html = (STATIC / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="(page/[^"]+)"', html)) | {"page/sample.jpg"}
     for script in STATIC.glob("*.js"):
         named |= {f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', script.read_text())}
     assert {path.name for path in STATIC.iterdir()} == {name.removeprefix("page/") for name in named} | {"index.html"}
-    async with serving(fake()) as client:
+    async with serving(FakeDetector()) as client:
         for name in named:
             response = await client.get(f"/{name}")
             assert response.status_code == 200, name
@@ -43,8 +44,8 @@ async def test_every_file_that_the_page_names_is_there_and_of_its_type(fake: Any
 
 
 @pytest.mark.parametrize("path", ["nothing.js", "../routes.py", "%2e%2e/routes.py", "..%2froutes.py"])
-async def test_no_other_file_is_served(path: str, fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_no_other_file_is_served(path: str) -> None:
+    async with serving(FakeDetector()) as client:
         response = await client.get(f"/page/{path}")
         assert response.status_code == 404
         assert response.json()["request_id"]
@@ -53,8 +54,8 @@ async def test_no_other_file_is_served(path: str, fake: Any, serving: Any) -> No
 @pytest.mark.parametrize(
     ("path", "root"), [("/nowhere", "./"), ("/a/b/c", "../../"), ("/page/nothing.js", "../"), ("/<b>", "./")]
 )
-async def test_an_unknown_path_gives_a_person_a_page(path: str, root: str, fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_an_unknown_path_gives_a_person_a_page(path: str, root: str) -> None:
+    async with serving(FakeDetector()) as client:
         response = await client.get(path, headers={"Accept": BROWSER})
         assert response.status_code == 404
         assert response.headers["content-type"] == "text/html; charset=utf-8"
@@ -68,8 +69,8 @@ async def test_an_unknown_path_gives_a_person_a_page(path: str, root: str, fake:
         assert 'code="no-such-path"} 1.0' in (await client.get("/metrics")).text
 
 
-async def test_a_path_for_programs_says_so_to_a_person(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_a_path_for_programs_says_so_to_a_person() -> None:
+    async with serving(FakeDetector()) as client:
         response = await client.get("/detect", headers={"Accept": BROWSER})
         assert response.status_code == 405
         assert response.headers["allow"] == "POST"
@@ -86,10 +87,8 @@ async def test_a_path_for_programs_says_so_to_a_person(fake: Any, serving: Any) 
         ("GET", "/v2/nowhere", BROWSER),
     ],
 )
-async def test_an_unknown_path_gives_a_program_a_document(
-    method: str, path: str, accept: str | None, fake: Any, serving: Any
-) -> None:
-    async with serving(fake()) as client:
+async def test_an_unknown_path_gives_a_program_a_document(method: str, path: str, accept: str | None) -> None:
+    async with serving(FakeDetector()) as client:
         client.headers.pop("accept")
         response = await client.request(method, path, headers={"Accept": accept} if accept else {})
         assert response.status_code == 404

@@ -14,6 +14,8 @@ import pytest
 
 from service.app import create_app
 from service.settings import Settings
+from tests.support.pages import picture_file
+from tests.support.servers import served
 
 # What stands in the way stands there in the same way in any colour; axe looks at the colours of it in both of these.
 LOOKED_AT = ("desktop-light", "phone-dark")
@@ -21,7 +23,7 @@ KEY = "it's-the-secret-of-the-page"
 
 
 @pytest.fixture
-def serve(served: Any) -> Callable[..., Any]:
+def serve() -> Callable[..., Any]:
     """`serve(detector, ready=..., setting=value)`: the address of such a service."""
 
     def start(detector: Any, *, ready: bool = True, **settings: Any) -> Any:
@@ -57,7 +59,7 @@ def test_axe_finds_nothing_serious_in_what_stands_in_the_way(detector: Any, serv
         visit.page.click("#camera-cancel")
 
 
-def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any, picture_file: Any) -> None:
+def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any) -> None:
     detector.loading.clear()
     with serve(detector, ready=False) as url, visiting(url, refused=True) as visit:
         visit.page.wait_for_selector("#status[data-status=loading]")
@@ -106,9 +108,7 @@ def test_draining_is_said_and_then_that_nothing_answers(detector: Any, serve: An
             visit.until_text("#notice", "The service cannot be reached")
 
 
-def test_a_full_queue_is_counted_down_and_tried_again(
-    detector: Any, serve: Any, visiting: Any, picture_file: Any
-) -> None:
+def test_a_full_queue_is_counted_down_and_tried_again(detector: Any, serve: Any, visiting: Any) -> None:
     with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
         visit.until_ready()
         detector.gate.clear()
@@ -123,7 +123,7 @@ def test_a_full_queue_is_counted_down_and_tried_again(
         assert visit.page.is_hidden("#notice")
 
 
-def test_the_countdown_can_be_ended(detector: Any, serve: Any, visiting: Any, picture_file: Any) -> None:
+def test_the_countdown_can_be_ended(detector: Any, serve: Any, visiting: Any) -> None:
     with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
         visit.until_ready()
         detector.gate.clear()
@@ -144,7 +144,7 @@ def until_in_flight(url: str) -> None:
         pass
 
 
-def test_what_is_refused_is_told_in_words(detector: Any, serve: Any, visiting: Any, picture_file: Any) -> None:
+def test_what_is_refused_is_told_in_words(detector: Any, serve: Any, visiting: Any) -> None:
     limits = {"max_body_bytes": 200_000, "max_image_pixels": 10_000}
     with serve(detector, **limits) as url, visiting(url, refused=True) as visit:
         visit.until_ready()

@@ -11,6 +11,7 @@ from PIL import Image
 from service.devices.gpus import DetectorError
 from service.errors import UnavailableError
 from service.scale.replica import Replica, ReplicaFailingError
+from tests.support.fakes import FakeDetector
 
 pytestmark = pytest.mark.anyio
 
@@ -38,8 +39,8 @@ def _log_as_before() -> Any:
     logging.captureWarnings(False)
 
 
-async def test_it_is_begun_when_the_model_is_loaded(fake: Any) -> None:
-    replica = Replica(SETTINGS, lambda _: [fake()])
+async def test_it_is_begun_when_the_model_is_loaded() -> None:
+    replica = Replica(SETTINGS, lambda _: [FakeDetector()])
     app = replica.__serve_build_asgi_app__()
     async with app.router.lifespan_context(app), client_of(app) as client:
         assert (await client.get("/readyz")).status_code == 200  # at once: nobody has waited
@@ -52,15 +53,15 @@ async def test_it_is_begun_when_the_model_is_loaded(fake: Any) -> None:
     ("given", "environment", "threads"), [({}, None, 2), ({}, "3", 3), ({"decode_threads": 4}, "3", 4)]
 )
 async def test_its_cores_decode_unless_it_is_told_otherwise(
-    given: dict[str, Any], environment: str | None, threads: int, fake: Any, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, Any], environment: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if environment is not None:
         monkeypatch.setenv("FRCNN_DECODE_THREADS", environment)
-    replica = Replica(SETTINGS | given, lambda _: [fake()], decode_threads=2)
+    replica = Replica(SETTINGS | given, lambda _: [FakeDetector()], decode_threads=2)
     assert replica.__serve_build_asgi_app__().state.service.settings.decode_threads == threads
 
 
-async def test_a_model_that_cannot_be_loaded_fails_the_start(fake: Any) -> None:
+async def test_a_model_that_cannot_be_loaded_fails_the_start() -> None:
     def load(_: Any) -> Any:
         raise DetectorError("no such GPU")
 
@@ -70,8 +71,8 @@ async def test_a_model_that_cannot_be_loaded_fails_the_start(fake: Any) -> None:
             pass
 
 
-async def test_serve_is_told_when_no_device_answers(fake: Any) -> None:
-    class Breaking(fake):  # type: ignore[misc]
+async def test_serve_is_told_when_no_device_answers() -> None:
+    class Breaking(FakeDetector):  # type: ignore[misc]
         broken = False
 
         def detect(self, images: Any) -> Any:
@@ -92,8 +93,8 @@ async def test_serve_is_told_when_no_device_answers(fake: Any) -> None:
             await replica.check_health()
 
 
-async def test_the_end_of_the_lifespan_refuses_and_ends_the_devices(fake: Any) -> None:
-    app = Replica(SETTINGS, lambda _: [fake()]).__serve_build_asgi_app__()
+async def test_the_end_of_the_lifespan_refuses_and_ends_the_devices() -> None:
+    app = Replica(SETTINGS, lambda _: [FakeDetector()]).__serve_build_asgi_app__()
     async with app.router.lifespan_context(app):
         service = app.state.service
         assert service.batcher
@@ -103,8 +104,8 @@ async def test_the_end_of_the_lifespan_refuses_and_ends_the_devices(fake: Any) -
 
 
 @pytest.mark.parametrize(("given", "own"), [({}, 1), ({"X-Request-ID": "mine"}, 0), ({"X-Request-ID": "a b"}, 1)])
-async def test_the_id_that_the_proxy_adds_is_left_to_it(fake: Any, given: dict[str, str], own: int) -> None:
-    app = Replica(SETTINGS, lambda _: [fake()]).__serve_build_asgi_app__()
+async def test_the_id_that_the_proxy_adds_is_left_to_it(given: dict[str, str], own: int) -> None:
+    app = Replica(SETTINGS, lambda _: [FakeDetector()]).__serve_build_asgi_app__()
     async with app.router.lifespan_context(app), client_of(app) as client:
         responses = [
             await client.get("/labels", headers=given),

@@ -8,16 +8,18 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "docker" / "observability"
@@ -31,7 +33,7 @@ class Busy:
     """A service that has room for two images."""
 
     url: str
-    detector: Any
+    detector: FakeDetector
 
     def make_traffic(self, image: bytes, seconds: float) -> None:
         """Answers, broken images, and refusals."""
@@ -50,8 +52,8 @@ class Busy:
 
 
 @contextmanager
-def busy(live: Callable[..., Any], fake: Callable[..., Any]) -> Iterator[Busy]:
-    detector = fake(seconds=0.01)
+def busy() -> Iterator[Busy]:
+    detector = FakeDetector(seconds=0.01)
     with live(detector, max_batch_size=4, queue_capacity=2) as url:
         yield Busy(url, detector)
 
@@ -69,9 +71,9 @@ def is_told(labels: dict[str, str], matchers: str) -> bool:
     )
 
 
-def test_every_metric_and_label_of_the_queries_is_told(fake: Any, live: Any, make_png: Any) -> None:
-    with busy(live, fake) as service:
-        service.make_traffic(make_png(7), 0.1)
+def test_every_metric_and_label_of_the_queries_is_told() -> None:
+    with busy() as service:
+        service.make_traffic(red_png(7), 0.1)
         lines = httpx.get(f"{service.url}/metrics").text.splitlines()
     series: dict[str, list[dict[str, str]]] = {}
     for found in filter(None, (re.match(r"(frcnn_\w+)(?:\{(.*)\})? ", line) for line in lines)):
@@ -127,9 +129,9 @@ def values(prometheus: str, query: str) -> list[str]:
     return [series["value"][1] for series in answer.json().get("data", {}).get("result", [])]
 
 
-def test_every_query_gives_figures(fake: Any, live: Any, make_png: Any, tmp_path: Path) -> None:
-    with busy(live, fake) as service, watching(service.url, tmp_path) as prometheus:
-        service.make_traffic(make_png(7), 4)
+def test_every_query_gives_figures(tmp_path: Path) -> None:
+    with busy() as service, watching(service.url, tmp_path) as prometheus:
+        service.make_traffic(red_png(7), 4)
         without = [
             query
             for query in QUERIES

@@ -14,6 +14,8 @@ from PIL import Image
 
 from service.settings import Settings
 from service.telemetry import logs
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import serving
 
 SECRET = "SECRET0123456789"
 
@@ -37,12 +39,12 @@ def access_lines(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.anyio
-async def test_each_request_gets_a_line_of_json(fake: Any, serving: Any, make_png: Any, capfd: Any) -> None:
+async def test_each_request_gets_a_line_of_json(capfd: Any) -> None:
     logs.configure(Settings(log_format="json"))
-    async with serving(fake(fails_on=frozenset({9}))) as client:
-        await client.post("/detect", content=make_png(1), headers={"X-Request-ID": "first"})
+    async with serving(FakeDetector(fails_on=frozenset({9}))) as client:
+        await client.post("/detect", content=red_png(1), headers={"X-Request-ID": "first"})
         await client.post("/detect", content=b"junk", headers={"X-Request-ID": "second"})
-        await client.post("/detect", content=make_png(9), headers={"X-Request-ID": "third"})
+        await client.post("/detect", content=red_png(9), headers={"X-Request-ID": "third"})
         await client.get("/livez", headers={"X-Request-ID": "probe"})
         await client.get("/nowhere/private?query=likewise", headers={"X-Request-ID": "fourth"})
     text = capfd.readouterr().err
@@ -66,9 +68,9 @@ async def test_each_request_gets_a_line_of_json(fake: Any, serving: Any, make_pn
 
 
 @pytest.mark.anyio
-async def test_each_request_gets_a_line_of_text(fake: Any, serving: Any, capfd: Any) -> None:
+async def test_each_request_gets_a_line_of_text(capfd: Any) -> None:
     logs.configure(Settings())
-    async with serving(fake()) as client:
+    async with serving(FakeDetector()) as client:
         await client.get("/labels", headers={"X-Request-ID": "abc"})
         await client.get("/detect", headers={"X-Request-ID": "def"})
     ok, wrong = capfd.readouterr().err.splitlines()[-2:]
@@ -79,9 +81,9 @@ async def test_each_request_gets_a_line_of_text(fake: Any, serving: Any, capfd: 
 
 
 @pytest.mark.anyio
-async def test_the_lines_can_be_left_out(fake: Any, serving: Any, capfd: Any) -> None:
+async def test_the_lines_can_be_left_out(capfd: Any) -> None:
     logs.configure(Settings())
-    async with serving(fake(), access_log=False) as client:
+    async with serving(FakeDetector(), access_log=False) as client:
         await client.get("/labels")
     text = capfd.readouterr().err
     assert "ready: fake" in text
@@ -121,7 +123,7 @@ def tiff() -> bytes:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_nothing_of_an_image_or_a_key_is_logged(log_format: Any, fake: Any, serving: Any, capfd: Any) -> None:
+async def test_nothing_of_an_image_or_a_key_is_logged(log_format: Any, capfd: Any) -> None:
     logs.configure(Settings(log_format=log_format, log_level="debug"))
     key = {"X-API-Key": f"right-{SECRET}"}
     marked = SECRET.encode()
@@ -144,7 +146,7 @@ async def test_nothing_of_an_image_or_a_key_is_logged(log_format: Any, fake: Any
         {"params": {"labels": SECRET}, "content": tiff()},
         {"params": {SECRET: "1"}, "content": tiff()},
     ]
-    async with serving(fake(fails_on=frozenset({1})), api_keys=f"right-{SECRET}") as client:
+    async with serving(FakeDetector(fails_on=frozenset({1})), api_keys=f"right-{SECRET}") as client:
         for body in bodies:
             answer = await client.post("/detect", **body | {"headers": body.get("headers", {}) | key})
             assert 400 <= answer.status_code <= 500

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.metrics import Histograms, Metrics
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import serving
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "operations.md"
 
@@ -29,12 +30,12 @@ def test_what_has_not_happened_is_told_as_none() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_an_operator_asks_is_told(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake(fails_on=frozenset({9})), queue_capacity=77) as client:
+async def test_what_an_operator_asks_is_told() -> None:
+    async with serving(FakeDetector(fails_on=frozenset({9})), queue_capacity=77) as client:
         for red in (1, 2, 9):
-            await client.post("/detect", content=make_png(red))
-        await client.post("/detect", content=make_png(3), headers={"Accept": "image/png"})
-        await client.post("/detect/batch", files=[("file", make_png(1)), ("file", b"junk")])
+            await client.post("/detect", content=red_png(red))
+        await client.post("/detect", content=red_png(3), headers={"Accept": "image/png"})
+        await client.post("/detect/batch", files=[("file", red_png(1)), ("file", b"junk")])
         await client.post("/detect", content=b"junk")
         for path in ("/nowhere/1", "/nowhere/2", "/etc/passwd", "/page/main.js", "/page/nowhere"):
             await client.get(path)
@@ -66,9 +67,9 @@ async def test_what_an_operator_asks_is_told(fake: Any, serving: Any, make_png: 
 
 
 @pytest.mark.anyio
-async def test_refusals_are_counted_by_reason(fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake(), queue_capacity=1) as client:
-        files = [("file", make_png(1)), ("file", make_png(2))]
+async def test_refusals_are_counted_by_reason() -> None:
+    async with serving(FakeDetector(), queue_capacity=1) as client:
+        files = [("file", red_png(1)), ("file", red_png(2))]
         assert (await client.post("/detect/batch", files=files)).status_code == 413
         told = samples((await client.get("/metrics")).text)
     assert told["frcnn_problems_total"] == {"code=too-large": 1}

@@ -21,6 +21,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from service.app import create_app
 from service.settings import Settings
 from service.telemetry.tracing import TracingError, exporting_provider
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import served
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 STAGES = ["read", "decode", "queue", "inference", "encode"]
@@ -59,10 +61,10 @@ def tree(spans: tuple[ReadableSpan, ...]) -> tuple[ReadableSpan, list[ReadableSp
 
 
 @pytest.mark.anyio
-async def test_a_span_for_each_stage_under_the_callers_own(fake: Any, traced: Traced, make_png: Any) -> None:
+async def test_a_span_for_each_stage_under_the_callers_own(traced: Traced) -> None:
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "abc"}
-    async with traced(fake(seconds=0.02)) as (client, written):
-        assert (await client.post("/detect", content=make_png(1), headers=headers)).status_code == 200
+    async with traced(FakeDetector(seconds=0.02)) as (client, written):
+        assert (await client.post("/detect", content=red_png(1), headers=headers)).status_code == 200
         server, stages = tree(written.get_finished_spans())
     assert server.name == "POST /detect"
     assert f"{server.context.trace_id:032x}" == TRACE
@@ -81,9 +83,9 @@ async def test_a_span_for_each_stage_under_the_callers_own(fake: Any, traced: Tr
 
 
 @pytest.mark.anyio
-async def test_each_image_of_a_batch_has_its_stages(fake: Any, traced: Traced, make_png: Any) -> None:
-    async with traced(fake()) as (client, written):
-        await client.post("/detect/batch", files=[("file", make_png(1)), ("file", make_png(2)), ("file", b"junk")])
+async def test_each_image_of_a_batch_has_its_stages(traced: Traced) -> None:
+    async with traced(FakeDetector()) as (client, written):
+        await client.post("/detect/batch", files=[("file", red_png(1)), ("file", red_png(2)), ("file", b"junk")])
         server, stages = tree(written.get_finished_spans())
     assert server.name == "POST /detect/batch"
     assert sorted(span.name for span in stages) == sorted(
@@ -92,14 +94,14 @@ async def test_each_image_of_a_batch_has_its_stages(fake: Any, traced: Traced, m
 
 
 @pytest.mark.anyio
-async def test_a_stage_that_fails_says_so_and_nothing_of_the_image(fake: Any, traced: Traced, make_png: Any) -> None:
-    detector = fake()
+async def test_a_stage_that_fails_says_so_and_nothing_of_the_image(traced: Traced) -> None:
+    detector = FakeDetector()
     detector.gate.clear()
     async with traced(detector) as (client, written):
         await client.post("/detect", content=b"\x89PNG\r\n\x1a\n\x00\x00\x00\rSECRET")
         _, (_, decode) = tree(written.get_finished_spans())
         written.clear()
-        await client.post("/detect", content=make_png(1), headers={"X-Request-Timeout-Ms": "50"})
+        await client.post("/detect", content=red_png(1), headers={"X-Request-Timeout-Ms": "50"})
         server, (*_, queue) = tree(written.get_finished_spans())
         detector.gate.set()
     assert (decode.name, decode.status.status_code) == ("decode", StatusCode.ERROR)
@@ -110,8 +112,8 @@ async def test_a_stage_that_fails_says_so_and_nothing_of_the_image(fake: Any, tr
 
 
 @pytest.mark.anyio
-async def test_probes_scrapes_and_keys_leave_no_trace(fake: Any, traced: Traced) -> None:
-    async with traced(fake(), api_keys="SECRET-KEY") as (client, written):
+async def test_probes_scrapes_and_keys_leave_no_trace(traced: Traced) -> None:
+    async with traced(FakeDetector(), api_keys="SECRET-KEY") as (client, written):
         for path in ("/healthz", "/livez", "/readyz", "/metrics"):
             await client.get(path, headers={"X-API-Key": "SECRET-KEY"})
         assert not written.get_finished_spans()
@@ -123,28 +125,26 @@ async def test_probes_scrapes_and_keys_leave_no_trace(fake: Any, traced: Traced)
 
 
 @pytest.mark.anyio
-async def test_a_broken_traceparent_begins_a_trace_of_its_own(fake: Any, traced: Traced) -> None:
-    async with traced(fake()) as (client, written):
+async def test_a_broken_traceparent_begins_a_trace_of_its_own(traced: Traced) -> None:
+    async with traced(FakeDetector()) as (client, written):
         for broken in ("", "junk", f"00-{'0' * 32}-{PARENT}-01", "00-" * 1000):
             assert (await client.get("/labels", headers={"traceparent": broken})).status_code == 200
         assert [span.parent for span in written.get_finished_spans()] == [None] * 4
 
 
 @pytest.mark.anyio
-async def test_the_log_names_the_trace(fake: Any, traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_names_the_trace(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
     from service.telemetry.logs import RequestFields
 
     caplog.handler.addFilter(RequestFields())
     caplog.set_level("INFO", "service.access")
-    async with traced(fake()) as (client, _):
+    async with traced(FakeDetector()) as (client, _):
         await client.get("/labels", headers={"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "abc"})
     (record,) = [record for record in caplog.records if record.__dict__.get("request_id") == "abc"]
     assert record.__dict__["trace_id"] == TRACE
 
 
-def test_spans_reach_a_collector_before_the_service_ends(
-    fake: Any, served: Any, make_png: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spans_reach_a_collector_before_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[tuple[str, bytes]] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -160,8 +160,8 @@ def test_spans_reach_a_collector_before_the_service_ends(
         thread.start()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
         monkeypatch.setenv("OTEL_SERVICE_NAME", "named-by-the-operator")
-        with served(create_app(Settings(), load=lambda _: [fake()])) as url:
-            assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
+        with served(create_app(Settings(), load=lambda _: [FakeDetector()])) as url:
+            assert httpx.post(f"{url}/detect", content=red_png(1)).status_code == 200
         collector.shutdown()
         thread.join()
     assert {path for path, _ in received} == {"/v1/traces"}
@@ -170,10 +170,10 @@ def test_spans_reach_a_collector_before_the_service_ends(
         assert name in sent
 
 
-def test_a_collector_that_is_gone_does_not_hold_up_the_end(fake: Any, served: Any, make_png: Any) -> None:
-    app = create_app(Settings(otlp_endpoint="http://127.0.0.1:9"), load=lambda _: [fake()])
+def test_a_collector_that_is_gone_does_not_hold_up_the_end() -> None:
+    app = create_app(Settings(otlp_endpoint="http://127.0.0.1:9"), load=lambda _: [FakeDetector()])
     with served(app) as url:
-        assert httpx.post(f"{url}/detect", content=make_png(1)).status_code == 200
+        assert httpx.post(f"{url}/detect", content=red_png(1)).status_code == 200
         ended = time.monotonic()
     assert time.monotonic() - ended < 15
 

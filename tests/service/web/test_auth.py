@@ -14,6 +14,8 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.web.auth import ApiKeys, KeysError, load_keys
 from service.web.middleware import RequestContext
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live, serving
 
 KEYS = "first-key-of-the-test,second-key-of-the-test"
 OPEN = ("/healthz", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
@@ -33,8 +35,8 @@ GUARDED = (
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", GUARDED)
-async def test_without_a_key_nothing_is_told(path: str, fake: Any, serving: Any) -> None:
-    async with serving(fake(), api_keys=KEYS) as client:
+async def test_without_a_key_nothing_is_told(path: str) -> None:
+    async with serving(FakeDetector(), api_keys=KEYS) as client:
         response = await client.get(path)
         assert response.status_code == 401
         assert response.headers["content-type"] == "application/problem+json"
@@ -46,15 +48,15 @@ async def test_without_a_key_nothing_is_told(path: str, fake: Any, serving: Any)
 
 
 @pytest.mark.anyio
-async def test_probes_and_the_page_need_no_key(fake: Any, serving: Any) -> None:
-    async with serving(fake(), api_keys=KEYS) as client:
+async def test_probes_and_the_page_need_no_key() -> None:
+    async with serving(FakeDetector(), api_keys=KEYS) as client:
         for path in OPEN + PAGE:
             assert (await client.get(path)).status_code == 200
             assert (await client.head(path)).status_code == 200
 
 
-def test_the_page_is_no_way_round_the_key(fake: Any, live: Any) -> None:
-    with live(fake(), api_keys=KEYS) as url:
+def test_the_page_is_no_way_round_the_key() -> None:
+    with live(FakeDetector(), api_keys=KEYS) as url:
         address = urlsplit(url)
         for path in ("/page/../labels", "/page/%2e%2e/labels", "/page/..%2flabels", "/page//labels"):
             with socket.create_connection((address.hostname, address.port)) as connection:  # httpx would mend the path
@@ -64,8 +66,8 @@ def test_the_page_is_no_way_round_the_key(fake: Any, live: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_protocol_s_refusals_have_its_form(fake: Any, serving: Any) -> None:
-    async with serving(fake(), api_keys=KEYS) as client:
+async def test_the_protocol_s_refusals_have_its_form() -> None:
+    async with serving(FakeDetector(), api_keys=KEYS) as client:
         response = await client.get("/v2")
         assert response.status_code == 401
         assert list(response.json()) == ["error"]
@@ -82,9 +84,9 @@ async def test_the_protocol_s_refusals_have_its_form(fake: Any, serving: Any) ->
         {"X-API-Key": "wrong", "Authorization": "Bearer first-key-of-the-test"},
     ],
 )
-async def test_any_key_opens_in_either_header(headers: dict[str, str], fake: Any, serving: Any, make_png: Any) -> None:
-    async with serving(fake(), api_keys=KEYS) as client:
-        assert (await client.post("/detect", content=make_png(7), headers=headers)).status_code == 200
+async def test_any_key_opens_in_either_header(headers: dict[str, str]) -> None:
+    async with serving(FakeDetector(), api_keys=KEYS) as client:
+        assert (await client.post("/detect", content=red_png(7), headers=headers)).status_code == 200
         assert (await client.get("/nowhere", headers=headers)).status_code == 404
 
 
@@ -105,18 +107,18 @@ async def test_any_key_opens_in_either_header(headers: dict[str, str], fake: Any
         {"Cookie": "X-API-Key=first-key-of-the-test"},
     ],
 )
-async def test_a_wrong_key_opens_nothing(headers: dict[Any, Any], fake: Any, serving: Any, make_png: Any) -> None:
-    detector = fake()
+async def test_a_wrong_key_opens_nothing(headers: dict[Any, Any]) -> None:
+    detector = FakeDetector()
     async with serving(detector, api_keys=KEYS) as client:
-        response = await client.post("/detect?api_key=first-key-of-the-test", content=make_png(7), headers=headers)
+        response = await client.post("/detect?api_key=first-key-of-the-test", content=red_png(7), headers=headers)
         assert response.status_code == 401
         assert "first-key" not in response.text
     assert not detector.batches
 
 
 @pytest.mark.anyio
-async def test_a_wrong_key_is_told_from_none(fake: Any, serving: Any) -> None:
-    async with serving(fake(), api_keys=KEYS) as client:
+async def test_a_wrong_key_is_told_from_none() -> None:
+    async with serving(FakeDetector(), api_keys=KEYS) as client:
         response = await client.get("/labels", headers={"X-API-Key": "wrong"})
         assert 'error="invalid_token"' in response.headers["www-authenticate"]
         text = (await client.get("/metrics", headers={"X-API-Key": "first-key-of-the-test"})).text
@@ -125,14 +127,14 @@ async def test_a_wrong_key_is_told_from_none(fake: Any, serving: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_key_may_be_more_than_ascii(fake: Any, serving: Any) -> None:
-    async with serving(fake(), api_keys="schlüssel-für-alle") as client:
+async def test_a_key_may_be_more_than_ascii() -> None:
+    async with serving(FakeDetector(), api_keys="schlüssel-für-alle") as client:
         for value, status in (("schlüssel-für-alle".encode(), 200), ("schlüssel-für-alle".encode("latin-1"), 401)):
             assert (await client.get("/labels", headers={"X-API-Key": value})).status_code == status
 
 
-def test_a_request_without_a_key_is_refused_before_its_body_is_sent(fake: Any, live: Any) -> None:
-    with live(fake(), api_keys=KEYS) as url:
+def test_a_request_without_a_key_is_refused_before_its_body_is_sent() -> None:
+    with live(FakeDetector(), api_keys=KEYS) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.settimeout(20)
@@ -145,8 +147,8 @@ def test_a_request_without_a_key_is_refused_before_its_body_is_sent(fake: Any, l
 
 
 @pytest.mark.anyio
-async def test_the_document_asks_for_keys_only_where_they_are_needed(fake: Any, serving: Any) -> None:
-    async with serving(fake(), api_keys=KEYS) as client:
+async def test_the_document_asks_for_keys_only_where_they_are_needed() -> None:
+    async with serving(FakeDetector(), api_keys=KEYS) as client:
         document = (await client.get("/openapi.json", headers={"X-API-Key": "first-key-of-the-test"})).json()
     assert document["components"]["securitySchemes"] == {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -158,7 +160,7 @@ async def test_the_document_asks_for_keys_only_where_they_are_needed(fake: Any, 
             if path not in OPEN:
                 form = "application/json" if path.startswith("/v2") else "application/problem+json"
                 assert list(operation["responses"]["401"]["content"]) == [form]
-    async with serving(fake()) as client:
+    async with serving(FakeDetector()) as client:
         assert "securitySchemes" not in (await client.get("/openapi.json")).text
 
 
@@ -230,7 +232,7 @@ async def test_every_key_is_compared_with_all_and_by_digests() -> None:
             assert {len(value) for pair in compared for value in pair} == {32}
 
 
-def test_many_guesses_in_one_request_count_as_one(fake: Any, live: Any) -> None:
-    with live(fake(), api_keys=KEYS) as url:
+def test_many_guesses_in_one_request_count_as_one() -> None:
+    with live(FakeDetector(), api_keys=KEYS) as url:
         guesses = [("X-API-Key", f"guess-{n}") for n in range(50)] + [("X-API-Key", "first-key-of-the-test")]
         assert httpx.get(f"{url}/labels", headers=guesses).status_code == 401

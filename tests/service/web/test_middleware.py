@@ -11,6 +11,8 @@ from starlette.responses import Response
 
 from service.telemetry.metrics import Metrics
 from service.web.middleware import RequestContext
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -25,8 +27,8 @@ def answering(response: Response) -> httpx.AsyncClient:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/labels", "/nowhere", "/metrics", "/docs", "/detect"])
-async def test_a_browser_may_do_nothing_with_an_answer(path: str, fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_a_browser_may_do_nothing_with_an_answer(path: str) -> None:
+    async with serving(FakeDetector()) as client:
         headers = (await client.get(path)).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
@@ -48,8 +50,8 @@ async def test_a_route_may_set_its_own_headers_but_not_the_id() -> None:
     assert all(len(headers.get_list(name)) == 1 for name in headers)
 
 
-async def test_the_documents_page_may_run_its_own_script_and_no_other(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_the_documents_page_may_run_its_own_script_and_no_other() -> None:
+    async with serving(FakeDetector()) as client:
         page = await client.get("/docs")
         script = re.search(rb"<script>(.*?)</script>", page.content, re.DOTALL)
         assert script is not None
@@ -64,8 +66,8 @@ async def test_the_documents_page_may_run_its_own_script_and_no_other(fake: Any,
         assert (await client.get("/redoc")).status_code == 404
 
 
-async def test_the_documents_page_is_served_from_here(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_the_documents_page_is_served_from_here() -> None:
+    async with serving(FakeDetector()) as client:
         page = await client.get("/docs")
         named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
         assert len(named) == 3
@@ -78,34 +80,34 @@ async def test_the_documents_page_is_served_from_here(fake: Any, serving: Any) -
     assert 'frcnn_requests_total{route="/docs/files",status="200"} 2.0' in counted
 
 
-async def test_the_document_is_counted_under_its_name(fake: Any, serving: Any) -> None:
-    async with serving(fake()) as client:
+async def test_the_document_is_counted_under_its_name() -> None:
+    async with serving(FakeDetector()) as client:
         assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
         assert 'frcnn_requests_total{route="/openapi.json",status="200"} 1.0' in (await client.get("/metrics")).text
 
 
-async def test_other_sites_pages_may_not_call_by_default(fake: Any, serving: Any) -> None:
+async def test_other_sites_pages_may_not_call_by_default() -> None:
     preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
-    async with serving(fake()) as client:
+    async with serving(FakeDetector()) as client:
         answer = await client.options("/detect", headers=preflight)
         assert answer.status_code == 405
         answers = [answer, await client.get("/labels", headers={"Origin": ORIGIN})]
     assert not [name for answer in answers for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_pages_of_allowed_origins_may_call(fake: Any, serving: Any, make_png: Any) -> None:
+async def test_pages_of_allowed_origins_may_call() -> None:
     preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     preflight["Access-Control-Request-Headers"] = (
         "x-api-key, content-type, x-request-timeout-ms, x-priority, inference-header-content-length"
     )
-    async with serving(fake(), cors_origins=f"{ORIGIN}, http://localhost:3000", api_keys="a-key") as client:
+    async with serving(FakeDetector(), cors_origins=f"{ORIGIN}, http://localhost:3000", api_keys="a-key") as client:
         allowed = await client.options("/detect", headers=preflight)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)
         assert "access-control-allow-credentials" not in allowed.headers
         refused = await client.options("/detect", headers=preflight | {"Origin": "https://evil.example"})
         assert refused.status_code == 400
         answer = await client.post(
-            "/detect", content=make_png(1), headers={"Origin": ORIGIN, "Authorization": "Bearer a-key"}
+            "/detect", content=red_png(1), headers={"Origin": ORIGIN, "Authorization": "Bearer a-key"}
         )
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, ORIGIN)
         assert "X-Request-ID" in answer.headers["access-control-expose-headers"]

@@ -20,6 +20,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
 from service.web.protocol import LimitedProtocol
+from tests.support.fakes import FakeDetector, red_png
+from tests.support.servers import live, served
 
 KEY = "key-of-the-protocol-tests"
 
@@ -74,33 +76,33 @@ CHUNKED = b"POST /detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r
     ids=["headers", "header", "path", "no header", "trailers", "trailer", "trailers after a body"],
 )
 @pytest.mark.parametrize("keys", [None, KEY])
-def test_a_head_without_end_is_cut_off(beginning: bytes, piece: bytes, keys: str | None, live: Any, fake: Any) -> None:
-    with live(fake(), api_keys=keys) as url:
+def test_a_head_without_end_is_cut_off(beginning: bytes, piece: bytes, keys: str | None) -> None:
+    with live(FakeDetector(), api_keys=keys) as url:
         with connected(url) as connection:
             connection.sendall(beginning)
             assert flood(connection, piece) < 50_000_000
         assert httpx.get(f"{url}/readyz").status_code == 200
 
 
-def test_a_head_that_is_too_large_is_told_so(live: Any, fake: Any) -> None:
-    with live(fake()) as url, connected(url) as connection:
+def test_a_head_that_is_too_large_is_told_so() -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Header: " + b"a" * 70_000)
         head, _, body = until_closed(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
     assert json.loads(body)["type"] == "urn:faster-rcnn-service:head-too-large"
 
 
-def test_a_large_head_and_a_large_body_pass(live: Any, fake: Any, make_png: Any) -> None:
-    with live(fake()) as url, httpx.Client() as client:
+def test_a_large_head_and_a_large_body_pass() -> None:
+    with live(FakeDetector()) as url, httpx.Client() as client:
         headers = {"X-Header": "a" * 50_000}
         for _ in range(3):
-            assert client.post(f"{url}/detect", content=make_png(1), headers=headers).status_code == 200
+            assert client.post(f"{url}/detect", content=red_png(1), headers=headers).status_code == 200
             answer = client.post(f"{url}/detect", content=iter([bytes(100)] * 5000), headers=headers)
             assert answer.status_code == 400  # no image, yet read
 
 
-def test_what_cannot_be_parsed_gets_a_problem_document(live: Any, fake: Any) -> None:
-    with live(fake()) as url, connected(url) as connection:
+def test_what_cannot_be_parsed_gets_a_problem_document() -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(b"nonsense\r\nHost: x\r\n\r\n")
         head, _, body = until_closed(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
@@ -111,8 +113,8 @@ def test_what_cannot_be_parsed_gets_a_problem_document(live: Any, fake: Any) -> 
     assert f"X-Request-ID: {problem['request_id']}".encode() in head
 
 
-def test_a_long_address_makes_no_long_answer(live: Any, fake: Any) -> None:
-    with live(fake()) as url:
+def test_a_long_address_makes_no_long_answer() -> None:
+    with live(FakeDetector()) as url:
         answer = httpx.post(f"{url}/detect?labels={'%C2%BF' * 8000}")
         assert answer.status_code == 422
         assert len(answer.content) < 10_000
@@ -128,10 +130,10 @@ def test_a_long_address_makes_no_long_answer(live: Any, fake: Any) -> None:
     ],
     ids=["nonsense", "large head", "broken chunks", "endless trailers"],
 )
-def test_a_request_is_answered_whatever_comes_behind_it(following: bytes, live: Any, fake: Any, make_png: Any) -> None:
-    detector = fake()
+def test_a_request_is_answered_whatever_comes_behind_it(following: bytes) -> None:
+    detector = FakeDetector()
     detector.gate.clear()
-    body = make_png(4)
+    body = red_png(4)
     with live(detector) as url, connected(url) as connection:
         connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert detector.started.wait(20)
@@ -145,8 +147,8 @@ def test_a_request_is_answered_whatever_comes_behind_it(following: bytes, live: 
     assert b"application/problem+json" in second
 
 
-def test_a_body_that_breaks_its_framing_is_told_so(live: Any, fake: Any) -> None:
-    with live(fake()) as url, connected(url) as connection:
+def test_a_body_that_breaks_its_framing_is_told_so() -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(CHUNKED + b"5\r\nabcde\r\n")
         time.sleep(0.1)
         connection.sendall(b"zz\r\n")
@@ -189,28 +191,26 @@ def red(answer: tuple[int, dict[str, str], bytes]) -> float:
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_a_request_may_come_in_pieces(step: int, live: Any, fake: Any, make_png: Any) -> None:
-    with live(fake()) as url, connected(url) as connection:
+def test_a_request_may_come_in_pieces(step: int) -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for number in (3, 4):
-            sent = request(make_png(number))
+            sent = request(red_png(number))
             for start in range(0, len(sent), step):
                 connection.sendall(sent[start : start + step])
             (answer,) = answers(connection, 1)
             assert (answer[0], red(answer)) == (200, number)
 
 
-def test_requests_may_be_sent_before_the_answers_come_which_keep_their_order(
-    live: Any, fake: Any, make_png: Any
-) -> None:
-    with live(fake(seconds=0.01)) as url, connected(url) as connection:
-        connection.sendall(b"".join(request(make_png(number)) for number in range(1, 9)))
+def test_requests_may_be_sent_before_the_answers_come_which_keep_their_order() -> None:
+    with live(FakeDetector(seconds=0.01)) as url, connected(url) as connection:
+        connection.sendall(b"".join(request(red_png(number)) for number in range(1, 9)))
         assert [red(answer) for answer in answers(connection, 8)] == list(range(1, 9))
 
 
-def test_a_large_body_comes_whole_in_one_piece_or_many(live: Any, fake: Any, make_png: Any) -> None:
-    padded = make_png(5) + bytes(3_000_000)  # a decoder stops at the image's end
-    with live(fake()) as url, connected(url) as connection:
+def test_a_large_body_comes_whole_in_one_piece_or_many() -> None:
+    padded = red_png(5) + bytes(3_000_000)  # a decoder stops at the image's end
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(request(padded))
         assert red(answers(connection, 1)[0]) == 5
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(padded[at : at + 9999]), padded[at : at + 9999])
@@ -220,9 +220,9 @@ def test_a_large_body_comes_whole_in_one_piece_or_many(live: Any, fake: Any, mak
         assert red(answers(connection, 1)[0]) == 5
 
 
-def test_whoever_asks_before_sending_the_body_is_told_to_go_on(live: Any, fake: Any, make_png: Any) -> None:
-    body = make_png(6)
-    with live(fake()) as url, connected(url) as connection:
+def test_whoever_asks_before_sending_the_body_is_told_to_go_on() -> None:
+    body = red_png(6)
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(request(body, b"Expect: 100-continue")[: -len(body)])
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
@@ -230,19 +230,17 @@ def test_whoever_asks_before_sending_the_body_is_told_to_go_on(live: Any, fake: 
 
 
 @pytest.mark.parametrize(("version", "line"), [(b"1.0", b"X: y"), (b"1.1", b"Connection: close")])
-def test_a_connection_closes_when_it_is_asked_to(
-    version: bytes, line: bytes, live: Any, fake: Any, make_png: Any
-) -> None:
-    with live(fake()) as url, connected(url) as connection:
-        connection.sendall(request(make_png(7), line, version=version))
+def test_a_connection_closes_when_it_is_asked_to(version: bytes, line: bytes) -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
+        connection.sendall(request(red_png(7), line, version=version))
         (answer,) = answers(connection, 1)
         assert answer[1]["connection"] == "close"
         assert red(answer) == 7
         assert connection.recv(1) == b""
 
 
-def test_asked_for_the_head_alone_it_sends_no_body(live: Any, fake: Any) -> None:
-    with live(fake()) as url, connected(url) as connection:
+def test_asked_for_the_head_alone_it_sends_no_body() -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         received = b""
         while not received.endswith(b'{"status":"ok"}'):
@@ -251,24 +249,24 @@ def test_asked_for_the_head_alone_it_sends_no_body(live: Any, fake: Any) -> None
         assert received.count(b'{"status":"ok"}') == 1
 
 
-def test_the_rest_of_a_body_that_is_refused_is_no_next_request(live: Any, fake: Any, make_png: Any) -> None:
-    with live(fake()) as url, connected(url) as connection:
-        connection.sendall(request(bytes(5_000_000), b"X-Request-Timeout-Ms: never") + request(make_png(8)))
+def test_the_rest_of_a_body_that_is_refused_is_no_next_request() -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
+        connection.sendall(request(bytes(5_000_000), b"X-Request-Timeout-Ms: never") + request(red_png(8)))
         refused, answer = answers(connection, 2)
         assert (refused[0], answer[0], red(answer)) == (422, 200, 8)
 
 
-def test_a_refusal_may_be_read_before_the_rest_of_the_body_is_sent(live: Any, fake: Any, make_png: Any) -> None:
+def test_a_refusal_may_be_read_before_the_rest_of_the_body_is_sent() -> None:
     refused = request(bytes(3_000_000), b"X-Request-Timeout-Ms: never")
-    with live(fake()) as url, connected(url) as connection:
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(refused[:200_000])
         assert answers(connection, 1)[0][0] == 422
         connection.sendall(refused[200_000:])
-        connection.sendall(request(make_png(9)))
+        connection.sendall(request(red_png(9)))
         assert red(answers(connection, 1)[0]) == 9
 
 
-def test_a_body_that_nobody_reads_is_left_with_the_caller(served: Any) -> None:
+def test_a_body_that_nobody_reads_is_left_with_the_caller() -> None:
     gate = threading.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -299,7 +297,7 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": bytes(4_000_000)})
 
 
-def test_answers_that_nobody_reads_are_not_made(served: Any) -> None:
+def test_answers_that_nobody_reads_are_not_made() -> None:
     made = 0
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -319,14 +317,14 @@ class HastyProtocol(LimitedProtocol):
 
 
 @pytest.mark.parametrize("asked", [1, 30])
-def test_a_caller_who_does_not_read_is_cut_off(asked: int, served: Any) -> None:
+def test_a_caller_who_does_not_read_is_cut_off(asked: int) -> None:
     with served(large, HastyProtocol, ready=False) as url, connected(url) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * asked)
         time.sleep(1.5)
         assert len(until_closed(connection)) < 4_000_000 * asked
 
 
-def test_a_caller_who_reads_slowly_gets_all(served: Any) -> None:
+def test_a_caller_who_reads_slowly_gets_all() -> None:
     with served(large, HastyProtocol, ready=False) as url, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         address = urlsplit(url)
@@ -339,7 +337,7 @@ def test_a_caller_who_reads_slowly_gets_all(served: Any) -> None:
     assert received > 4_000_000
 
 
-def test_an_answer_that_fails_when_it_was_begun_ends_the_connection(served: Any) -> None:
+def test_an_answer_that_fails_when_it_was_begun_ends_the_connection() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
         raise OSError("the file is gone")
@@ -348,9 +346,9 @@ def test_an_answer_that_fails_when_it_was_begun_ends_the_connection(served: Any)
         httpx.get(url)
 
 
-def test_a_trailer_is_no_header(live: Any, fake: Any) -> None:
+def test_a_trailer_is_no_header() -> None:
     body = b"POST /detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
-    with live(fake(), api_keys=KEY) as url, connected(url) as connection:
+    with live(FakeDetector(), api_keys=KEY) as url, connected(url) as connection:
         connection.sendall(body + b"X-API-Key: " + KEY.encode() + b"\r\nConnection: close\r\n\r\n")
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert [status for status, _, _ in answers(connection, 2)] == [401, 200]
@@ -366,8 +364,8 @@ def test_a_trailer_is_no_header(live: Any, fake: Any) -> None:
     ],
     ids=["no host", "two hosts", "another encoding", "two lengths"],
 )
-def test_what_is_ambiguous_is_refused(head: bytes, live: Any, fake: Any) -> None:
-    with live(fake()) as url, connected(url) as connection:
+def test_what_is_ambiguous_is_refused(head: bytes) -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(head)
         answer = until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -388,17 +386,15 @@ def cycles_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[RequestRespon
 
 
 @pytest.mark.parametrize("how", ["refused", "broken", "left", "late"])
-def test_no_body_is_kept_of_a_request_that_has_ended(
-    how: str, live: Any, fake: Any, make_png: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_body_is_kept_of_a_request_that_has_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = cycles_of(monkeypatch)
-    detector = fake()
+    detector = FakeDetector()
     detector.gate.clear()
     sent = {
         "refused": request(bytes(200_000), b"X-Request-Timeout-Ms: never"),
         "broken": request(bytes(200_000)),
-        "left": request(make_png(1) + bytes(200_000)),
-        "late": request(make_png(1), b"X-Request-Timeout-Ms: 200"),
+        "left": request(red_png(1) + bytes(200_000)),
+        "late": request(red_png(1), b"X-Request-Timeout-Ms: 200"),
     }[how]
     with live(detector) as url:
         begun.clear()

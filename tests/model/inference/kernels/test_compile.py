@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("compile_kernels.py")
+from tests.support.processes import script_environment
 
 
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_every_kernel_compiles(capability, tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment = script_environment()
+    environment.pop("TRITON_INTERPRET", None)
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    done = subprocess.run(
-        [sys.executable, SCRIPT, capability], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, "-m", "tests.support.compile_kernels", capability]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     wide = {name: int(counts.split()[-2]) for name, _, counts in (x.partition(":") for x in done.stdout.splitlines())}
     assert list(wide) == [

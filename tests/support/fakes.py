@@ -1,29 +1,22 @@
-"""A detector that needs no model, pictures that say who they are, and a service around them."""
+"""Detectors that need no model, and pictures that say who they are."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
-import httpx
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from model.weights.categories import Categories
-from service.app import create_app
 from service.devices.detector import Detections, ModelInfo
 from service.images.pictures import pageable
-from service.settings import Settings
-from service.web.protocol import LimitedProtocol
 
 CATEGORIES = Categories.of_objects(["person", "bicycle", "car", "dog"])
 
@@ -143,74 +136,15 @@ class FakeLaunched:
         return self._result.result()
 
 
-def picture(red: int, size_hw: tuple[int, int] = (32, 32)) -> Tensor:
+def red_picture(red: int, size_hw: tuple[int, int] = (32, 32)) -> Tensor:
     """A uint8 `[3, H, W]` picture of one colour."""
     pixels = torch.zeros((3, *size_hw), dtype=torch.uint8)
     pixels[0] = red
     return pixels
 
 
-def png(red: int, size_hw: tuple[int, int] = (32, 32)) -> bytes:
+def red_png(red: int, size_hw: tuple[int, int] = (32, 32)) -> bytes:
     """The same as a file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture(red, size_hw).permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    Image.fromarray(red_picture(red, size_hw).permute(1, 2, 0).numpy()).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@asynccontextmanager
-async def _serving(*detectors: FakeDetector, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(Settings(**settings), load=lambda _: list(detectors))
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
-    ):
-        while (await client.get("/readyz")).json()["status"] == "loading":
-            await asyncio.sleep(0.001)
-        yield client
-
-
-Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
-
-
-@pytest.fixture
-def fake() -> type[FakeDetector]:
-    return FakeDetector
-
-
-@pytest.fixture
-def fake_gpu() -> type[FakeGPU]:
-    return FakeGPU
-
-
-@pytest.fixture
-def make_picture() -> Callable[..., Tensor]:
-    return picture
-
-
-@pytest.fixture
-def make_png() -> Callable[..., bytes]:
-    return png
-
-
-@pytest.fixture
-def serving() -> Serving:
-    """`serving(detector, ..., setting=value)`: a client of a service whose lifespan runs, ready."""
-    return _serving
-
-
-@pytest.fixture
-def live(served: Any) -> Callable[..., AbstractContextManager[str]]:
-    """`live(detector, ..., setting=value)`: the address of a service behind a real server, ready."""
-
-    @contextmanager
-    def start(
-        *detectors: FakeDetector, http: type[LimitedProtocol] = LimitedProtocol, **settings: Any
-    ) -> Iterator[str]:
-        with served(create_app(Settings(**settings), load=lambda _: list(detectors)), http) as url:
-            try:
-                yield url
-            finally:
-                for detector in detectors:
-                    detector.gate.set()
-
-    return start

@@ -1,6 +1,7 @@
 """Interrupts small training runs at random moments, resumes them, and holds them to one that was never interrupted.
 
-`python interrupted_runs.py FOLDER RUNS SEED`. Each run is a fork of this process, so that torch is imported once.
+`python -m tests.support.interrupted_runs FOLDER RUNS SEED`. Each run is a fork of this process, so that torch is
+imported once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import time
 import traceback
 from pathlib import Path
 
-import tiny_run
 import torch
 from faster_coco_eval import COCOeval_faster  # noqa: F401 - before the forks
 
@@ -23,6 +23,7 @@ from model.training.log import JsonLog
 from model.training.processes import Processes
 from model.training.snapshot import LAST_NAME
 from model.training.trainer import LOG_NAME, Trainer
+from tests.support import tiny_run
 
 ENDS = {signal.SIGINT: {0, 130}, signal.SIGTERM: {0, 143, -signal.SIGTERM}}
 

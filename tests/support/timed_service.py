@@ -7,8 +7,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from service.loadtest.generator import Generator
 from service.loadtest.plan import Plan, Target
 from service.loadtest.samples import Samples
@@ -64,33 +62,25 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
-Measure = Callable[..., tuple[Samples, Service]]
+def measure(
+    delay_s: Callable[[int, float], float] = lambda n, now: 0.0,
+    answer: Callable[[int], bytes] = lambda n: OK,
+    tls: ssl.SSLContext | None = None,
+    **plan: Any,
+) -> tuple[Samples, Service]:
+    """Carry a plan out against such a server."""
+    service = Service(delay_s, answer)
 
+    async def main() -> Samples:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(service, "127.0.0.1", 0, ssl=tls)
+        target = Target("127.0.0.1", server.sockets[0].getsockname()[1], "/detect", tls=tls is not None)
+        settings = {"images": (b"image",), "duration_s": 1.0, "warmup_s": 0.0, **plan}
+        service.began = loop.time()
+        try:
+            return await Generator(Plan(target=target, **settings)).run(service.began)
+        finally:
+            server.close()
+            await asyncio.sleep(0.01)  # for closed connections to be told so
 
-@pytest.fixture
-def measure() -> Measure:
-    """`measure(delay_s=, answer=, tls=, **plan)`: carry a plan out against such a server."""
-
-    def measure(
-        delay_s: Callable[[int, float], float] = lambda n, now: 0.0,
-        answer: Callable[[int], bytes] = lambda n: OK,
-        tls: ssl.SSLContext | None = None,
-        **plan: Any,
-    ) -> tuple[Samples, Service]:
-        service = Service(delay_s, answer)
-
-        async def main() -> Samples:
-            loop = asyncio.get_running_loop()
-            server = await loop.create_server(service, "127.0.0.1", 0, ssl=tls)
-            target = Target("127.0.0.1", server.sockets[0].getsockname()[1], "/detect", tls=tls is not None)
-            settings = {"images": (b"image",), "duration_s": 1.0, "warmup_s": 0.0, **plan}
-            service.began = loop.time()
-            try:
-                return await Generator(Plan(target=target, **settings)).run(service.began)
-            finally:
-                server.close()
-                await asyncio.sleep(0.01)  # for closed connections to be told so
-
-        return asyncio.run(asyncio.wait_for(main(), 60)), service
-
-    return measure
+    return asyncio.run(asyncio.wait_for(main(), 60)), service

@@ -6,9 +6,6 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
-
-import pytest
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,6 @@ async def call(port: int, request: bytes) -> Reply:
     return Reply(status, body, time.perf_counter() - started, time.perf_counter())
 
 
-@pytest.fixture(scope="session")
-def http() -> Any:
-    """`http.post(body, X_Priority="high")` makes a request's bytes, `await http.call(port, request)` sends them."""
-
-    class Http:
-        post = staticmethod(post)
-        call = staticmethod(call)
-
-    return Http
-
-
-@pytest.fixture(scope="session")
-def record() -> Any:
-    """`record(line)`: print a measured figure, also where pytest captures."""
-
-    def write(line: str) -> None:
-        print(f"RECORD {line}")
-
-    return write
+def record(figure: str) -> None:
+    """Print a measured figure, which `-rP` shows also where the test passes."""
+    print(f"RECORD {figure}")

@@ -1,6 +1,7 @@
-"""Compile every kernel for a GPU that need not be there: `compile_kernels.py 90` for compute capability 9.0.
+"""Compile every kernel for a GPU that need not be there.
 
-Prints for each its name, the size of its machine code, and how many of its loads and stores move 16 bytes a thread.
+`python -m tests.support.compile_kernels 90` compiles for compute capability 9.0. It prints for
+each its name, the size of its machine code, and how many of its loads and stores move 16 bytes a thread.
 """
 
 from __future__ import annotations
@@ -55,13 +56,19 @@ KERNELS = {
     ),
 }  # fmt: skip
 
-for name, (kernel, signature, constants) in KERNELS.items():
-    ordered = {arg: signature.get(arg, "constexpr") for arg in kernel.arg_names}
-    # Tensors begin at multiples of 16 bytes.
-    aligned = {(at,): [["tt.divisibility", 16]] for at, kind in enumerate(ordered.values()) if kind.startswith("*")}
-    source = compiler.ASTSource(kernel, ordered, constexprs=constants, attrs=aligned)
-    compiled = compiler.compile(
-        source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=OPTIONS | OWN_OPTIONS.get(name, {})
-    )
-    wide = re.findall(r"(?:ld|st)\.global[\w.:]*\.v4\.b32", compiled.asm["ptx"])
-    print(f"{name}: {len(compiled.asm['cubin'])} bytes, {len(wide)} wide")
+
+def main() -> None:
+    for name, (kernel, signature, constants) in KERNELS.items():
+        ordered = {arg: signature.get(arg, "constexpr") for arg in kernel.arg_names}
+        # Tensors begin at multiples of 16 bytes.
+        aligned = {(at,): [["tt.divisibility", 16]] for at, kind in enumerate(ordered.values()) if kind.startswith("*")}
+        source = compiler.ASTSource(kernel, ordered, constexprs=constants, attrs=aligned)
+        compiled = compiler.compile(
+            source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=OPTIONS | OWN_OPTIONS.get(name, {})
+        )
+        wide = re.findall(r"(?:ld|st)\.global[\w.:]*\.v4\.b32", compiled.asm["ptx"])
+        print(f"{name}: {len(compiled.asm['cubin'])} bytes, {len(wide)} wide")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""A real server process around a detector whose faults its callers order; run by tests, as a script.
+"""A real server process around a detector whose faults its callers order; `faulty_server` runs it as a script.
 
 The first pixel of a picture says what is to happen: red and green are its number, which the answer repeats, and blue is
 a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, as ever; so do these:

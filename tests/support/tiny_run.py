@@ -1,6 +1,6 @@
 """A detector small enough to train in seconds, on synthetic pictures; as a script, one run of it.
 
-python tiny_run.py FOLDER --iterations 12 [--resume] [--accumulate 2] [--live]
+python -m tests.support.tiny_run FOLDER --iterations 12 [--resume] [--accumulate 2] [--live]
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import faulty_app
-
 from service.devices.detector import Detector
 from service.settings import Settings
+from tests.support import faulty_app
 
 
 def load(settings: Settings) -> list[Detector]:
