@@ -82,7 +82,7 @@ def dotted(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_imports_only_from_rooms_above_its_own(path):
+def test_a_file_imports_only_from_rooms_above_its_own(path: Path) -> None:
     name = dotted(path)
     package, own = path.relative_to(ROOT).parts[0], room(name)
     if own == "__init__":  # gives names of the package on, when they are asked for
@@ -93,7 +93,7 @@ def test_a_file_imports_only_from_rooms_above_its_own(path):
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_files_within_a_room_do_not_import_in_a_circle(package):
+def test_files_within_a_room_do_not_import_in_a_circle(package: str) -> None:
     files = {dotted(path): path for path in SOURCES if within(dotted(path), package)}
     edges = {
         name: {file for one in imports(path) for file in files if one == file or one.rpartition(".")[0] == file}
@@ -108,13 +108,13 @@ def test_files_within_a_room_do_not_import_in_a_circle(package):
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_every_room_has_a_place(package):
+def test_every_room_has_a_place(package: str) -> None:
     there = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
     assert there - {"__init__"} == set(ROOMS[package])
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_no_file_may_do(path):
+def test_what_no_file_may_do(path: Path) -> None:
     imported = imports(path)
     if path.name not in {"oracle.py", "plain_app.py"}:  # which measure by it
         assert not any(within(name, "torchvision.models.detection") for name in imported)
@@ -126,12 +126,14 @@ def test_what_no_file_may_do(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_runs_what_it_reads(path):
+def test_nothing_runs_what_it_reads(path: Path) -> None:
     """A file of weights is data: no pickle but torch's own reader of tensors, and no eval."""
     imported = imports(path)
     assert not any(within(name, module) for name in imported for module in ("marshal", "shelve", "dill"))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
         assert called not in {"eval", "exec", "os.system", "pickle.load", "pickle.loads"}
         if called == "torch.load":
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
@@ -143,7 +145,7 @@ def test_nothing_runs_what_it_reads(path):
     [path for path in SOURCES if within(dotted(path), "service") and room(dotted(path)) in SERVING],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_no_request_makes_the_service_fetch_anything(path):
+def test_no_request_makes_the_service_fetch_anything(path: Path) -> None:
     imported = imports(path)
     assert not any(
         within(one, module) for one in imported for module in ("httpx", "requests", "urllib.request", "http.client")

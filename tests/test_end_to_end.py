@@ -95,8 +95,11 @@ def test_real_photographs_alone_and_in_company(url: str, coco_photos: list[Path]
     alone_then_in_company(url, [path.read_bytes() for path in coco_photos])
 
 
+Oracle = Callable[[bytes], dict[str, torch.Tensor]]
+
+
 @pytest.fixture(scope="module")
-def oracle(weights: Path) -> Callable[[bytes], dict[str, torch.Tensor]]:
+def oracle(weights: Path) -> Oracle:
     from safetensors.torch import load_file
 
     model = oracle_fasterrcnn(weights=None, weights_backbone=None, **SIZES)
@@ -111,7 +114,7 @@ def oracle(weights: Path) -> Callable[[bytes], dict[str, torch.Tensor]]:
     return answer
 
 
-def check_against(oracle: Any, url: str, files: list[bytes]) -> None:
+def check_against(oracle: Oracle, url: str, files: list[bytes]) -> None:
     """Each detection of torchvision's is found: what scores alike may change places, as folding rounds elsewhere."""
     with httpx.Client() as client:
         for data in files:
@@ -125,11 +128,11 @@ def check_against(oracle: Any, url: str, files: list[bytes]) -> None:
             assert is_same.any(1)[is_clear].all()
 
 
-def test_a_served_picture_equals_the_oracle(url: str, oracle: Any) -> None:
+def test_a_served_picture_equals_the_oracle(url: str, oracle: Oracle) -> None:
     check_against(oracle, url, [noise(seed, size) for seed, size in enumerate([(240, 320), (300, 100), (64, 64)])])
 
 
-def test_served_photographs_equal_the_oracle(url: str, oracle: Any, coco_photos: list[Path]) -> None:
+def test_served_photographs_equal_the_oracle(url: str, oracle: Oracle, coco_photos: list[Path]) -> None:
     check_against(oracle, url, [path.read_bytes() for path in coco_photos[:10]])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,12 +27,12 @@ def made() -> Any:
     return module
 
 
-def test_the_pages_are_up_to_date(made: Any) -> None:
+def test_the_pages_are_up_to_date(made: ModuleType) -> None:
     for path, text in made.pages().items():
         assert path.read_text(encoding="utf-8") == text, "run: make docs"
 
 
-def test_every_setting_has_a_row(made: Any) -> None:
+def test_every_setting_has_a_row(made: ModuleType) -> None:
     page = made.configuration_page()
     for name in Settings.model_fields:
         assert page.count(f"| `FRCNN_{name.upper()}` |") == 1
@@ -39,7 +40,7 @@ def test_every_setting_has_a_row(made: Any) -> None:
     assert "--api-keys`" not in page  # a secret is no option
 
 
-def test_every_code_that_the_service_gives_has_a_row(made: Any) -> None:
+def test_every_code_that_the_service_gives_has_a_row(made: ModuleType) -> None:
     codes = {code for _, code, _, _ in made.error_rows()}
     written = {
         code
@@ -51,13 +52,13 @@ def test_every_code_that_the_service_gives_has_a_row(made: Any) -> None:
     assert {"queue-full", "no-such-path", "deadline-passed"} <= codes
 
 
-def test_codes_are_unique_and_refusals_for_load_can_be_retried(made: Any) -> None:
+def test_codes_are_unique_and_refusals_for_load_can_be_retried(made: ModuleType) -> None:
     rows = made.error_rows()
     assert len({code for _, code, _, _ in rows}) == len(rows)
     assert {retry for status, _, _, retry in rows if status in {429, 503}} == {"after a pause (`Retry-After`)"}
 
 
-def test_a_class_that_the_tree_does_not_show_is_noticed(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_the_tree_does_not_show_is_noticed(made: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made.errors, "__doc__", "+- QueueFullError  429  too much")
     with pytest.raises(ValueError, match="differ"):
         made.error_rows()

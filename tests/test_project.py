@@ -45,7 +45,9 @@ def project() -> dict[str, Any]:
 def test_continuous_integration_tries_every_python_that_is_promised() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     tried = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
-    lowest, beyond = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project()["project"]["requires-python"]).groups()
+    promised = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project()["project"]["requires-python"])
+    assert promised is not None
+    lowest, beyond = promised.groups()
     assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
 
 
@@ -59,7 +61,8 @@ def test_users_see_our_types() -> None:
 def test_hooks_and_make_run_the_same_ruff() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [entry["repo"] for entry in hooks] == ["local"]  # nothing is fetched
-    ruff = re.search(r"^LINT := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1] + "/bin/ruff"
+    (folder,) = re.findall(r"^LINT := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    ruff = f"{folder}/bin/ruff"
     entries = [hook["entry"] for hook in hooks[0]["hooks"]]
     assert [entry.split()[:2] for entry in entries if "ruff" in entry] == [[ruff, "check"], [ruff, "format"]]
 

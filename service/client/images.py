@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # A path; a file's bytes; a Pillow image; or uint8 [H, W], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[Any]"
 
 _FAST = 1  # zlib's level: pixels leave within milliseconds, at nearly the size of the slower levels
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})

@@ -22,7 +22,7 @@ OVERLAYS = ["docker/compose.cpu.yml", "docker/compose.keys.yml"]
 PROFILES = ["scaled", "loadtest", "observability"]
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc] # it has no types
     """Reads `!reset`, which is compose's own, as nothing."""
 
 

@@ -175,7 +175,7 @@ def test_the_autoscaler_is_told_what_it_asks_for(overlay: str) -> None:
     rules = yaml.safe_load(re.findall(r"^    rules:\n(?: {6}.*\n)+", document, re.MULTILINE)[0])["rules"]
     given = set()
     for rule in rules:
-        series = re.match(r"\w+", rule["seriesQuery"])[0]
+        series = rule["seriesQuery"].partition("{")[0]
         assert re.search(rf"^{series}[ {{]", Metrics().exposition()[0].decode(), re.MULTILINE), "told from the start"
         name = rule.get("name", {"matches": "$", "as": ""})
         given.add(re.sub(name["matches"], name["as"].replace("${1}", r"\1"), series))

@@ -8,12 +8,12 @@ from model.faster_rcnn import default_anchor_generator
 from model.structures import ImageBatch
 
 
-def test_cell_anchors_are_centred_and_rounded():
+def test_cell_anchors_are_centred_and_rounded() -> None:
     # 32 px at ratio 0.5: 32 * 0.7071 = 22.6 high and 45.3 wide.
     assert cell_anchors((32,), (0.5, 1.0, 2.0)).tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
 
 
-def test_cell_anchors_go_through_the_sizes_of_each_ratio():
+def test_cell_anchors_go_through_the_sizes_of_each_ratio() -> None:
     assert cell_anchors((2, 4), (1.0, 4.0)).tolist() == [
         [-1, -1, 1, 1],
         [-2, -2, 2, 2],
@@ -22,7 +22,7 @@ def test_cell_anchors_go_through_the_sizes_of_each_ratio():
     ]
 
 
-def test_grid_goes_by_row_then_column_then_cell_anchor():
+def test_grid_goes_by_row_then_column_then_cell_anchor() -> None:
     cell = torch.tensor([[-1.0, -1.0, 1.0, 1.0], [-2.0, -2.0, 2.0, 2.0]])
     assert grid_anchors(cell, (2, 2), (10, 20)).tolist() == [
         [-1, -1, 1, 1],
@@ -36,7 +36,7 @@ def test_grid_goes_by_row_then_column_then_cell_anchor():
     ]
 
 
-def test_stride_is_the_padded_size_over_the_grid_rounded_down():
+def test_stride_is_the_padded_size_over_the_grid_rounded_down() -> None:
     # 800 rows are 25 at stride 32 and 13 on the coarsest level: 800 // 13 = 61.
     batch = ImageBatch(torch.zeros(2, 3, 800, 1344), [(800, 1333), (600, 800)])
     first, second = AnchorGenerator(((512,),), ((1.0,),))(batch, [torch.zeros(2, 1, 13, 21)])
@@ -46,13 +46,13 @@ def test_stride_is_the_padded_size_over_the_grid_rounded_down():
     assert torch.equal(first, second)  # by the padded size, so the same for every image
 
 
-def test_default_anchors_have_one_size_on_each_of_five_levels():
+def test_default_anchors_have_one_size_on_each_of_five_levels() -> None:
     generator = default_anchor_generator()
     assert generator.num_anchors_per_location() == [3] * 5
     assert [int(cell[1, 2]) * 2 for cell in generator.cell_anchors] == [32, 64, 128, 256, 512]
 
 
-def test_flat_sizes_and_ratios_serve_every_level():
+def test_flat_sizes_and_ratios_serve_every_level() -> None:
     flat = AnchorGenerator((32, 64), (0.5, 1.0))
     nested = AnchorGenerator(((32,), (64,)), ((0.5, 1.0), (0.5, 1.0)))
     assert flat.num_anchors_per_location() == [2, 2]
@@ -60,13 +60,13 @@ def test_flat_sizes_and_ratios_serve_every_level():
         assert torch.equal(mine, other)
 
 
-def test_half_precision_maps_get_float32_anchors():
+def test_half_precision_maps_get_float32_anchors() -> None:
     batch = ImageBatch(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16), [(64, 64)])
     (anchors,) = AnchorGenerator(((32,),), ((1.0,),))(batch, [torch.zeros(1, 1, 4, 4, dtype=torch.bfloat16)])
     assert anchors.dtype is torch.float32
 
 
-def test_wrong_numbers_of_levels_are_refused():
+def test_wrong_numbers_of_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="sizes are given for 2 feature maps, aspect ratios for 1"):
         AnchorGenerator(((32,), (64,)), ((1.0,),))
     batch = ImageBatch(torch.zeros(1, 3, 64, 64), [(64, 64)])

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder as TheirBoxCoder
 
 from model.box_coder import MAX_LOG_STRETCH, BoxCoder
 
-WEIGHTS = ((1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0))
+Four = tuple[float, float, float, float]
+WEIGHTS: list[Four] = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]
 REFERENCE = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # 20 wide, 40 high, centre (20, 40)
 
 
@@ -23,14 +25,14 @@ REFERENCE = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # 20 wide, 40 high, centre
     ],
 )
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_deltas_by_hand(box, deltas, weights):
+def test_deltas_by_hand(box: Four, deltas: Four, weights: Four) -> None:
     coder = BoxCoder(weights)
     expected = torch.tensor([deltas]) * torch.tensor(weights)
     torch.testing.assert_close(coder.encode(torch.tensor([box]), REFERENCE), expected)
     torch.testing.assert_close(coder.decode(expected, REFERENCE), torch.tensor([box]))
 
 
-def test_huge_stretches_are_bounded():
+def test_huge_stretches_are_bounded() -> None:
     decoded = BoxCoder((1, 1, 1, 1)).decode(torch.tensor([[0.0, 0.0, 50.0, 50.0]]), REFERENCE)
     assert pytest.approx(math.log(62.5)) == MAX_LOG_STRETCH
     torch.testing.assert_close(decoded, torch.tensor([[20 - 625.0, 40 - 1250.0, 20 + 625.0, 40 + 1250.0]]))
@@ -39,7 +41,7 @@ def test_huge_stretches_are_bounded():
     ]
 
 
-def test_class_specific_deltas_broadcast_against_their_proposal():
+def test_class_specific_deltas_broadcast_against_their_proposal() -> None:
     deltas = torch.zeros(3, 5, 4)
     deltas[1, 2, 0] = 1.0
     references = REFERENCE.expand(3, 4)[:, None, :]
@@ -49,7 +51,7 @@ def test_class_specific_deltas_broadcast_against_their_proposal():
     assert decoded[0, 0].tolist() == REFERENCE[0].tolist()
 
 
-def test_half_precision_deltas_are_decoded_in_float32():
+def test_half_precision_deltas_are_decoded_in_float32() -> None:
     decoded = BoxCoder((1, 1, 1, 1)).decode(torch.zeros(1, 4, dtype=torch.bfloat16), torch.tensor([[0, 0, 1001.0, 9]]))
     assert decoded.dtype is torch.float32
     assert decoded.tolist() == [[0, 0, 1001, 9]]
@@ -57,19 +59,21 @@ def test_half_precision_deltas_are_decoded_in_float32():
 
 coordinates = st.floats(0, 1000, width=32)
 sides = st.floats(1, 500, width=32)
-boxes = st.builds(lambda x, y, w, h: (x, y, x + w, y + h), coordinates, coordinates, sides, sides)
+# `[1, 4]`, in float64.
+boxes = st.builds(
+    lambda x, y, w, h: torch.tensor([[x, y, x + w, y + h]], dtype=torch.float64), coordinates, coordinates, sides, sides
+)
 
 
 @given(box=boxes, reference=boxes, weights=st.sampled_from(WEIGHTS))
-def test_decode_undoes_encode(box, reference, weights):
-    box, reference = (torch.tensor([b], dtype=torch.float64) for b in (box, reference))
+def test_decode_undoes_encode(box: Tensor, reference: Tensor, weights: Four) -> None:
     coder = BoxCoder(weights, max_log_stretch=math.log(1000))
     torch.testing.assert_close(coder.decode(coder.encode(box, reference), reference), box, rtol=1e-9, atol=1e-6)
 
 
 @given(box=boxes, reference=boxes, weights=st.sampled_from(WEIGHTS))
-def test_both_ways_equal_torchvisions(box, reference, weights):
-    box, reference = (torch.tensor([b], dtype=torch.float32) for b in (box, reference))
+def test_both_ways_equal_torchvisions(box: Tensor, reference: Tensor, weights: Four) -> None:
+    box, reference = box.float(), reference.float()
     deltas = BoxCoder(weights).encode(box, reference)
     theirs = TheirBoxCoder(weights)
     torch.testing.assert_close(deltas, theirs.encode_single(box, reference), rtol=1e-5, atol=1e-5)

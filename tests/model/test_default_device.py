@@ -5,15 +5,21 @@ On a CPU the default device is right by chance, so only this test finds there wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from model import fasterrcnn_resnet50_fpn
+from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from tests.support.default_device import NoDefaultDevice
+from tests.support.oracle import pin_scales
 
 CPU = torch.device("cpu")
-SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_nms_top_n_test": 1}
+SMALL: dict[str, Any] = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_nms_top_n_test": 1}
 
 
 @pytest.mark.parametrize(
@@ -26,12 +32,12 @@ SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_
         lambda: torch.nn.BatchNorm2d(1),
     ],
 )
-def test_the_default_device_is_rejected(create):
+def test_the_default_device_is_rejected(create: Callable[[], object]) -> None:
     with NoDefaultDevice(), pytest.raises(AssertionError, match="without a device"):
         create()
 
 
-def test_a_named_device_is_accepted():
+def test_a_named_device_is_accepted() -> None:
     with NoDefaultDevice():
         x = torch.zeros(2, device=CPU)
         assert torch.as_tensor(x).new_ones(2).device == x.device
@@ -39,20 +45,20 @@ def test_a_named_device_is_accepted():
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> FasterRCNN:
     """Untrained: its detections mean nothing, but every stage has work."""
     model = fasterrcnn_resnet50_fpn(num_classes=4, **SMALL).eval()
-    model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    pin_scales(model)
     return model
 
 
 @pytest.fixture
-def picture():
+def picture() -> Tensor:
     return torch.randint(0, 256, (3, 60, 80), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
-def test_forms_of_a_cpu(precision, model, picture, monkeypatch):
+def test_forms_of_a_cpu(precision: str, model: FasterRCNN, picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32", "bf16"])
     monkeypatch.setattr("model.inference.build.fastest", lambda runs: [run() for run in runs.values()] and "bf16")
     monkeypatch.setattr("model.inference.build.calibration_pictures", lambda count: [picture])
@@ -62,7 +68,7 @@ def test_forms_of_a_cpu(precision, model, picture, monkeypatch):
     assert len(found["labels"]) > 0
 
 
-def test_plain_form_with_votes(model, picture, monkeypatch):
+def test_plain_form_with_votes(model: FasterRCNN, picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The detector as it evaluates in training."""
     monkeypatch.setattr(model.roi_heads, "vote_thresh", 0.5)
     with torch.no_grad(), NoDefaultDevice():
@@ -71,7 +77,7 @@ def test_plain_form_with_votes(model, picture, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_form_of_a_gpu(precision, model, picture):
+def test_form_of_a_gpu(precision: str, model: FasterRCNN, picture: Tensor) -> None:
     """Its kernels run in Triton's interpreter, and what a graph would record runs once."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
@@ -80,10 +86,10 @@ def test_form_of_a_gpu(precision, model, picture):
     from model.inference.precision import DTYPES
 
     class RunOnce:
-        def __call__(self, work):
+        def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
             return (lambda: None), work()
 
-        def forget(self):
+        def forget(self) -> None:
             """Keep nothing."""
 
     with NoDefaultDevice():

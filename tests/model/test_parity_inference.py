@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision.models.detection as oracle
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TheirAnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor as TheirPredictor
 from torchvision.models.detection.faster_rcnn import TwoMLPHead as TheirBoxHead
@@ -18,12 +20,13 @@ from model.faster_rcnn import FasterRCNN
 from model.roi_heads import FastRCNNPredictor, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import RPNHead
-from tests.support.oracle import blobs, make_frozen_pair, make_opinionated, make_pair, run_stages
+from model.structures import SizeHW
+from tests.support.oracle import blobs, make_frozen_pair, make_opinionated, make_pair, pin_scales, run_stages
 
-SMALL = {"min_size": 128, "max_size": 320, "rpn_post_nms_top_n_test": 300}
+SMALL: dict[str, Any] = {"min_size": 128, "max_size": 320, "rpn_post_nms_top_n_test": 300}
 
 # name: (sizes of the images in a batch, keywords)
-CASES = {
+CASES: dict[str, tuple[list[SizeHW], dict[str, Any]]] = {
     "landscape": ([(120, 180)], SMALL),
     "portrait": ([(180, 120)], SMALL),
     "square, enlarged": ([(60, 60)], SMALL | {"min_size": 192}),
@@ -60,7 +63,7 @@ CASES = {
 }
 
 
-def assert_equal_stages(theirs, ours, images):
+def assert_equal_stages(theirs: nn.Module, ours: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
     expected, expected_detections = run_stages(theirs, images)
     got, detections = run_stages(ours, images)
 
@@ -68,12 +71,10 @@ def assert_equal_stages(theirs, ours, images):
     for stage, tensors in expected.items():
         assert len(got[stage]) == len(tensors), stage
         # Pixels for anchors and proposals; for the rest, relative to the largest number.
-        for index, (value, wanted) in enumerate(zip(got[stage], tensors, strict=True)):
+        for index, (value, tensor) in enumerate(zip(got[stage], tensors, strict=True)):
             in_pixels = stage in {"rpn", "rpn.anchor_generator"}
-            atol = 1e-3 if in_pixels or not wanted.numel() else 1e-5 * max(1.0, float(wanted.abs().max()))
-            torch.testing.assert_close(
-                value, wanted, rtol=0, atol=atol, msg=lambda m, s=stage, i=index: f"{s}[{i}]: {m}"
-            )
+            atol = 1e-3 if in_pixels or not tensor.numel() else 1e-5 * max(1.0, float(tensor.abs().max()))
+            torch.testing.assert_close(value, tensor, rtol=0, atol=atol, msg=f"{stage}[{index}]: {{}}".format)
     assert torch.equal(got["transform"][1], expected["transform"][1])
     assert torch.equal(got["rpn.anchor_generator"][0], expected["rpn.anchor_generator"][0])
 
@@ -87,7 +88,7 @@ def assert_equal_stages(theirs, ours, images):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_stage_equals_torchvisions(case):
+def test_every_stage_equals_torchvisions(case: str) -> None:
     sizes, settings = CASES[case]
     theirs, ours = make_pair(**settings)
     images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
@@ -102,7 +103,7 @@ def test_every_stage_equals_torchvisions(case):
         assert found["boxes"][:, 3].max() <= height + 1e-3
 
 
-def test_without_any_proposal_nothing_is_found_as_in_torchvision():
+def test_without_any_proposal_nothing_is_found_as_in_torchvision() -> None:
     theirs, ours = make_pair(**SMALL, rpn_score_thresh=1.0)
     images = [blobs(120, 180), blobs(100, 60)]
     with torch.inference_mode():
@@ -112,13 +113,13 @@ def test_without_any_proposal_nothing_is_found_as_in_torchvision():
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
-def test_frozen_batch_norm_equals_torchvisions(eps):
+def test_frozen_batch_norm_equals_torchvisions(eps: float) -> None:
     theirs, ours = make_frozen_pair(eps=eps, **SMALL)
     assert_equal_stages(theirs, ours, [blobs(120, 180), blobs(150, 90)])
 
 
 @pytest.mark.parametrize("whose", [AnchorGenerator, TheirAnchorGenerator], ids=["ours", "torchvision's in ours"])
-def test_custom_anchors_equal_torchvisions(whose):
+def test_custom_anchors_equal_torchvisions(whose: type) -> None:
     sizes = ((16, 24), (32, 48), (64, 96), (128, 192), (256, 384))
     ratios = ((0.25, 0.7, 1.4),) * 5
     torch.manual_seed(0)
@@ -136,14 +137,14 @@ def test_custom_anchors_equal_torchvisions(whose):
     assert_equal_stages(theirs, ours, [blobs(120, 180), blobs(100, 60)])
 
 
-THEIRS = {
+THEIRS: dict[str, Any] = {
     "anchors": TheirAnchorGenerator,
     "rpn_head": TheirRPNHead,
     "roi_pool": TheirRoIAlign,
     "box_head": TheirBoxHead,
     "predictor": TheirPredictor,
 }
-OURS = {
+OURS: dict[str, Any] = {
     "anchors": AnchorGenerator,
     "rpn_head": RPNHead,
     "roi_pool": MultiScaleRoIAlign,
@@ -152,7 +153,7 @@ OURS = {
 }
 
 
-def custom_components(of, channels, levels):
+def custom_components(of: dict[str, Any], channels: int, levels: int) -> dict[str, Any]:
     """Every component that can be handed in, none of them the default."""
     names = [str(level) for level in range(levels)]
     anchors = of["anchors"](tuple((24 * 2**level, 40 * 2**level) for level in range(levels)), ((0.5, 1.5),) * levels)
@@ -170,29 +171,36 @@ class OneMapBackbone(nn.Module):
 
     out_channels = 24
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
             *(nn.Conv2d(3 if i == 0 else 24, 24, 3, stride=2, padding=1) for i in range(3)), nn.Tanh()
         )
 
-    def forward(self, x):
-        return self.body(x)
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.body(x)
+        return maps
 
 
-class TwoMapBackbone(OneMapBackbone):
+class TwoMapBackbone(nn.Module):
     """Two feature maps at strides 8 and 16, by name."""
 
-    def forward(self, x):
+    out_channels = 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = OneMapBackbone()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         fine = self.body(x)
         return {"0": fine, "1": nn.functional.max_pool2d(fine, 2)}
 
 
 @pytest.mark.parametrize("parts", [OURS, THEIRS], ids=["our components", "torchvision's components in ours"])
 @pytest.mark.parametrize(("backbone", "levels"), [(OneMapBackbone, 1), (TwoMapBackbone, 2)])
-def test_custom_components_equal_torchvisions(backbone, levels, parts):
+def test_custom_components_equal_torchvisions(backbone: type[nn.Module], levels: int, parts: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    sizes = {"min_size": 128, "max_size": 320}
+    sizes: dict[str, Any] = {"min_size": 128, "max_size": 320}
     theirs = oracle.FasterRCNN(backbone(), **custom_components(THEIRS, 24, levels), **sizes)
     make_opinionated(theirs)
     theirs.roi_heads.box_roi_pool.scales = None
@@ -206,7 +214,7 @@ MISLEADING = (45, 90)
 
 
 @pytest.mark.parametrize("first", [MISLEADING, (96, 160)])
-def test_roi_scales_are_inferred_from_the_first_batch_ever_seen(first):
+def test_roi_scales_are_inferred_from_the_first_batch_ever_seen(first: SizeHW) -> None:
     theirs, ours = make_pair(min_size=first[0], max_size=320)
     for model in (theirs, ours):
         run_stages(model, [blobs(*first)])
@@ -219,12 +227,12 @@ def test_roi_scales_are_inferred_from_the_first_batch_ever_seen(first):
     assert ours.roi_heads.box_roi_pool.scales == scales
 
 
-def test_pinned_roi_scales_are_not_moved_by_history():
+def test_pinned_roi_scales_are_not_moved_by_history() -> None:
     theirs, ours = make_pair(min_size=96, max_size=320)
     assert_equal_stages(theirs, ours, [blobs(96, 160)])  # the oracle's scales are the true ones
 
     _, pinned = make_pair(min_size=MISLEADING[0], max_size=320)
-    pinned.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    pin_scales(pinned)
     run_stages(pinned, [blobs(*MISLEADING)])
     assert pinned.roi_heads.box_roi_pool.scales == (0.25, 0.125, 0.0625, 0.03125)
     pinned.transform.min_size = (96,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from torchvision.ops.poolers import LevelMapper
 
 from model import fasterrcnn_resnet50_fpn_v2
 from model.inference.serving import ServingModel
-from tests.support.oracle import blobs, make_opinionated
+from model.structures import SizeHW
+from tests.support.oracle import STRIDES, Pair, StateDict, blobs, make_opinionated, pin_scales
 
 # Four convolutions for each proposal are most of the work, so there are few.
-FEW = {"rpn_post_nms_top_n_test": 24, "rpn_post_nms_top_n_train": 24}
+FEW: dict[str, Any] = {"rpn_post_nms_top_n_test": 24, "rpn_post_nms_top_n_train": 24}
 SMALL = FEW | {"min_size": 96, "max_size": 224}
 
 # name: (sizes of the images in a batch, keywords)
-CASES = {
+CASES: dict[str, tuple[list[SizeHW], dict[str, Any]]] = {
     "landscape": ([(120, 180)], SMALL),
     "portrait": ([(180, 120)], SMALL),
     "square, enlarged": ([(60, 60)], SMALL | {"min_size": 128}),
@@ -35,40 +37,28 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained_like():
-    """State dict, by number of classes, of a torchvision model that finds things."""
-
-    @functools.cache
-    def state(num_classes):
-        torch.manual_seed(30_000 + num_classes)
-        sizes = {"min_size": 128, "max_size": 224}
-        model = oracle.fasterrcnn_resnet50_fpn_v2(
-            weights=None, weights_backbone=None, num_classes=num_classes, **FEW, **sizes
-        )
-        make_opinionated(model)
-        return model.state_dict()
-
-    return state
+@functools.cache
+def trained_like(num_classes: int) -> StateDict:
+    """Make the state dict of a torchvision model that finds things."""
+    torch.manual_seed(30_000 + num_classes)
+    sizes = {"min_size": 128, "max_size": 224}
+    model = oracle.fasterrcnn_resnet50_fpn_v2(
+        weights=None, weights_backbone=None, num_classes=num_classes, **FEW, **sizes
+    )
+    make_opinionated(model)
+    return dict(model.state_dict())
 
 
-@pytest.fixture(scope="module")
-def pair(trained_like):
-    """`(oracle, ours)` in eval mode."""
-
-    def make(num_classes=6, **kwargs):
-        theirs = oracle.fasterrcnn_resnet50_fpn_v2(
-            weights=None, weights_backbone=None, num_classes=num_classes, **kwargs
-        )
-        ours = fasterrcnn_resnet50_fpn_v2(num_classes=num_classes, **kwargs)
-        for model in (theirs, ours):
-            model.load_state_dict(trained_like(num_classes))
-        return theirs.eval(), ours.eval()
-
-    return make
+def pair(num_classes: int = 6, **kwargs: Any) -> Pair:
+    """Make `(oracle, ours)` in eval mode."""
+    theirs = oracle.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=num_classes, **kwargs)
+    ours = fasterrcnn_resnet50_fpn_v2(num_classes=num_classes, **kwargs)
+    for model in (theirs, ours):
+        model.load_state_dict(trained_like(num_classes))
+    return theirs.eval(), ours.eval()
 
 
-def test_the_state_dict_is_torchvisions(pair):
+def test_the_state_dict_is_torchvisions() -> None:
     theirs, ours = pair()
     shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (theirs, ours)]
     assert shapes[0] == shapes[1]
@@ -78,7 +68,7 @@ def test_the_state_dict_is_torchvisions(pair):
 
 @pytest.mark.parametrize("case", CASES)
 @torch.inference_mode()
-def test_detections_equal_torchvisions(case, pair):
+def test_detections_equal_torchvisions(case: str) -> None:
     sizes, settings = CASES[case]
     theirs, ours = (model.double() for model in pair(**settings))
     images = [blobs(*size, seed).double() for seed, size in enumerate(sizes)]
@@ -90,7 +80,7 @@ def test_detections_equal_torchvisions(case, pair):
         torch.testing.assert_close(found["scores"], wanted["scores"], rtol=0, atol=1e-8)
 
 
-def test_losses_and_gradients_equal_torchvisions(pair):
+def test_losses_and_gradients_equal_torchvisions() -> None:
     """With live batch norm, as torchvision trains it, over the pictures and over the sampled proposals."""
     sizes = [(90, 130), (120, 100)]
     targets = [
@@ -117,15 +107,12 @@ def test_losses_and_gradients_equal_torchvisions(pair):
         torch.testing.assert_close(gradients[1][name], wanted, rtol=0, atol=1e-8 * float(wanted.abs().max()), msg=name)
 
 
-STRIDES = (4, 8, 16, 32)
-
-
 @pytest.mark.parametrize("case", ["landscape", "mixed batch"])
 @torch.inference_mode()
-def test_the_serving_form_detects_what_torchvision_does(case, pair):
+def test_the_serving_form_detects_what_torchvision_does(case: str) -> None:
     sizes, settings = CASES[case]
     theirs, ours = pair(**settings)
-    ours.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    pin_scales(ours)
     form = ServingModel(ours)
     images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
     theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torchvision.models.detection as oracle
 
 from model import fasterrcnn_resnet50_fpn
-from model.faster_rcnn import modern_key
+from model.faster_rcnn import FasterRCNN, modern_key
 from model.weights.checkpoints import WeightsError, load_strictly
-from tests.support.oracle import make_frozen_pair, opinionated_state
+from tests.support.oracle import Pair, StateDict, make_frozen_pair, opinionated_state
 
 
-def shapes(state):
+def shapes(state: StateDict) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
     return [(key, tuple(tensor.shape), tensor.dtype) for key, tensor in state.items()]
 
 
-def old_spelling(state):
+def old_spelling(state: StateDict) -> StateDict:
     """The keys as torchvision wrote them before 0.13."""
     renamed = {}
     for key, tensor in state.items():
@@ -27,48 +29,48 @@ def old_spelling(state):
     return renamed
 
 
-def assert_same_tensors(state, expected):
+def assert_same_tensors(state: StateDict, expected: StateDict) -> None:
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in expected)
 
 
 @pytest.fixture(scope="module")
-def state():
+def state() -> StateDict:
     return opinionated_state(11)
 
 
 @pytest.fixture
-def blank():
+def blank() -> FasterRCNN:
     return fasterrcnn_resnet50_fpn(num_classes=11)
 
 
 @pytest.fixture
-def frozen_pair():
+def frozen_pair() -> Pair:
     return make_frozen_pair()
 
 
 @pytest.mark.parametrize("num_classes", [91, 3])
-def test_keys_order_shapes_and_types_with_live_norm(num_classes):
+def test_keys_order_shapes_and_types_with_live_norm(num_classes: int) -> None:
     theirs = oracle.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_classes)
     ours = fasterrcnn_resnet50_fpn(num_classes=num_classes)
     assert shapes(ours.state_dict()) == shapes(theirs.state_dict())
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
 
 
-def test_keys_order_shapes_and_types_with_frozen_norm(frozen_pair):
+def test_keys_order_shapes_and_types_with_frozen_norm(frozen_pair: Pair) -> None:
     theirs, ours = frozen_pair
     assert shapes(ours.state_dict()) == shapes(theirs.state_dict())
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
     assert len(ours.state_dict()) == 295  # as many as the official checkpoint has
 
 
-def test_ours_loads_into_torchvisions(state, blank):
+def test_ours_loads_into_torchvisions(state: StateDict, blank: FasterRCNN) -> None:
     theirs = oracle.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=11)
     theirs.load_state_dict(blank.state_dict(), strict=True)
     assert_same_tensors(theirs.state_dict(), blank.state_dict())
 
 
-def test_old_spelling_differs_in_the_rpn_and_the_pyramid(state):
+def test_old_spelling_differs_in_the_rpn_and_the_pyramid(state: StateDict) -> None:
     changed = set(old_spelling(state)) - set(state)
     assert "rpn.head.conv.weight" in changed
     assert "backbone.fpn.inner_blocks.0.weight" in changed
@@ -79,7 +81,9 @@ def test_old_spelling_differs_in_the_rpn_and_the_pyramid(state):
 
 @pytest.mark.parametrize("spelling", [dict, old_spelling])
 @pytest.mark.parametrize("how", ["load_state_dict", "load_strictly", "within another module"])
-def test_both_spellings_load(how, spelling, state, blank):
+def test_both_spellings_load(
+    how: str, spelling: Callable[[StateDict], StateDict], state: StateDict, blank: FasterRCNN
+) -> None:
     given = spelling(state)
     if how == "load_state_dict":
         blank.load_state_dict(given, strict=True)
@@ -93,7 +97,7 @@ def test_both_spellings_load(how, spelling, state, blank):
 
 
 @pytest.mark.parametrize("how", ["load_state_dict", "load_strictly"])
-def test_live_norms_counters_mean_nothing_to_frozen_norm(how, state, frozen_pair):
+def test_live_norms_counters_mean_nothing_to_frozen_norm(how: str, state: StateDict, frozen_pair: Pair) -> None:
     _, ours = frozen_pair
     counted = {key for key in state if key.endswith("num_batches_tracked")}
     assert len(counted) == 53
@@ -106,7 +110,7 @@ def test_live_norms_counters_mean_nothing_to_frozen_norm(how, state, frozen_pair
 
 
 @pytest.mark.parametrize("how", ["load_state_dict", "load_strictly"])
-def test_frozen_norms_state_loads_into_live_norm(how, blank, frozen_pair):
+def test_frozen_norms_state_loads_into_live_norm(how: str, blank: FasterRCNN, frozen_pair: Pair) -> None:
     theirs, _ = frozen_pair
     given = theirs.state_dict()
     if how == "load_state_dict":
@@ -117,7 +121,7 @@ def test_frozen_norms_state_loads_into_live_norm(how, blank, frozen_pair):
     assert_same_tensors({key: loaded[key] for key in given}, given)
 
 
-def test_every_misfit_is_told_and_nothing_is_loaded(state, blank):
+def test_every_misfit_is_told_and_nothing_is_loaded(state: StateDict, blank: FasterRCNN) -> None:
     before = {key: tensor.clone() for key, tensor in blank.state_dict().items()}
     given = dict(state)
     del given["backbone.body.conv1.weight"], given["rpn.head.cls_logits.bias"]

@@ -30,7 +30,7 @@ FEW, MANY = 12, int(os.environ.get("RELIABILITY_EXAMPLES", "2000"))
 
 
 load_all_checks()
-EXCLUDED = [
+EXCLUDED: list[Any] = [
     CHECKS.get_one("not_a_server_error"),  # a deadline that is asked for may pass
     CHECKS.get_one("positive_data_acceptance"),  # that bytes are an image is more than a document can ask for
 ]
@@ -94,7 +94,7 @@ def url() -> Iterator[str]:
 answered: Counter[int] = Counter()
 
 
-def check(case: Case, url: str) -> None:
+def check(case: Case[Any], url: str) -> None:
     response = case.call(base_url=url, headers=AUTHORIZED, timeout=30)
     answered[response.status_code] += 1
     if response.status_code == 504:
@@ -106,12 +106,12 @@ def check(case: Case, url: str) -> None:
 
 @schema.parametrize()
 @examples(FEW)
-def test_every_answer_is_one_that_the_document_promises(case: Case, url: str) -> None:
+def test_every_answer_is_one_that_the_document_promises(case: Case[Any], url: str) -> None:
     check(case, url)
 
 
 @pytest.mark.reliability
 @schema.parametrize()
 @examples(MANY)
-def test_so_is_every_one_of_thousands(case: Case, url: str) -> None:
+def test_so_is_every_one_of_thousands(case: Case[Any], url: str) -> None:
     check(case, url)

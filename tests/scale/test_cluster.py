@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from service.client import Detection, DetectionClient, RetryPolicy
+from tests.support.clusters import Scaled
 from tests.support.faulty_app import zero_to_one
 from tests.support.faulty_server import numbered_png
 
@@ -73,7 +74,7 @@ def load(url: str, *, callers: int, attempts: int) -> Iterator[Load]:
         call.result()
 
 
-def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any) -> None:
+def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Scaled) -> None:
     scaled.deploy(max_replicas=3, target_ongoing_requests=4, downscale_delay_s=3)
     assert scaled.replicas() == 1
     with load(scaled.url, callers=CALLERS, attempts=5) as calls:
@@ -109,7 +110,7 @@ def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Any
     )
 
 
-def test_headers_and_problems_pass_the_proxy(scaled: Any) -> None:
+def test_headers_and_problems_pass_the_proxy(scaled: Scaled) -> None:
     scaled.deploy(max_replicas=1)
     with httpx.Client(base_url=scaled.url, timeout=30) as client:
         found = client.post("/detect", content=numbered_png(7), headers={"X-Request-ID": "mine-1"})
@@ -127,7 +128,7 @@ def test_headers_and_problems_pass_the_proxy(scaled: Any) -> None:
         assert drawn.content.startswith(b"\x89PNG")
 
 
-def test_the_replica_refuses_before_serve_does(scaled: Any) -> None:
+def test_the_replica_refuses_before_serve_does(scaled: Scaled) -> None:
     scaled.deploy(max_replicas=1, queue_capacity=4, target_ongoing_requests=2)
     picture = numbered_png(7)
 
@@ -146,7 +147,7 @@ def test_the_replica_refuses_before_serve_does(scaled: Any) -> None:
     assert all("images are being answered" in answer.json()["detail"] for answer in refused)  # the replica's words
 
 
-def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Any) -> None:
+def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Scaled) -> None:
     scaled.deploy(max_replicas=1)
     sent = asyncio.Event()
 
@@ -175,7 +176,7 @@ def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Any) -> None:
     assert not {40, 41} & set(ran)
 
 
-def test_a_replica_whose_device_hangs_is_replaced(scaled: Any) -> None:
+def test_a_replica_whose_device_hangs_is_replaced(scaled: Scaled) -> None:
     hangs = 3
     scaled.deploy(max_replicas=1, hang_timeout_s=1, on_failure="exit")
     with DetectionClient(scaled.url, timeout_s=60) as client:

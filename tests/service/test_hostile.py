@@ -8,6 +8,7 @@ import socket
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ async def test_no_address_is_fetched(scheme: str) -> None:
         address = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/x.png"
         svg = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{address}"/></svg>'
         async with serving(FakeDetector()) as client:
-            sent = [
+            sent: list[dict[str, Any]] = [
                 {"json": {"image": address}},
                 {"json": {"url": address}},
                 {"json": {"image": f"data:text/uri-list,{address}"}},

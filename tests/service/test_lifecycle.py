@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from service.app import create_app
 from service.devices import gpus
@@ -18,7 +19,7 @@ from tests.support.fakes import FakeDetector, red_png
 pytestmark = pytest.mark.anyio
 
 
-def client_of(app: Any) -> httpx.AsyncClient:
+def client_of(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

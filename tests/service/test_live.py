@@ -6,19 +6,22 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from service.web.protocol import LimitedProtocol
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import live, served
 
 
-def until(condition: Any) -> None:
+def until(condition: Callable[[], object]) -> None:
     give_up = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < give_up
@@ -107,7 +110,7 @@ def test_other_offers_are_declined_and_no_body_becomes_a_request(offered: bytes)
 def test_what_looks_like_an_offer_in_a_body_stays(cut: int) -> None:
     received = b""
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal received
         more = True
         while more:
@@ -189,6 +192,10 @@ def test_a_form_is_read_as_it_comes() -> None:
         until(lambda: requests(url) == 0)
 
 
+def is_rejected(url: str, body: dict[str, Any]) -> bool:
+    return httpx.post(url, **body).status_code == 429
+
+
 def test_bodies_that_still_come_cannot_fill_the_memory() -> None:
     with live(FakeDetector(), queue_capacity_bytes=100_000) as url:
         address = urlsplit(url)
@@ -196,8 +203,8 @@ def test_bodies_that_still_come_cannot_fill_the_memory() -> None:
             connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(99_999))
             until(lambda: requests(url) == 1)
             for path in ("/detect", "/v2/models/fasterrcnn_resnet50_fpn/infer", "/detect/batch"):
-                body = {"files": {"file": red_png(1)}} if path == "/detect/batch" else {"content": red_png(1)}
-                until(lambda path=path, body=body: httpx.post(url + path, **body).status_code == 429)
+                body: dict[str, Any] = {"files": {"file": red_png(1)}} if "batch" in path else {"content": red_png(1)}
+                until(partial(is_rejected, f"{url}{path}", body))
             told = re.search(
                 r'frcnn_images_rejected_total\{reason="bytes-full"\} (\S+)', httpx.get(f"{url}/metrics").text
             )

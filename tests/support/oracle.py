@@ -17,9 +17,11 @@ from torchvision.ops import misc
 from model import fasterrcnn_resnet50_fpn
 from model.build import from_checkpoint
 from model.faster_rcnn import FasterRCNN
+from model.roi_pool import MultiScaleRoIAlign
 from model.weights.checkpoints import Checkpoint, CheckpointInfo
 
 StateDict = dict[str, Tensor]
+STRIDES = (4, 8, 16, 32)  # of the pyramid
 STAGES = ("transform", "backbone", "rpn.head", "rpn.anchor_generator", "rpn", "roi_heads.box_roi_pool")
 
 
@@ -38,7 +40,7 @@ def _layers_rescaled(model: nn.Module, spreads: dict[str, float]) -> Iterator[No
     def rescale(layer: nn.Module, _inputs: Any, output: Tensor, *, spread: float, done: set[nn.Module]) -> Tensor:
         factor = 1.0 if layer in done else spread / float(output.std())
         done.add(layer)
-        layer.weight.data.mul_(factor)
+        layer.get_parameter("weight").data.mul_(factor)
         return output * factor
 
     done: set[nn.Module] = set()
@@ -59,12 +61,12 @@ def make_opinionated(model: nn.Module) -> None:
             nn.init.uniform_(module.weight, 0.7, 1.3)
             nn.init.normal_(module.bias, std=0.1)
             module.momentum = 1.0  # so that one pass sets the running statistics
-    model.backbone.train()
-    model.backbone(torch.stack([blobs(160, 192, seed) for seed in range(2)]) * 4 - 2)
+    backbone = model.get_submodule("backbone").train()
+    backbone(torch.stack([blobs(160, 192, seed) for seed in range(2)]) * 4 - 2)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
-            module.num_batches_tracked.fill_(1)
+            module.get_buffer("num_batches_tracked").fill_(1)
     model.eval()
     spreads = {
         "rpn.head.cls_logits": 2.0,
@@ -88,14 +90,16 @@ def opinionated_state(num_classes: int) -> StateDict:
     return dict(model.state_dict())
 
 
-Pair = tuple[nn.Module, FasterRCNN]
+Pair = tuple[oracle.FasterRCNN, FasterRCNN]
 
 
 @contextlib.contextmanager
 def _without_initialisation() -> Iterator[None]:
     """Leave new weights as they come, since a state dict will overwrite them: building is several times faster."""
     names = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_")
-    with mock.patch.multiple(nn.init, **{name: lambda tensor, *_args, **_kwargs: tensor for name in names}):
+    with contextlib.ExitStack() as patches:
+        for name in names:
+            patches.enter_context(mock.patch.object(nn.init, name, lambda tensor, *_args, **_kwargs: tensor))
         yield
 
 
@@ -125,6 +129,13 @@ def make_frozen_pair(num_classes: int = 11, *, eps: float = 1e-5, trainable_laye
         checkpoint = Checkpoint(name="test", state_dict=state, info=CheckpointInfo(norm_eps=eps))
         ours = from_checkpoint(checkpoint, trainable_backbone_layers=trainable_layers, **kwargs)
     return theirs.eval(), ours.eval()
+
+
+def pin_scales(model: FasterRCNN, strides: tuple[int, ...] = STRIDES) -> None:
+    """Fix the scales of the RoI pooling, which a model otherwise infers from its first picture."""
+    pool = model.roi_heads.box_roi_pool
+    assert isinstance(pool, MultiScaleRoIAlign)
+    pool.pin_scales(strides)
 
 
 def _flat(output: Any) -> list[Tensor]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +130,10 @@ class Visit:
             [canvas, x, y],
         )
         return found
+
+
+# `visiting(url, refused=..., **options of a context)`
+Visiting = Callable[..., AbstractContextManager[Visit]]
 
 
 @contextmanager

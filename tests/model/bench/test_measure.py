@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def small_checkpoint() -> Checkpoint:
     return Checkpoint(name="random", state_dict=random.state_dict, info=info)
 
 
-def test_every_form_is_measured_against_torchvision():
+def test_every_form_is_measured_against_torchvision() -> None:
     rounds = []
     result = bench_model(
         lively(small_checkpoint()),
@@ -52,7 +53,7 @@ def test_every_form_is_measured_against_torchvision():
     assert json.loads(json.dumps(result.as_json()))["machine"]["torch"] == torch.__version__
 
 
-def test_forms_that_find_other_things_are_not_compared(monkeypatch):
+def test_forms_that_find_other_things_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"boxes": torch.zeros(1, 4), "labels": torch.ones(1, dtype=torch.int64), "scores": torch.ones(1)}
     monkeypatch.setattr("model.inference.serving.ServingModel.detect", lambda *_args, **_kwargs: [wrong])
     with pytest.raises(ValueError, match="do not find the same"):
@@ -62,7 +63,7 @@ def test_forms_that_find_other_things_are_not_compared(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell a process's peak")
-def test_memory_is_that_of_one_form_alone(tmp_path):
+def test_memory_is_that_of_one_form_alone(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     checkpoint = small_checkpoint()
     save_checkpoint(path, checkpoint.state_dict, checkpoint.info)
@@ -73,18 +74,18 @@ def test_memory_is_that_of_one_form_alone(tmp_path):
     assert small + 80e6 < large < small + 400e6
 
 
-def test_a_form_whose_memory_cannot_be_measured_is_told(tmp_path):
+def test_a_form_whose_memory_cannot_be_measured_is_told(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"of ours fp32 could not be measured: no such file"):
         peak_memory(tmp_path / "missing.safetensors", ["ours fp32"], CPU, (48, 64))
 
 
-def test_what_the_device_has():
+def test_what_the_device_has() -> None:
     assert {"fp32", "bf16"} <= set(available_precisions(CPU))
     assert not {"fp16", "tf32"} & set(available_precisions(CPU))
 
 
 @pytest.mark.parametrize("wrong", [("--size", "480"), ("--size", "axb"), ("--batch-size", "0"), ("--rounds", "0")])
-def test_wrong_usage_is_told(wrong):
+def test_wrong_usage_is_told(wrong: tuple[str, str]) -> None:
     result = CliRunner().invoke(app, ["bench", "model", *wrong])
     assert result.exit_code == 2
     assert wrong[0] in result.output

@@ -285,4 +285,5 @@ def test_classes_that_differ_by_case_alone_are_told(tmp_path: Path) -> None:
 def test_real_photographs_are_read() -> None:
     data, report = read_coco_data(SHARED_PHOTOS, "all", keep_empty=True)
     assert len(data) == 33
+    assert report.used_boxes is not None
     assert report.used_boxes > 200

@@ -33,14 +33,17 @@ def masked(
 def packed_by(shifts: tuple[int, int, int], bits: tuple[int, int, int]) -> np.ndarray:
     """Each channel's upper bits, shifted to their place."""
     wide = PIXELS.astype(np.uint32)
-    return sum(((wide[..., i] << 8 | wide[..., i]) >> (16 - bits[i])) << shifts[i] for i in range(3))
+    packed = np.zeros_like(wide[..., 0])
+    for i in range(3):
+        packed |= ((wide[..., i] << 8 | wide[..., i]) >> (16 - bits[i])) << shifts[i]
+    return packed
 
 
 @pytest.mark.parametrize("header", [40, 52, 56, 108, 124])
 @pytest.mark.parametrize("top_down", [False, True])
 def test_masks_in_any_order(header: int, top_down: bool) -> None:
     for shifts in ((16, 8, 0), (0, 8, 16), (24, 16, 8), (8, 0, 24)):
-        masks = tuple(0xFF << shift for shift in shifts)
+        masks = (0xFF << shifts[0], 0xFF << shifts[1], 0xFF << shifts[2])
         data = masked(masks, packed_by(shifts, (8, 8, 8)), bits=32, header=header, top_down=top_down)
         np.testing.assert_array_equal(decode(data, max_pixels=10**6), PIXELS)
 

@@ -62,7 +62,7 @@ def samples_of(kind: Kind, bits: int) -> Array:
     planes = [(x * (3 + i) + y * (5 - i) + 17 * i) * (1 << bits) // 400 % (1 << bits) for i in range(kind.samples)]
     made = np.stack(planes, axis=-1).astype(np.uint16 if bits > 8 else np.uint8)
     if bits > 8:
-        made |= np.random.default_rng(0).integers(0, 1 << (bits - 8), made.shape, np.uint16)
+        made = made | np.random.default_rng(0).integers(0, 1 << (bits - 8), made.shape, np.uint16)
     return made if kind.samples > 1 else made[..., 0]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +20,11 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
 
 
+Measure = Callable[[str], float]
+
+
 @pytest.fixture(scope="module")
-def average_precision(bccd, tmp_path_factory):
+def average_precision(bccd: Path, tmp_path_factory: pytest.TempPathFactory) -> Measure:
     """Of the bundled weights in a precision, in points of 100."""
     checkpoint = resolve_checkpoint("bundled")
     data, _ = read_voc(bccd, "val", categories=checkpoint.categories, keep_empty=True)
@@ -44,15 +49,15 @@ def average_precision(bccd, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exact(average_precision) -> float:
+def exact(average_precision: Measure) -> float:
     return average_precision("fp32")
 
 
-def test_bfloat16_costs_at_most_a_fifth_of_a_point(average_precision, exact):
+def test_bfloat16_costs_at_most_a_fifth_of_a_point(average_precision: Measure, exact: float) -> None:
     assert average_precision("bf16") >= exact - 0.2
 
 
-def test_int8_costs_at_most_two_fifths_of_a_point(average_precision, exact):
+def test_int8_costs_at_most_two_fifths_of_a_point(average_precision: Measure, exact: float) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     assert average_precision("int8") >= exact - 0.4

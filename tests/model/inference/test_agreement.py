@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from model.inference.agreement import agreement
+from model.structures import Detection
 
 
-def detection(*found):
+def detection(*found: tuple[tuple[float, float, float, float], int, float]) -> Detection:
     boxes, labels, scores = zip(*found, strict=True) if found else ((), (), ())
     return {
         "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
@@ -29,10 +30,10 @@ WANTED = detection(((0, 0, 10, 10), 1, 0.9), ((20, 20, 40, 40), 2, 0.7), ((50, 5
         (detection(), 0.0),
     ],
 )
-def test_the_share_found_again(got, share):
+def test_the_share_found_again(got: Detection, share: float) -> None:
     assert agreement(WANTED, got) == share
 
 
-def test_without_confident_detections_there_is_no_judging():
+def test_without_confident_detections_there_is_no_judging() -> None:
     assert agreement(detection(((0, 0, 10, 10), 1, 0.4)), WANTED) is None
     assert agreement(detection(), WANTED) is None

@@ -55,7 +55,9 @@ def largest_move(alone: Detection, together: Detection) -> float:
         *(pytest.param(GPU, name, 0.5, id=f"gpu-{name}", marks=on_gpu) for name in ("tf32", "fp16", "bf16")),
     ],
 )
-def test_company_moves_boxes_by_less_than(device, precision, pixels, pictures):
+def test_company_moves_boxes_by_less_than(
+    device: torch.device, precision: str, pixels: float, pictures: list[Tensor]
+) -> None:
     form = form_of(device, precision)
     for count in (2, 4):
         for picture, together in zip(pictures, form.detect(pictures[:count]), strict=False):
@@ -63,7 +65,7 @@ def test_company_moves_boxes_by_less_than(device, precision, pixels, pictures):
 
 
 @pytest.mark.parametrize("device", [pytest.param(GPU, id="gpu-fp32", marks=on_gpu)])
-def test_company_changes_no_bit(device, pictures):
+def test_company_changes_no_bit(device: torch.device, pictures: list[Tensor]) -> None:
     form = form_of(device, "fp32")
     for count in (2, 4):
         for picture, together in zip(pictures, form.detect(pictures[:count]), strict=False):
@@ -72,7 +74,7 @@ def test_company_changes_no_bit(device, pictures):
 
 
 @pytest.mark.parametrize("precision", [pytest.param(name, marks=on_gpu) for name in ("tf32", "fp16", "bf16")])
-def test_a_gpu_finds_in_short_precisions_what_it_finds_in_float32(precision, pictures):
+def test_a_gpu_finds_in_short_precisions_what_it_finds_in_float32(precision: str, pictures: list[Tensor]) -> None:
     from model.inference.agreement import agreement
 
     exact, form = form_of(GPU, "fp32"), form_of(GPU, precision)

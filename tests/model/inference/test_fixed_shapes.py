@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from model.inference.fixed_shapes import FixedShapeHeads, detections_of
 from model.inference.kernels.nms import reference_nms_mask
 from model.inference.serving import ServingModel
-from tests.support.oracle import blobs, make_pair
+from model.structures import SizeHW
+from tests.support.oracle import blobs, make_pair, pin_scales
 
-SMALL = {"min_size": 128, "max_size": 320, "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 150}
-CASES = {
+SMALL: dict[str, Any] = {
+    "min_size": 128,
+    "max_size": 320,
+    "rpn_pre_nms_top_n_test": 200,
+    "rpn_post_nms_top_n_test": 150,
+}
+CASES: dict[str, tuple[list[SizeHW], dict[str, Any]]] = {
     "landscape": ([(120, 180)], SMALL),
     "one pixel": ([(1, 1)], SMALL),
     "long 40:1": ([(10, 400)], SMALL),
@@ -27,18 +36,14 @@ CASES = {
 }
 
 
-@pytest.fixture
-def form_of():
-    def make(**kwargs):
-        _, model = make_pair(**kwargs)
-        model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
-        return ServingModel(model)
-
-    return make
+def form_of(**kwargs: Any) -> ServingModel:
+    _, model = make_pair(**kwargs)
+    pin_scales(model)
+    return ServingModel(model)
 
 
 @torch.inference_mode()
-def fixed(form, images, **kwargs):
+def fixed(form: ServingModel, images: list[Tensor], **kwargs: Any) -> Tensor:
     """The rows `[N, D + 1, 6]` of the fixed-shape form."""
     heads = FixedShapeHeads(form, nms_mask=reference_nms_mask, **kwargs)
     batch = form.transform(images)
@@ -51,7 +56,7 @@ def fixed(form, images, **kwargs):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_finds_what_the_eager_form_finds(case, form_of):
+def test_finds_what_the_eager_form_finds(case: str) -> None:
     sizes, kwargs = CASES[case]
     form = form_of(**kwargs)
     images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
@@ -64,14 +69,14 @@ def test_finds_what_the_eager_form_finds(case, form_of):
     assert any(len(eager["labels"]) for eager in wanted) or case == "no proposal at all"
 
 
-def test_an_answer_that_may_be_incomplete_says_so(form_of):
+def test_an_answer_that_may_be_incomplete_says_so() -> None:
     form, images = form_of(**SMALL), [blobs(120, 180)]
     (eager,) = form.detect(images)
     assert len(eager["labels"]) > 30
     assert detections_of(fixed(form, images, candidates=30).numpy()) == [None]
 
 
-def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_of):
+def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for() -> None:
     form, images = form_of(**SMALL | {"box_detections_per_img": 3}), [blobs(120, 180)]
     (eager,) = form.detect(images)
     (found,) = detections_of(fixed(form, images, candidates=30).numpy())
@@ -79,13 +84,13 @@ def test_few_candidates_are_enough_once_as_many_are_kept_as_are_asked_for(form_o
     torch.testing.assert_close(found["boxes"], eager["boxes"], rtol=0, atol=1e-3)
 
 
-def test_every_candidate_has_a_vote(form_of):
+def test_every_candidate_has_a_vote() -> None:
     """Those that are not looked at would have one, so what is kept is not enough."""
     form, images = form_of(**SMALL | {"box_detections_per_img": 3, "box_vote_thresh": 0.6}), [blobs(120, 180)]
     assert detections_of(fixed(form, images, candidates=30).numpy()) == [None]
 
 
-def test_votes_move_boxes_and_nothing_else(form_of):
+def test_votes_move_boxes_and_nothing_else() -> None:
     images = [blobs(120, 180)]
     (plain,), (voted,) = (form_of(**SMALL | {"box_vote_thresh": thresh}).detect(images) for thresh in (None, 0.6))
     assert plain["labels"].equal(voted["labels"])

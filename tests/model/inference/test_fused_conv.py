@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from model.inference.fused_conv import CudnnLayers, FusedConv, PlainLayers, folded, layers_for
+from model.inference.fused_conv import CudnnLayers, FusedConv, Layers, PlainLayers, folded, layers_for
 from model.resnet import FrozenBatchNorm2d
 
 
@@ -15,16 +17,16 @@ def filled(norm: nn.Module) -> nn.Module:
     return norm.eval()
 
 
-def conv_and_norm(frozen: bool, **kwargs) -> tuple[nn.Conv2d, nn.Module]:
+def conv_and_norm(frozen: bool, **kwargs: Any) -> tuple[nn.Conv2d, nn.Module]:
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 8, 3, padding=1, bias=False, **kwargs)
     return conv, filled(FrozenBatchNorm2d(8, eps=0.1) if frozen else nn.BatchNorm2d(8, eps=0.1))
 
 
-def test_folding_by_hand():
+def test_folding_by_hand() -> None:
     conv, norm = nn.Conv2d(1, 1, 1), FrozenBatchNorm2d(1, eps=1.0)
     conv.weight.data.fill_(2.0)
-    conv.bias.data.fill_(5.0)
+    conv.get_parameter("bias").data.fill_(5.0)
     norm.weight.fill_(6.0)
     norm.bias.fill_(0.5)
     norm.running_mean.fill_(1.0)
@@ -46,7 +48,7 @@ LAYERS = [
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("frozen", [True, False])
 @torch.no_grad()
-def test_one_operation_does_what_the_parts_do(frozen, stride, relu, layers):
+def test_one_operation_does_what_the_parts_do(frozen: bool, stride: int, relu: bool, layers: Layers) -> None:
     conv, norm = conv_and_norm(frozen, stride=stride)
     fused = FusedConv(conv, norm, relu=relu, dtype=torch.float32, layers=layers)
     x = torch.randn(2, 6, 9, 7)
@@ -65,7 +67,7 @@ def test_one_operation_does_what_the_parts_do(frozen, stride, relu, layers):
 
 @pytest.mark.parametrize("layers", LAYERS)
 @torch.no_grad()
-def test_a_coarser_map_is_upsampled_and_added(layers):
+def test_a_coarser_map_is_upsampled_and_added(layers: Layers) -> None:
     conv = nn.Conv2d(6, 8, 1)
     fused = FusedConv(conv, relu=False, dtype=torch.float32, layers=layers)
     x, coarser = torch.randn(2, 6, 4, 6), torch.randn(2, 8, 2, 3)
@@ -75,24 +77,24 @@ def test_a_coarser_map_is_upsampled_and_added(layers):
 
 @pytest.mark.parametrize("layers", LAYERS)
 @torch.no_grad()
-def test_a_bias_may_be_added_by_another_layer(layers):
+def test_a_bias_may_be_added_by_another_layer(layers: Layers) -> None:
     conv, x, addend = nn.Conv2d(6, 8, 1), torch.randn(2, 6, 4, 6), torch.randn(2, 8, 4, 6)
     bare = FusedConv(conv, relu=False, dtype=torch.float32, layers=layers, has_bias=False)
     assert bare.bias is None
-    bias = conv.bias.detach()
+    bias = conv.get_parameter("bias").detach()
     torch.testing.assert_close(bare(x) + bias[:, None, None], conv(x), rtol=1e-5, atol=1e-5)
     more = FusedConv(conv, relu=True, dtype=torch.float32, layers=layers, more_bias=bias.double())
     wanted = torch.relu(conv(x) + bias[:, None, None] + addend)
     torch.testing.assert_close(more(x, addend), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_layers_of_a_cpu_without_native_bf16_are_plain(monkeypatch):
+def test_layers_of_a_cpu_without_native_bf16_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.inference.fused_conv._mkldnn_has", lambda dtype: dtype == torch.float32)
     assert type(layers_for(torch.device("cpu"), torch.float32)) is not PlainLayers
     assert type(layers_for(torch.device("cpu"), torch.bfloat16)) is PlainLayers
 
 
-def test_what_cannot_be_folded_is_told():
+def test_what_cannot_be_folded_is_told() -> None:
     conv = nn.Conv2d(3, 8, 1)
     with pytest.raises(TypeError, match="GroupNorm"):
         FusedConv(conv, nn.GroupNorm(2, 8), relu=False, dtype=torch.float32, layers=PlainLayers())
@@ -108,7 +110,7 @@ def test_what_cannot_be_folded_is_told():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("channels", "kernel", "stride"), [(3, 7, 2), (64, 1, 1), (64, 3, 1), (64, 3, 2), (256, 1, 2)])
-def test_cudnn_fuses_what_the_plain_form_does(dtype, channels, kernel, stride):
+def test_cudnn_fuses_what_the_plain_form_does(dtype: torch.dtype, channels: int, kernel: int, stride: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     conv = nn.Conv2d(channels, 64, kernel, stride, kernel // 2).cuda()
     layers = CudnnLayers()

@@ -11,33 +11,47 @@ import torch
 
 pytest.importorskip("triton")
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from model.faster_rcnn import FasterRCNN
 from model.inference.capture import CUDACapture, NotCapturedError
 from model.inference.graphs import GraphedModel
 from model.inference.serving import ServingModel
-from tests.support.oracle import blobs, make_pair
+from model.structures import Detection
+from tests.support.oracle import blobs, make_pair, pin_scales
 
 # Few proposals: the interpreter takes a second for two.
-SMALL = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 8, "rpn_post_nms_top_n_test": 2, "num_classes": 4}
+SMALL: dict[str, Any] = {
+    "min_size": 64,
+    "max_size": 96,
+    "rpn_pre_nms_top_n_test": 8,
+    "rpn_post_nms_top_n_test": 2,
+    "num_classes": 4,
+}
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class CallByCall:
     """Repeats work by doing it again, into the same tensor."""
 
-    error = None
+    error: Exception | None = None
 
-    def __call__(self, work):
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         if self.error:
             raise self.error
         rows = work()
         return (lambda: rows.copy_(work())), rows
 
-    def forget(self):
+    def forget(self) -> None:
         """There is no memory to give back."""
 
 
 @pytest.fixture(autouse=True)
-def _whole_factors():
+def _whole_factors() -> Iterator[None]:
     """TF32 would shorten them, and with them the tests' aim."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -46,8 +60,8 @@ def _whole_factors():
 
 
 class Forms:
-    def __init__(self, model, device, **kwargs):
-        model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    def __init__(self, model: FasterRCNN, device: torch.device, **kwargs: Any) -> None:
+        pin_scales(model)
         model.to(device)
         self.capture = CallByCall()
         self.eager = ServingModel(model)
@@ -56,30 +70,33 @@ class Forms:
         self.graphed = GraphedModel(model, **kwargs)
 
 
+MakeForms = Callable[..., Forms]
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def forms(request):
+def forms(request: pytest.FixtureRequest) -> MakeForms:
     if (request.param == "cuda") is not torch.cuda.is_available():
         pytest.skip("runs on the GPU where there is one, or else in the interpreter")
 
-    def make(settings=SMALL, **kwargs):
+    def make(settings: dict[str, Any] = SMALL, **kwargs: Any) -> Forms:
         _, model = make_pair(**settings)
         return Forms(model, torch.device(request.param), **kwargs)
 
     return make
 
 
-def as_uint8(picture):
+def as_uint8(picture: Tensor) -> Tensor:
     return (picture * 255).round().to(torch.uint8)
 
 
-def assert_same(got, wanted):
+def assert_same(got: Sequence[Detection], wanted: Sequence[Detection]) -> None:
     for one, other in zip(got, wanted, strict=True):
         assert one["labels"].tolist() == other["labels"].tolist()
         torch.testing.assert_close(one["boxes"].cpu(), other["boxes"].cpu(), rtol=0, atol=0.05)
         torch.testing.assert_close(one["scores"].cpu(), other["scores"].cpu(), rtol=0, atol=1e-4)
 
 
-def test_graphs_find_what_the_eager_form_finds(forms):
+def test_graphs_find_what_the_eager_form_finds(forms: MakeForms) -> None:
     both = forms()
     pictures = [as_uint8(blobs(60, 80, 1)), as_uint8(blobs(61, 83, 2)).flip(2)]
     for batch in (pictures, pictures[:1], pictures[::-1]):  # the last on a graph that is there
@@ -88,7 +105,7 @@ def test_graphs_find_what_the_eager_form_finds(forms):
         assert_same(both.graphed.detect(batch), wanted)
 
 
-def test_one_graph_for_each_shape_and_size_and_no_more_than_asked_for(forms):
+def test_one_graph_for_each_shape_and_size_and_no_more_than_asked_for(forms: MakeForms) -> None:
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1}, most_graphs=2)
     tall, wide = as_uint8(blobs(80, 60)), as_uint8(blobs(60, 80))
     kept = both.graphed._graphs
@@ -104,34 +121,35 @@ def test_one_graph_for_each_shape_and_size_and_no_more_than_asked_for(forms):
     assert [count for _, count in kept] == [1, 2]
 
 
-def test_what_no_graph_can_do_goes_the_eager_way(forms):
+def test_what_no_graph_can_do_goes_the_eager_way(forms: MakeForms) -> None:
     both = forms()
     tall, wide = as_uint8(blobs(80, 60)), as_uint8(blobs(60, 80))
     assert_same(both.graphed.detect([tall, wide]), both.eager.detect([tall, wide]))
     floats = [(wide / 255).to(both.graphed.device)]
     assert_same(both.graphed.detect(floats), both.eager.detect(floats))
-    stages = []
+    stages: list[str] = []
     both.graphed.detect([wide], on_stage=stages.append)
     assert stages == ["preprocess", "network", "proposals", "roi", "post"]
     assert not both.graphed._graphs
 
 
-def test_the_hosts_buffers_outlive_a_batch_that_is_not_fetched(forms):
+def test_the_hosts_buffers_outlive_a_batch_that_is_not_fetched(forms: MakeForms) -> None:
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
     launched = both.graphed.launch([as_uint8(blobs(60, 80))])
+    assert launched._host is not None
     buffer = weakref.ref(launched._host.rows)
     del launched
     assert buffer() is not None
 
 
-def test_votes_are_cast_on_a_graph_too(forms):
+def test_votes_are_cast_on_a_graph_too(forms: MakeForms) -> None:
     both = forms(SMALL | {"box_vote_thresh": 0.5})
     picture = [as_uint8(blobs(60, 80, 1))]
     assert_same(both.graphed.detect(picture), both.eager.detect(picture))
     assert both.graphed._graphs
 
 
-def test_a_crowd_gets_its_whole_answer(forms):
+def test_a_crowd_gets_its_whole_answer(forms: MakeForms) -> None:
     both = forms(candidates=1)
     crowd = [as_uint8(blobs(60, 80, 1))]
     wanted = both.eager.detect(crowd)
@@ -140,7 +158,7 @@ def test_a_crowd_gets_its_whole_answer(forms):
     assert both.graphed._graphs
 
 
-def test_a_batch_is_answered_in_parts_of_powers_of_two(forms):
+def test_a_batch_is_answered_in_parts_of_powers_of_two(forms: MakeForms) -> None:
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
     batch = [as_uint8(blobs(60, 80, seed)) for seed in range(3)]
     assert_same(both.graphed.detect(batch), both.eager.detect(batch))
@@ -149,7 +167,7 @@ def test_a_batch_is_answered_in_parts_of_powers_of_two(forms):
     assert not both.graphed._graphs
 
 
-def test_without_a_graph_the_eager_way_is_taken(forms, caplog):
+def test_without_a_graph_the_eager_way_is_taken(forms: MakeForms, caplog: pytest.LogCaptureFixture) -> None:
     both = forms()
     capture = both.graphed._capture = CallByCall()
     capture.error = RuntimeError("cannot capture")
@@ -161,7 +179,9 @@ def test_without_a_graph_the_eager_way_is_taken(forms, caplog):
     assert not both.graphed._graphs
 
 
-def test_a_graph_that_could_not_be_made_for_a_while_is_tried_again(forms, caplog):
+def test_a_graph_that_could_not_be_made_for_a_while_is_tried_again(
+    forms: MakeForms, caplog: pytest.LogCaptureFixture
+) -> None:
     both = forms()
     capture = both.graphed._capture = CallByCall()
     capture.error = NotCapturedError("another capture has not ended")
@@ -174,7 +194,7 @@ def test_a_graph_that_could_not_be_made_for_a_while_is_tried_again(forms, caplog
     assert len(both.graphed._graphs) == 1
 
 
-def test_a_lack_of_memory_is_told(forms):
+def test_a_lack_of_memory_is_told(forms: MakeForms) -> None:
     both = forms()
 
     capture = both.graphed._capture = CallByCall()
@@ -183,7 +203,7 @@ def test_a_lack_of_memory_is_told(forms):
         both.graphed.detect([as_uint8(blobs(60, 80))])
 
 
-def test_two_batches_in_flight_keep_their_answers_apart(forms):
+def test_two_batches_in_flight_keep_their_answers_apart(forms: MakeForms) -> None:
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
     batches = [[as_uint8(blobs(60, 80, seed)) for seed in seeds] for seeds in ((1, 2), (3, 4), (5,))]
     wanted = [both.eager.detect(batch) for batch in batches]
@@ -194,7 +214,7 @@ def test_two_batches_in_flight_keep_their_answers_apart(forms):
     assert len(both.graphed._spare) == 3  # of the host's buffers, each of which served one batch at a time
 
 
-def test_a_new_shape_is_answered_eagerly_until_the_device_is_idle(forms):
+def test_a_new_shape_is_answered_eagerly_until_the_device_is_idle(forms: MakeForms) -> None:
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
     both.graphed.capture_when_idle([(80, 60)], [1])
     batch = [as_uint8(blobs(60, 80, seed)) for seed in range(3)]
@@ -210,13 +230,18 @@ def test_a_new_shape_is_answered_eagerly_until_the_device_is_idle(forms):
     assert_same(both.graphed.detect(batch[:1]), wanted[:1])
 
 
-def test_graphs_of_fewer_pictures_answer_for_a_size_that_has_none(forms):
+def test_graphs_of_fewer_pictures_answer_for_a_size_that_has_none(forms: MakeForms) -> None:
     both = forms(SMALL | {"rpn_post_nms_top_n_test": 1})
     both.graphed.capture_for((60, 80), 1)
     both.graphed.capture_when_idle([], [])
     replays = []
+
+    def counted(replay: Callable[[], object]) -> None:
+        replays.append(replay)
+        replay()
+
     for key, graph in both.graphed._graphs.items():
-        both.graphed._graphs[key] = dataclasses.replace(graph, replay=lambda run=graph.replay: replays.append(run()))
+        both.graphed._graphs[key] = dataclasses.replace(graph, replay=partial(counted, graph.replay))
     batch = [as_uint8(blobs(60, 80, seed)) for seed in range(3)]
     assert_same(both.graphed.detect(batch), both.eager.detect(batch))
     assert len(replays) == 3
@@ -225,12 +250,12 @@ def test_graphs_of_fewer_pictures_answer_for_a_size_that_has_none(forms):
 
 @pytest.mark.gpu
 @on_gpu
-def test_after_a_failed_capture_the_next_succeeds():
+def test_after_a_failed_capture_the_next_succeeds() -> None:
     capture = CUDACapture(torch.device("cuda"))
     x = torch.ones(4, device="cuda")
     calls = []
 
-    def failing():
+    def failing() -> Tensor:
         calls.append(1)
         return x * float((x * 2).sum()) if len(calls) > 1 else x  # the host's wait breaks the capture
 
@@ -246,13 +271,13 @@ def test_after_a_failed_capture_the_next_succeeds():
 
 @pytest.mark.gpu
 @on_gpu
-def test_pictures_are_uploaded_while_graphs_are_captured():
+def test_pictures_are_uploaded_while_graphs_are_captured() -> None:
     _, model = make_pair(min_size=320, max_size=480)
-    model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    pin_scales(model)
     form = GraphedModel(model.cuda().eval(), precision="fp16", dtype=torch.float16)
     uploads = torch.cuda.Stream(priority=-1)
 
-    def upload(image):
+    def upload(image: Tensor) -> Tensor:
         with torch.cuda.stream(uploads):
             return image.pin_memory().to("cuda", non_blocking=True)
 
@@ -269,9 +294,9 @@ def test_pictures_are_uploaded_while_graphs_are_captured():
 
 @pytest.mark.gpu
 @on_gpu
-def test_memory_is_flat_over_many_shapes():
+def test_memory_is_flat_over_many_shapes() -> None:
     _, model = make_pair(min_size=320, max_size=480)
-    model.roi_heads.box_roi_pool.pin_scales((4, 8, 16, 32))
+    pin_scales(model)
     form = GraphedModel(model.cuda().eval(), precision="fp16", dtype=torch.float16, most_graphs=8)
     reserved = []
     for _ in range(3):

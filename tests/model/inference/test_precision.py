@@ -13,13 +13,13 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("name", ["auto", "fp32", "bf16", "int8"])
-def test_a_cpu_has(name):
+def test_a_cpu_has(name: str) -> None:
     if name == "int8":
         pytest.importorskip("openvino")
     check_precision(name, CPU)
 
 
-def test_what_int8_lacks_is_told(monkeypatch):
+def test_what_int8_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)  # as if it were not installed
     with pytest.raises(OpenVINOMissingError, match=r"needs (openvino and )?nncf: .*choose fp32 or bf16"):
         check_precision("int8", CPU)
@@ -34,12 +34,12 @@ def test_what_int8_lacks_is_told(monkeypatch):
         ("fp8", CPU, "must be one of auto, fp32"),
     ],
 )
-def test_what_a_device_has_not_is_told(name, device, message):
+def test_what_a_device_has_not_is_told(name: str, device: torch.device, message: str) -> None:
     with pytest.raises(PrecisionError, match=message):
         check_precision(name, device)
 
 
-def test_candidates_are_what_the_device_has():
+def test_candidates_are_what_the_device_has() -> None:
     for device in (CPU, GPU):
         assert candidates(device)[0] == "fp32"
         assert set(candidates(device)) <= set(PRECISIONS)
@@ -47,10 +47,10 @@ def test_candidates_are_what_the_device_has():
             check_precision(name, device)
 
 
-def test_the_fastest_wins_although_its_first_run_is_the_slowest():
+def test_the_fastest_wins_although_its_first_run_is_the_slowest() -> None:
     runs = []
 
-    def run(name, first_s, later_s):
+    def run(name: str, first_s: float, later_s: float) -> None:
         time.sleep(later_s if name in runs else first_s)
         runs.append(name)
 
@@ -59,7 +59,7 @@ def test_the_fastest_wins_although_its_first_run_is_the_slowest():
     assert runs[:4] == ["slow", "fast", "slow", "fast"]  # in turn
 
 
-def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing():
+def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing() -> None:
     seconds_for = {1: 0.06, 2: 0.08, 4: 0.1, 8: 0.21, 16: 0.22}  # 17, 25, 40, 38 and 73 a second
     assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=16) == 4
     assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=2) == 2
@@ -74,7 +74,7 @@ def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing():
     assert best_batch_size(limited, largest=16, smallest=4) == 2
 
 
-def test_a_patient_search_for_the_best_batch_size_looks_beyond_one_that_gains_little():
+def test_a_patient_search_for_the_best_batch_size_looks_beyond_one_that_gains_little() -> None:
     seconds_for = {4: 0.04, 8: 0.07, 16: 0.14, 32: 0.2, 64: 0.4, 128: 0.8}  # 100, 114, 114, 160, 160 a second
     tried = []
 

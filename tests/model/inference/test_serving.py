@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torchvision.models.detection as oracle
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 from torchvision.ops.poolers import LevelMapper
 
@@ -15,14 +17,14 @@ from model import fasterrcnn_resnet50_fpn
 from model.data.synthetic import SyntheticData
 from model.inference.network import TorchNetwork, UnsupportedModelError
 from model.inference.serving import ServingModel
+from model.structures import Detection, SizeHW
 from model.weights.checkpoints import bundled_is_present
-from tests.support.oracle import blobs, make_pair
+from tests.support.oracle import STRIDES, blobs, make_pair, pin_scales
 
 needs_bundled = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
 
-SMALL = {"min_size": 128, "max_size": 320, "rpn_post_nms_top_n_test": 300}
-STRIDES = (4, 8, 16, 32)
-CASES = {
+SMALL: dict[str, Any] = {"min_size": 128, "max_size": 320, "rpn_post_nms_top_n_test": 300}
+CASES: dict[str, tuple[list[SizeHW], dict[str, Any]]] = {
     "landscape": ([(120, 180)], SMALL),
     "one pixel": ([(1, 1)], SMALL),
     "long 40:1": ([(10, 400)], SMALL),
@@ -36,21 +38,17 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def serving_pair():
-    def make(dtype=torch.float32, **kwargs):
-        theirs, ours = make_pair(**kwargs)
-        theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
-        theirs.roi_heads.box_roi_pool.map_levels = LevelMapper(2, 5)
-        ours.roi_heads.box_roi_pool.pin_scales(STRIDES)
-        return theirs, ServingModel(ours, dtype=dtype)
-
-    return make
+def serving_pair(dtype: torch.dtype = torch.float32, **kwargs: Any) -> tuple[oracle.FasterRCNN, ServingModel]:
+    theirs, ours = make_pair(**kwargs)
+    theirs.roi_heads.box_roi_pool.scales = [1 / stride for stride in STRIDES]
+    theirs.roi_heads.box_roi_pool.map_levels = LevelMapper(2, 5)
+    pin_scales(ours)
+    return theirs, ServingModel(ours, dtype=dtype)
 
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_float32_detects_what_torchvision_does(case, serving_pair):
+def test_float32_detects_what_torchvision_does(case: str) -> None:
     sizes, kwargs = CASES[case]
     theirs, ours = serving_pair(**kwargs)
     images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
@@ -64,7 +62,7 @@ def test_float32_detects_what_torchvision_does(case, serving_pair):
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_float64_detects_exactly_what_torchvision_does(case, serving_pair):
+def test_float64_detects_exactly_what_torchvision_does(case: str) -> None:
     sizes, kwargs = CASES[case]
     theirs, ours = serving_pair(dtype=torch.float64, **kwargs)
     images = [blobs(*size, seed) for seed, size in enumerate(sizes)]
@@ -75,9 +73,9 @@ def test_float64_detects_exactly_what_torchvision_does(case, serving_pair):
 
 
 @torch.no_grad()
-def test_votes_move_boxes_as_in_the_model_itself():
+def test_votes_move_boxes_as_in_the_model_itself() -> None:
     _, model = make_pair(**SMALL | {"box_vote_thresh": 0.6})
-    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    pin_scales(model)
     image = blobs(120, 180)
     (wanted,), (got,) = model([image]), ServingModel(model).detect([image])
     clear = wanted["scores"] > wanted["scores"].min() + 2e-3
@@ -85,14 +83,14 @@ def test_votes_move_boxes_as_in_the_model_itself():
     assert matched(wanted, got, box_atol=0.05, score_atol=5e-4)[clear].all()
 
 
-def matched(wanted, got, *, box_atol, score_atol):
+def matched(wanted: Detection, got: Detection, *, box_atol: float, score_atol: float) -> Tensor:
     """Which wanted detections have one of the same class, place and score; bool `[D]`."""
     is_near = (wanted["boxes"][:, None] - got["boxes"]).abs().amax(-1) <= box_atol
     is_near &= (wanted["scores"][:, None] - got["scores"]).abs() <= score_atol
     return (is_near & (wanted["labels"][:, None] == got["labels"])).any(1)
 
 
-def share_found(wanted, got, *, box_atol, score_atol):
+def share_found(wanted: Detection, got: Detection, *, box_atol: float, score_atol: float) -> float:
     """Of the wanted detections that are not at the end of a full list; 1 if there are none."""
     scores = wanted["scores"]
     clear = scores > scores.min() + 2e-3 if len(scores) == 100 else torch.ones_like(scores, dtype=torch.bool)
@@ -101,7 +99,7 @@ def share_found(wanted, got, *, box_atol, score_atol):
 
 
 @torch.no_grad()
-def test_the_network_gives_what_backbone_and_head_give():
+def test_the_network_gives_what_backbone_and_head_give() -> None:
     _, model = make_pair(**SMALL)
     images = torch.randn(2, 3, 96, 160)
     features = model.backbone(images)
@@ -119,9 +117,9 @@ def test_the_network_gives_what_backbone_and_head_give():
 
 @needs_bundled
 @torch.no_grad()
-def test_trained_weights_detect_the_same_in_every_form():
+def test_trained_weights_detect_the_same_in_every_form() -> None:
     model = fasterrcnn_resnet50_fpn(weights="bundled").eval()
-    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    pin_scales(model)
     image = SyntheticData("test", count=1)[0][0].float() / 255
     (wanted,) = model([image])
     sure = wanted["scores"] > 0.5
@@ -141,7 +139,7 @@ def test_trained_weights_detect_the_same_in_every_form():
 
 
 @torch.no_grad()
-def test_images_of_one_padded_shape_do_not_change_each_other(serving_pair):
+def test_images_of_one_padded_shape_do_not_change_each_other() -> None:
     # In float64: in float32, the order of scores that nearly tie goes by the batch's size on some processors.
     _, model = serving_pair(dtype=torch.float64, **SMALL)
     images = [blobs(128, 192), blobs(96, 135, 1), blobs(256, 350, 2)]
@@ -153,11 +151,11 @@ def test_images_of_one_padded_shape_do_not_change_each_other(serving_pair):
         torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-6)
 
 
-def test_other_architectures_are_refused():
+def test_other_architectures_are_refused() -> None:
     _, model = make_pair(**SMALL)
     with pytest.raises(UnsupportedModelError, match="pinned"):
         ServingModel(model)
-    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    pin_scales(model)
     model.roi_heads.box_head = nn.Flatten()
     with pytest.raises(UnsupportedModelError, match="box head of type Flatten"):
         ServingModel(model)
@@ -166,18 +164,18 @@ def test_other_architectures_are_refused():
         TorchNetwork(model)
 
 
-def test_the_original_is_left_as_it_was():
+def test_the_original_is_left_as_it_was() -> None:
     _, model = make_pair(**SMALL)
-    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    pin_scales(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ServingModel(model, dtype=torch.bfloat16).detect([blobs(120, 180)])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_originals_weights_are_let_go():
+def test_the_originals_weights_are_let_go() -> None:
     _, model = make_pair(**SMALL)
-    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
-    body, hidden = weakref.ref(model.backbone), weakref.ref(model.roi_heads.box_head.fc6.weight)
+    pin_scales(model)
+    body, hidden = weakref.ref(model.backbone), weakref.ref(model.get_parameter("roi_heads.box_head.fc6.weight"))
     served = ServingModel(model)
     del model
     gc.collect()
@@ -186,8 +184,8 @@ def test_the_originals_weights_are_let_go():
     assert hidden() is None
 
 
-def test_an_untrained_detector_serves():
+def test_an_untrained_detector_serves() -> None:
     model = fasterrcnn_resnet50_fpn(num_classes=3, min_size=64, max_size=64).eval()
-    model.roi_heads.box_roi_pool.pin_scales(STRIDES)
+    pin_scales(model)
     (found,) = ServingModel(model).detect([torch.rand(3, 40, 50)])
     assert found["boxes"].shape == (len(found["scores"]), 4)

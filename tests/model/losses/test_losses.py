@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,17 +15,17 @@ CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 DRAW_ALL = BalancedPositiveNegativeSampler(100, 1.0)
 
 
-def smooth_l1(difference):
+def smooth_l1(difference: float) -> float:
     """By hand: a parabola up to 1/9, a line beyond."""
     difference = abs(difference)
     return difference**2 / 2 * 9 if difference < 1 / 9 else difference - 1 / 18
 
 
-def cross_entropy(logits, label):
+def cross_entropy(logits: Sequence[float], label: int) -> float:
     return math.log(sum(math.exp(logit) for logit in logits)) - logits[label]
 
 
-def test_rpn_losses_by_hand():
+def test_rpn_losses_by_hand() -> None:
     # Two images with three anchors: positive, ignored, negative; and two negatives and a positive.
     logits = torch.tensor([[2.0, 9.0, -1.0], [0.5, 0.0, 1.0]])
     deltas = torch.zeros(2, 3, 4)
@@ -34,20 +35,20 @@ def test_rpn_losses_by_hand():
     ]
     losses = rpn_losses(logits, deltas, wanted, DRAW_ALL)
     assert losses.keys() == {"loss_objectness", "loss_rpn_box_reg"}
-    says_object, says_nothing = (lambda z: math.log1p(math.exp(-z))), (lambda z: math.log1p(math.exp(z)))
-    objectness = (says_object(2) + says_nothing(-1) + says_nothing(0.5) + says_nothing(0) + says_object(1)) / 5
+    # Of an anchor with the logit z, log(1 + exp(-z)) where it is an object and log(1 + exp(z)) where it is none.
+    objectness = sum(math.log1p(math.exp(z)) for z in (-2, -1, 0.5, 0, -1)) / 5
     assert losses["loss_objectness"].item() == pytest.approx(objectness)
     # Over all five sampled anchors, not the two positive ones.
     box_loss = (smooth_l1(0.05) + smooth_l1(2) + smooth_l1(1)) / 5
     assert losses["loss_rpn_box_reg"].item() == pytest.approx(box_loss)
 
 
-def test_rpn_box_loss_is_zero_without_positives():
+def test_rpn_box_loss_is_zero_without_positives() -> None:
     wanted = [AnchorTargets(torch.zeros(3), torch.full((3, 4), 9.0))]
     assert rpn_losses(torch.zeros(1, 3), torch.ones(1, 3, 4), wanted, DRAW_ALL)["loss_rpn_box_reg"] == 0
 
 
-def test_roi_losses_by_hand():
+def test_roi_losses_by_hand() -> None:
     class_logits = torch.tensor([[1.0, 0.0, 2.0], [0.5, 0.25, 0.0]])
     deltas = torch.full((2, 3, 4), 7.0)
     deltas[0, 2] = torch.tensor([0.0, 0.5, 0.0, 0.0])  # only the true class's are trained
@@ -63,7 +64,7 @@ def test_roi_losses_by_hand():
     assert losses["loss_box_reg"].item() == pytest.approx((smooth_l1(0.1) + smooth_l1(0.5)) / 2)
 
 
-def test_giou_loss_by_hand():
+def test_giou_loss_by_hand() -> None:
     """Proposals 10 x 10; the truth of the first lies 5 px to the right, of the second 20 px, beyond a gap of 10."""
     proposals = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 4.0, 4.0]])
     truth = torch.tensor([[5.0, 0.0, 15.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 0.0, 4.0, 4.0]])
@@ -78,21 +79,22 @@ def test_giou_loss_by_hand():
     assert deltas.grad[2].count_nonzero() == deltas.grad[:, 0].count_nonzero() == 0  # and no others anywhere
 
 
-def test_giou_loss_is_zero_without_positives():
+def test_giou_loss_is_zero_without_positives() -> None:
     samples = RoISamples([torch.tensor([[0.0, 0.0, 10.0, 10.0]])], torch.tensor([0]), torch.zeros(1, 4))
     deltas = torch.ones(1, 2, 4, requires_grad=True)
     loss = roi_losses(torch.zeros(1, 2), deltas, samples, CODER, box_loss="giou")["loss_box_reg"]
     loss.backward()
+    assert deltas.grad is not None
     assert loss == deltas.grad.count_nonzero() == 0
 
 
-def test_another_box_loss_is_refused():
+def test_another_box_loss_is_refused() -> None:
     samples = RoISamples([torch.zeros(1, 4)], torch.tensor([1]), torch.zeros(1, 4))
     with pytest.raises(ValueError, match="one of smooth_l1, giou, not 'GIoU'"):
         roi_losses(torch.zeros(1, 2), torch.zeros(1, 2, 4), samples, CODER, box_loss="GIoU")
 
 
-def test_losses_of_half_precision_are_float32():
+def test_losses_of_half_precision_are_float32() -> None:
     samples = RoISamples([torch.zeros(1, 4)], torch.tensor([1]), torch.zeros(1, 4))
     logits, deltas = torch.zeros(1, 2, dtype=torch.bfloat16), torch.zeros(1, 2, 4, dtype=torch.bfloat16)
     for box_loss in BOX_LOSSES:
@@ -101,12 +103,12 @@ def test_losses_of_half_precision_are_float32():
 
 
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
-def test_class_weights_scale_both_losses_of_a_sample(box_loss):
+def test_class_weights_scale_both_losses_of_a_sample(box_loss: str) -> None:
     proposals = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
     samples = RoISamples([proposals], torch.tensor([0, 1, 2]), torch.tensor([[9.0] * 4, [2.0] * 4, [0.5] * 4]))
     logits, deltas = torch.tensor([[0.0, 1.0, 2.0]]).repeat(3, 1), torch.zeros(3, 3, 4)
 
-    def box_losses(*class_weights):
+    def box_losses(*class_weights: float) -> float:
         losses = roi_losses(logits, deltas, samples, CODER, box_loss=box_loss, class_weights=class_weights)
         return losses["loss_box_reg"].item()
 
@@ -129,7 +131,7 @@ def test_class_weights_scale_both_losses_of_a_sample(box_loss):
         (1.0, (1, 16 / 36, 16 / 9, 16 / 3, 1)),  # 12 x 16/36 = 3 x 16/9 = 1 x 16/3: each class weighs a third of 16
     ],
 )
-def test_rare_classes_weigh_more(balance, expected):
+def test_rare_classes_weigh_more(balance: float, expected: tuple[float, ...]) -> None:
     """12 boxes of class 1, 3 of class 2, 1 of class 3 and none of class 4."""
     labels = torch.tensor([1] * 12 + [2, 3, 2, 2])
     assert class_weights(labels, 5, balance) == pytest.approx(expected)

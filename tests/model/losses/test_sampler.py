@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler as TheirSampler
 
 from model.losses.sampler import BalancedPositiveNegativeSampler
 
 
-def labels_of(positives, negatives, ignored):
+def labels_of(positives: int, negatives: int, ignored: int) -> Tensor:
     values = [1.0] * positives + [0.0] * negatives + [-1.0] * ignored
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(1))
     return torch.tensor(values)[order]
@@ -23,7 +24,7 @@ def labels_of(positives, negatives, ignored):
         (0, 0, (0, 0)),
     ],
 )
-def test_counts(positives, negatives, drawn):
+def test_counts(positives: int, negatives: int, drawn: tuple[int, int]) -> None:
     labels = labels_of(positives, negatives, ignored=9)
     positive, negative = BalancedPositiveNegativeSampler(20, 0.25)(labels)
     assert (len(positive), len(negative)) == drawn
@@ -33,13 +34,13 @@ def test_counts(positives, negatives, drawn):
         assert indices.tolist() == sorted(set(indices.tolist()))
 
 
-def test_any_class_is_positive():
+def test_any_class_is_positive() -> None:
     positive, negative = BalancedPositiveNegativeSampler(4, 1.0)(torch.tensor([0, 7, -1, 2, -2]))
     assert positive.tolist() == [1, 3]
     assert negative.tolist() == [0]
 
 
-def test_the_seed_decides_and_different_seeds_differ():
+def test_the_seed_decides_and_different_seeds_differ() -> None:
     labels = labels_of(100, 100, 0)
     draws = []
     for seed in (3, 3, 4):
@@ -49,7 +50,7 @@ def test_the_seed_decides_and_different_seeds_differ():
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(40, 60), (3, 60), (0, 60), (40, 2)])
-def test_draws_what_torchvision_draws(positives, negatives):
+def test_draws_what_torchvision_draws(positives: int, negatives: int) -> None:
     labels = labels_of(positives, negatives, ignored=5)
     torch.manual_seed(8)
     (positive_mask,), (negative_mask,) = TheirSampler(20, 0.5)([labels])

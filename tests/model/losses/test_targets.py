@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.box_coder import BoxCoder
 from model.losses.matcher import Matcher
 from model.losses.sampler import BalancedPositiveNegativeSampler
-from model.losses.targets import DegenerateBoxError, anchor_targets, check_targets, select_training_samples
+from model.losses.targets import DegenerateBoxError, RoISamples, anchor_targets, check_targets, select_training_samples
+from model.structures import Target
 from tests.support.oracle import blobs, make_pair
 
 CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
 
-def target(boxes, labels):
+def target(boxes: Sequence[Sequence[float]], labels: Sequence[int]) -> Target:
     return {
         "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         "labels": torch.tensor(labels, dtype=torch.int64),
@@ -24,7 +28,7 @@ def target(boxes, labels):
 GOOD = target([[0, 0, 10, 10]], [3])
 
 
-def test_good_targets_pass():
+def test_good_targets_pass() -> None:
     empty = target([], [])
     assert check_targets([GOOD, empty | {"image_id": torch.tensor(7)}], 2)[0] is GOOD
 
@@ -44,7 +48,7 @@ def test_good_targets_pass():
         ([GOOD, GOOD | {"labels": torch.ones(1)}], TypeError, "must be int64, not torch.float32"),
     ],
 )
-def test_wrong_targets_are_told(given, error, message):
+def test_wrong_targets_are_told(given: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_targets(given, 2)
 
@@ -52,12 +56,12 @@ def test_wrong_targets_are_told(given, error, message):
 @pytest.mark.parametrize(
     "box", [(5, 5, 5, 9), (5, 5, 9, 5), (9, 5, 5, 9), (math.nan, 0, 1, 1), (0, 0, math.inf, 1), (5, 5, 5, 5)]
 )
-def test_a_degenerate_box_is_named_with_its_image(box):
+def test_a_degenerate_box_is_named_with_its_image(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(DegenerateBoxError, match="box 2 of image 1 is "):
         check_targets([GOOD, target([[0, 0, 1, 1], [1, 1, 2, 2], box], [1, 1, 1])], 2)
 
 
-def test_a_degenerate_box_stops_the_model_in_training():
+def test_a_degenerate_box_stops_the_model_in_training() -> None:
     _, ours = make_pair(min_size=96, max_size=96)
     ours.train()
     with pytest.raises(DegenerateBoxError, match=r"box 0 of image 0 is \[4\.0, 4\.0, 4\.0, 8\.0\]"):
@@ -75,20 +79,20 @@ ANCHORS = torch.tensor(
 )
 
 
-def test_anchor_targets_by_hand():
+def test_anchor_targets_by_hand() -> None:
     labels, deltas = anchor_targets(ANCHORS, GOOD, Matcher(0.7, 0.3, allow_low_quality_matches=True), CODER)
     assert labels.tolist() == [1, -1, 0]
     assert deltas[0].tolist() == [0, 0, 0, 0]
     torch.testing.assert_close(deltas[1], torch.tensor([0, -0.25, 0, math.log(0.5)]))
 
 
-def test_without_boxes_every_anchor_is_background():
+def test_without_boxes_every_anchor_is_background() -> None:
     labels, deltas = anchor_targets(ANCHORS, target([], []), Matcher(0.7, 0.3), CODER)
     assert labels.tolist() == [0, 0, 0]
     assert deltas.shape == (3, 4)
 
 
-def select(proposals, targets, batch_size=10, fraction=0.5):
+def select(proposals: list[Tensor], targets: list[Target], batch_size: int = 10, fraction: float = 0.5) -> RoISamples:
     return select_training_samples(
         proposals,
         targets,
@@ -98,7 +102,7 @@ def select(proposals, targets, batch_size=10, fraction=0.5):
     )
 
 
-def test_training_samples_by_hand():
+def test_training_samples_by_hand() -> None:
     samples = select([ANCHORS, ANCHORS[2:]], [target([[0, 0, 10, 10], [50, 50, 60, 60]], [3, 5]), target([], [])])
     # The boxes join the proposals, at their end; so there is a positive for box 1 too.
     assert samples.proposals[0].tolist() == [*ANCHORS.tolist(), [0, 0, 10, 10], [50, 50, 60, 60]]
@@ -108,12 +112,12 @@ def test_training_samples_by_hand():
     assert samples.deltas[[0, 3, 4]].abs().max() == 0
 
 
-def test_ignored_proposals_are_not_sampled():
+def test_ignored_proposals_are_not_sampled() -> None:
     near = torch.tensor([[0.0, 0.0, 10.0, 22.0]])  # IoU 0.45, between 0.4 and 0.5
     assert select([near], [GOOD]).proposals[0].tolist() == [[0, 0, 10, 10]]
 
 
-def test_the_batch_size_bounds_the_samples_of_each_image():
+def test_the_batch_size_bounds_the_samples_of_each_image() -> None:
     many = torch.rand(100, 4, generator=torch.Generator().manual_seed(0)).cumsum(dim=1) * 30
     samples = select([many, many], [GOOD, GOOD], batch_size=16, fraction=0.25)
     assert [len(proposals) for proposals in samples.proposals] == [16, 16]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +16,7 @@ from tests.support.default_device import NoDefaultDevice
 
 
 @pytest.mark.parametrize("changes", [{}, {"live_norm": True, "clip_norm": 1.0, "box_loss": "giou", "accumulate": 2}])
-def test_a_run(changes, tmp_path):
+def test_a_run(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = tiny_run.tiny_settings(2, **changes)
     data = SyntheticData("train", count=8, size_hw=(96, 128))
     detector = tiny_run.tiny_detector(settings, len(data.categories))

@@ -37,7 +37,7 @@ def test_live_norm_learns_from_weights_without_an_epsilon() -> None:
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
     assert {norm.eps for norm in norms} == {result_info(checkpoint.info, CLASSES, settings).norm_eps} == {1e-5}
-    model.backbone.body(torch.rand(2, 3, 64, 64))  # in training, where torch refuses an epsilon of 0
+    model.get_submodule("backbone.body")(torch.rand(2, 3, 64, 64))  # in training, where torch refuses an epsilon of 0
 
     frozen = detector_from(checkpoint, CLASSES, tiny_run.tiny_settings(1))
     assert {norm.eps for norm in frozen.modules() if isinstance(norm, FrozenBatchNorm2d)} == {0.0}

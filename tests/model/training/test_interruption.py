@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_an_evaluation_that_is_interrupted_is_done_when_the_run_goes_on(
 
     seen = 0
 
-    def detect_all(detect, data, *, advance):
+    def detect_all(detect: object, data: object, *, advance: Callable[[], None]) -> None:
         nonlocal seen
         seen += 1
         os.kill(os.getpid(), signal.SIGTERM)

@@ -41,7 +41,7 @@ def _one_thread() -> Iterator[None]:
 def trainer(folder: Path, settings: TrainSettings, **changes: Any) -> Trainer:
     data = SyntheticData("train", count=10, size_hw=SIZE_HW)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = {
+    arguments: dict[str, Any] = {
         "model": tiny_run.tiny_detector(settings),
         "categories": data.categories,
         "data": data,
@@ -157,8 +157,8 @@ def test_batch_norm_of_the_average_is_measured_under_it(tmp_path: Path, accumula
         means, variances = [x.mean((0, 2, 3)) for x in outputs], [x.var((0, 2, 3)) for x in outputs]
         torch.testing.assert_close(kept[f"{name}.1.running_mean"], torch.stack(means).mean(0))
         torch.testing.assert_close(kept[f"{name}.1.running_var"], torch.stack(variances).mean(0))
-        scale = [average[f"{name}.1.{what}"] for what in ("weight", "bias")]
-        layers = [F.batch_norm(x, None, None, *scale, training=True).relu() for x in outputs]
+        scale, shift = average[f"{name}.1.weight"], average[f"{name}.1.bias"]
+        layers = [F.batch_norm(x, None, None, scale, shift, training=True).relu() for x in outputs]
         assert kept[f"{name}.0.weight"].equal(average[f"{name}.0.weight"])
     assert not run.judged.backbone.training
 
@@ -177,6 +177,7 @@ def test_the_data_decide_what_rare_classes_weigh(tmp_path: Path) -> None:
     plain = trainer(tmp_path / "plain", tiny_run.tiny_settings(1))
     assert plain.model.roi_heads.class_weights is None
     balanced = trainer(tmp_path / "balanced", tiny_run.tiny_settings(1, class_balance=1.0))
+    assert balanced.model.roi_heads.class_weights is not None
     background, *weights = balanced.model.roi_heads.class_weights
     assert background == 1
     sums = [float((labels == label).sum()) * weight for label, weight in enumerate(weights, 1)]

@@ -7,13 +7,13 @@ from model.weights.categories import Categories
 PETS = Categories(("__background__", "Cat", "N/A", "hot dog"))
 
 
-def test_objects_are_neither_background_nor_unused():
+def test_objects_are_neither_background_nor_unused() -> None:
     assert PETS.objects() == {1: "Cat", 3: "hot dog"}
     assert len(PETS) == 4
     assert PETS.name(3) == "hot dog"
 
 
-def test_of_objects_and_unnamed():
+def test_of_objects_and_unnamed() -> None:
     assert Categories.of_objects(["a", "b"]).names == ("__background__", "a", "b")
     assert Categories.unnamed(3).objects() == {1: "class 1", 2: "class 2"}
 
@@ -22,12 +22,12 @@ def test_of_objects_and_unnamed():
     ("wanted", "labels"),
     [(["cat"], {1}), ([" CAT ", "Hot Dog"], {1, 3}), (["3"], {3}), (["cat", "1"], {1}), ([], set())],
 )
-def test_labels_by_name_or_number(wanted, labels):
+def test_labels_by_name_or_number(wanted: list[str], labels: set[int]) -> None:
     assert PETS.labels(wanted) == labels
 
 
 @pytest.mark.parametrize("word", ["dog", "0", "2", "4", "N/A", "__background__", "-1", ""])
-def test_the_first_unknown_word_is_told(word):
+def test_the_first_unknown_word_is_told(word: str) -> None:
     with pytest.raises(KeyError) as caught:
         PETS.labels(["cat", word, "also wrong"])
     assert caught.value.args == (word,)
@@ -52,11 +52,11 @@ ODD = Categories(("__background__", "3", "rbc", "RBC", "platelet, small", "small
         (["small", "platelet, small"], {4, 5}),
     ],
 )
-def test_a_name_as_written_wins_then_an_id_then_another_case(wanted, labels):
+def test_a_name_as_written_wins_then_an_id_then_another_case(wanted: list[str], labels: set[int]) -> None:
     assert ODD.labels(wanted) == labels
 
 
-def test_a_name_in_another_case_that_two_classes_have_is_ambiguous():
+def test_a_name_in_another_case_that_two_classes_have_is_ambiguous() -> None:
     with pytest.raises(KeyError) as caught:
         ODD.labels(["Rbc"])
     assert caught.value.args == ("Rbc", "rbc", "RBC")
@@ -65,6 +65,6 @@ def test_a_name_in_another_case_that_two_classes_have_is_ambiguous():
 
 
 @pytest.mark.parametrize("names", [(), ("__background__",)])
-def test_a_detector_needs_a_class(names):
+def test_a_detector_needs_a_class(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="at least one class"):
         Categories(names)

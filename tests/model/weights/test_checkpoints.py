@@ -6,12 +6,15 @@ import hashlib
 import json
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 import model.weights.checkpoints
 from model.build import from_checkpoint
@@ -37,7 +40,7 @@ INFO = CheckpointInfo(
 )
 
 
-def assert_same_tensors(got, expected):
+def assert_same_tensors(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert got.keys() == expected.keys()
     for key, tensor in expected.items():
         assert torch.equal(got[key], tensor)
@@ -46,7 +49,7 @@ def assert_same_tensors(got, expected):
 
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".safetensors"])
 @pytest.mark.parametrize("info", [INFO, CheckpointInfo()], ids=["with info", "without"])
-def test_what_is_saved_is_read_back(tmp_path, ending, info):
+def test_what_is_saved_is_read_back(tmp_path: Path, ending: str, info: CheckpointInfo) -> None:
     path = tmp_path / f"mine{ending}"
     save_checkpoint(path, TENSORS, info)
     save_checkpoint(path, TENSORS, info)  # and again, over the first
@@ -58,13 +61,13 @@ def test_what_is_saved_is_read_back(tmp_path, ending, info):
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_tensors_that_are_views_are_saved(tmp_path, ending):
+def test_tensors_that_are_views_are_saved(tmp_path: Path, ending: str) -> None:
     whole = torch.arange(6.0).reshape(2, 3).requires_grad_()
     save_checkpoint(tmp_path / f"mine{ending}", {"view": whole.t()}, CheckpointInfo())
     assert_same_tensors(read_checkpoint(tmp_path / f"mine{ending}").state_dict, {"view": whole.detach().t()})
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.pth"
     save_checkpoint(path, TENSORS, INFO)
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
@@ -75,7 +78,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wrapped", [dict, lambda t: {"model": t, "epoch": 3}, lambda t: {"state_dict": t}])
-def test_plain_and_wrapped_state_dicts_are_read(tmp_path, wrapped):
+def test_plain_and_wrapped_state_dicts_are_read(
+    tmp_path: Path, wrapped: Callable[[dict[str, Tensor]], dict[str, Any]]
+) -> None:
     old = {"rpn.head.conv.weight": TENSORS["rpn.head.conv.0.0.weight"], CLS_SCORE: TENSORS[CLS_SCORE]}
     torch.save(wrapped(old), tmp_path / "their.pth")
     checkpoint = read_checkpoint(tmp_path / "their.pth")
@@ -84,7 +89,7 @@ def test_plain_and_wrapped_state_dicts_are_read(tmp_path, wrapped):
     assert checkpoint.num_classes == 4
 
 
-def test_plain_safetensors_are_read(tmp_path):
+def test_plain_safetensors_are_read(tmp_path: Path) -> None:
     safetensors.torch.save_file(TENSORS, tmp_path / "their.safetensors")
     checkpoint = read_checkpoint(tmp_path / "their.safetensors")
     assert_same_tensors(checkpoint.state_dict, TENSORS)
@@ -92,24 +97,25 @@ def test_plain_safetensors_are_read(tmp_path):
 
 
 class Malicious:
-    def __init__(self, trace):
+    def __init__(self, trace: Path) -> None:
         self.trace = trace
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (open, (str(self.trace), "w"))
 
 
-def legacy(path):
-    torch.save(TENSORS, path, _use_new_zipfile_serialization=False)
+def cut(path: Path, end: int, *, use_zip: bool) -> None:
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=use_zip)
+    path.write_bytes(path.read_bytes()[:end])
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[Path], object]] = {
     "empty.pth": lambda path: path.write_bytes(b""),
     "text.pth": lambda path: path.write_text("not weights at all\n"),
     "zeros.pth": lambda path: path.write_bytes(bytes(1000)),
-    "cut.pth": lambda path: (torch.save(TENSORS, path), path.write_bytes(path.read_bytes()[:-200])),
-    "cut-legacy.pth": lambda path: (legacy(path), path.write_bytes(path.read_bytes()[:-20])),
-    "short-legacy.pth": lambda path: (legacy(path), path.write_bytes(path.read_bytes()[:40])),
+    "cut.pth": lambda path: cut(path, -200, use_zip=True),
+    "cut-legacy.pth": lambda path: cut(path, -20, use_zip=False),
+    "short-legacy.pth": lambda path: cut(path, 40, use_zip=False),
     "plain-pickle.pth": lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=2)),
     "list.pth": lambda path: torch.save([torch.ones(1)], path),
     "nothing.pth": lambda path: torch.save({}, path),
@@ -130,7 +136,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_refused_by_name(tmp_path, name):
+def test_broken_files_are_refused_by_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     BROKEN[name](path)
     with pytest.raises(WeightsError, match=name.replace(".", r"\.")):
@@ -139,7 +145,7 @@ def test_broken_files_are_refused_by_name(tmp_path, name):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("use_zip", [True, False])
-def test_however_a_file_is_damaged_it_is_read_or_refused(tmp_path, use_zip):
+def test_however_a_file_is_damaged_it_is_read_or_refused(tmp_path: Path, use_zip: bool) -> None:
     path = tmp_path / "damaged.pth"
     torch.save(TENSORS, path, _use_new_zipfile_serialization=use_zip)
     whole = path.read_bytes()
@@ -157,13 +163,13 @@ def test_however_a_file_is_damaged_it_is_read_or_refused(tmp_path, use_zip):
     assert refused > 50
 
 
-def test_legacy_files_are_read(tmp_path):
-    legacy(tmp_path / "old.pth")
+def test_legacy_files_are_read(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert_same_tensors(read_checkpoint(tmp_path / "old.pth").state_dict, TENSORS)
 
 
 @pytest.mark.parametrize("use_zip", [True, False])
-def test_a_pickle_that_would_run_code_is_not_run(tmp_path, use_zip):
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path, use_zip: bool) -> None:
     trace = tmp_path / "trace"
     torch.save({"model": Malicious(trace)}, tmp_path / "evil.pth", _use_new_zipfile_serialization=use_zip)
     with pytest.raises(WeightsError, match="can run code"):
@@ -172,7 +178,9 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path, use_zip):
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors", ".frcnn"])
-def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch, ending):
+def test_a_file_that_may_not_be_read_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
     path = tmp_path / f"w{ending}"
     path.touch()
     monkeypatch.setattr("os.access", lambda asked, _: Path(asked) != path)  # root may read all
@@ -183,38 +191,38 @@ def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch, end
         read_coco()
 
 
-def test_a_folder_in_a_files_place_is_said_to_be_one(tmp_path):
+def test_a_folder_in_a_files_place_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is a folder, not a file of weights"):
         read_checkpoint(tmp_path)
 
 
-def test_saving_under_another_ending_is_refused(tmp_path):
+def test_saving_under_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="end in none of"):
         save_checkpoint(tmp_path / "mine.onnx", TENSORS, INFO)
     assert list(tmp_path.iterdir()) == []
 
 
-def checkpoint_of(num_classes, info=None):
+def checkpoint_of(num_classes: int, info: CheckpointInfo | None = None) -> Checkpoint:
     return Checkpoint(name="x.pth", state_dict={CLS_SCORE: torch.zeros(num_classes, 2)}, info=info or CheckpointInfo())
 
 
-def test_class_names_are_the_files_own_or_cocos_or_stand_ins():
+def test_class_names_are_the_files_own_or_cocos_or_stand_ins() -> None:
     assert checkpoint_of(4, INFO).categories.names == INFO.class_names
     assert checkpoint_of(91).categories == coco_categories()
     assert checkpoint_of(3).categories.names == ("__background__", "class 1", "class 2")
 
 
-def test_as_many_class_names_as_classes_are_needed():
+def test_as_many_class_names_as_classes_are_needed() -> None:
     with pytest.raises(WeightsError, match=r"x\.pth names 4 classes but has 5"):
         _ = checkpoint_of(5, INFO).categories
 
 
-def test_other_models_are_told_by_their_keys():
+def test_other_models_are_told_by_their_keys() -> None:
     with pytest.raises(WeightsError, match=r"x is not a Faster R-CNN checkpoint.* first keys: fc\.weight"):
         _ = Checkpoint(name="x", state_dict={"fc.weight": torch.ones(1)}, info=CheckpointInfo()).num_classes
 
 
-def test_official_entries():
+def test_official_entries() -> None:
     assert official_weights("fasterrcnn_resnet50_fpn", "DEFAULT") == coco_weights()
     assert coco_weights().url.endswith("-258fb6c6.pth")
     assert len(coco_categories()) == 91
@@ -223,7 +231,9 @@ def test_official_entries():
         official_weights("fasterrcnn_resnet50_fpn", "COCO_V9")
 
 
-def test_the_official_file_is_known_by_its_hash_wherever_it_lies(tmp_path, monkeypatch):
+def test_the_official_file_is_known_by_its_hash_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "renamed.pth"
     torch.save(TENSORS, path)
     assert read_checkpoint(path).info.norm_eps == 1e-5
@@ -235,7 +245,7 @@ def test_the_official_file_is_known_by_its_hash_wherever_it_lies(tmp_path, monke
     assert checkpoint.info == CheckpointInfo(class_names=tuple(entry.meta["categories"]), norm_eps=0.0)
 
 
-def test_load_strictly_lets_batch_counters_come_and_go():
+def test_load_strictly_lets_batch_counters_come_and_go() -> None:
     norm = torch.nn.BatchNorm2d(2)
     state = {key: torch.full_like(tensor, 3) for key, tensor in norm.state_dict().items()}
     load_strictly(norm, {key: state[key] for key in state if key != "num_batches_tracked"}, source="x")
@@ -245,7 +255,9 @@ def test_load_strictly_lets_batch_counters_come_and_go():
     load_strictly(plain, plain.state_dict() | {"bn.num_batches_tracked": torch.tensor(1)}, source="x")
 
 
-def test_a_cached_file_that_is_not_the_official_one_is_not_taken_for_it(tmp_path, monkeypatch):
+def test_a_cached_file_that_is_not_the_official_one_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
     torch.save({"weight": torch.zeros(2)}, path)
     monkeypatch.setattr(model.weights.checkpoints, "fetch_coco", lambda *_, **__: path)
@@ -264,7 +276,7 @@ def test_a_cached_file_that_is_not_the_official_one_is_not_taken_for_it(tmp_path
         {"x": 1},
     ],
 )
-def test_model_arguments_that_no_file_may_set_are_refused(tmp_path, model_kwargs):
+def test_model_arguments_that_no_file_may_set_are_refused(tmp_path: Path, model_kwargs: dict[str, Any]) -> None:
     path = tmp_path / "crafted.pth"
     tensors = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(3, 4)}
     save_checkpoint(path, tensors, CheckpointInfo(model_kwargs=model_kwargs))
@@ -272,7 +284,7 @@ def test_model_arguments_that_no_file_may_set_are_refused(tmp_path, model_kwargs
         from_checkpoint(read_checkpoint(path))
 
 
-def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     synced = []
     monkeypatch.setattr("os.fsync", lambda _: synced.append(path.exists()))

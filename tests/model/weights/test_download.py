@@ -6,10 +6,10 @@ import errno
 import hashlib
 import http.server
 import os
-import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,8 +23,24 @@ DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
 NAME = f"detector-{DIGITS}.pth"
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file in the way that a test asks for, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/files/{NAME}"
+        self.content, self.status, self.resumes = CONTENT, 200, True
+        self.breaks_off_at: int | None = None
+        self.drip_s = 0.0
+        self.over = threading.Event()
+        self.asked: list[str | None] = []
+        self.encodings: list[str | None] = []
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
+    server: Server
+
+    def do_GET(self) -> None:
         server = self.server
         wanted = self.headers.get("Range")
         server.asked.append(wanted)
@@ -34,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         content, start = server.content, 0
         if wanted and server.resumes:
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
                 self.send_error(416)
                 return
@@ -55,21 +71,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except ConnectionError:
             pass
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
     before = torch.hub._hub_dir
     torch.hub.set_dir(str(tmp_path / "hub"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.content, server.status, server.resumes = CONTENT, 200, True
-        server.breaks_off_at, server.drip_s, server.over = None, 0.0, threading.Event()
-        server.asked, server.encodings = [], []
-        server.url = f"http://127.0.0.1:{server.server_port}/files/{NAME}"
+    with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
@@ -79,12 +91,12 @@ def server(tmp_path, monkeypatch):
     torch.hub._hub_dir = before
 
 
-def leftovers(path):
+def leftovers(path: Path) -> set[str]:
     return {file.name for file in path.parent.iterdir() if not file.name.endswith(".lock")}
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_fetches_once(server, progress, capsys):
+def test_fetches_once(server: Server, progress: bool, capsys: pytest.CaptureFixture[str]) -> None:
     path = fetch(server.url, progress=progress)
     assert path == cached_path(server.url)
     assert path.read_bytes() == CONTENT
@@ -97,7 +109,7 @@ def test_fetches_once(server, progress, capsys):
     assert (NAME in shown.err) == progress
 
 
-def test_a_file_that_torchvision_fetched_is_found(server):
+def test_a_file_that_torchvision_fetched_is_found(server: Server) -> None:
     path = cached_path(server.url)
     assert path.parent.name == "checkpoints"
     path.parent.mkdir(parents=True)
@@ -107,7 +119,7 @@ def test_a_file_that_torchvision_fetched_is_found(server):
 
 
 @pytest.mark.parametrize("resumes", [True, False], ids=["server resumes", "server starts anew"])
-def test_a_download_that_broke_off_is_taken_up(server, resumes):
+def test_a_download_that_broke_off_is_taken_up(server: Server, resumes: bool) -> None:
     server.resumes = resumes
     server.breaks_off_at = 400_000
     with pytest.raises(WeightsUnavailableError):
@@ -122,7 +134,7 @@ def test_a_download_that_broke_off_is_taken_up(server, resumes):
     assert leftovers(path) == {NAME}
 
 
-def test_a_complete_partial_file_only_needs_its_name(server):
+def test_a_complete_partial_file_only_needs_its_name(server: Server) -> None:
     path = cached_path(server.url)
     path.parent.mkdir(parents=True)
     (path.parent / f"{NAME}.partial").write_bytes(CONTENT)
@@ -130,7 +142,7 @@ def test_a_complete_partial_file_only_needs_its_name(server):
     assert leftovers(path) == {NAME}
 
 
-def test_rubbish_from_an_earlier_try_is_thrown_away(server):
+def test_rubbish_from_an_earlier_try_is_thrown_away(server: Server) -> None:
     path = cached_path(server.url)
     path.parent.mkdir(parents=True)
     (path.parent / f"{NAME}.partial").write_bytes(b"rubbish")
@@ -139,7 +151,7 @@ def test_rubbish_from_an_earlier_try_is_thrown_away(server):
 
 
 @pytest.mark.parametrize("partial", [b"", b"rubbish"], ids=["fresh", "resumed"])
-def test_bytes_without_the_hash_never_get_the_name(server, partial):
+def test_bytes_without_the_hash_never_get_the_name(server: Server, partial: bytes) -> None:
     server.content = b"not the weights"
     path = cached_path(server.url)
     if partial:
@@ -152,14 +164,14 @@ def test_bytes_without_the_hash_never_get_the_name(server, partial):
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
-def test_the_servers_refusal_is_told(server, status):
+def test_the_servers_refusal_is_told(server: Server, status: int) -> None:
     server.status = status
     with pytest.raises(WeightsUnavailableError, match=str(status)):
         fetch(server.url, progress=False)
     assert not cached_path(server.url).exists()
 
 
-def test_without_a_network_the_ways_forward_are_told(server):
+def test_without_a_network_the_ways_forward_are_told(server: Server) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else takes the port, nobody answers
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/{NAME}"
@@ -171,7 +183,7 @@ def test_without_a_network_the_ways_forward_are_told(server):
 
 
 @pytest.mark.parametrize("drip_s", [0.02, 30.0], ids=["bytes trickle", "bytes stop"])
-def test_timeout_is_the_time_in_all(server, drip_s):
+def test_timeout_is_the_time_in_all(server: Server, drip_s: float) -> None:
     server.drip_s = drip_s
     started = time.monotonic()
     with pytest.raises(WeightsUnavailableError):
@@ -186,22 +198,24 @@ def test_timeout_is_the_time_in_all(server, drip_s):
     assert server.asked[1] is not None
 
 
-def test_all_who_want_a_file_at_once_fetch_it_once(server):
+def test_all_who_want_a_file_at_once_fetch_it_once(server: Server) -> None:
     with ThreadPoolExecutor(6) as pool:
         paths = list(pool.map(lambda _: fetch(server.url, progress=False), range(6)))
     assert {path.read_bytes() for path in paths} == {CONTENT}
     assert server.asked == [None]
 
 
-def test_a_folder_that_cannot_be_made_is_told(server, tmp_path):
+def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("a file, where the cache should be")
     with pytest.raises(WeightsUnavailableError, match="Ways forward"):
         fetch(server.url, progress=False)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_cache_that_cannot_be_written_is_not_the_networks_fault(server, monkeypatch, number):
-    def refuse(*_, **__):
+def test_a_cache_that_cannot_be_written_is_not_the_networks_fault(
+    server: Server, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", refuse)

@@ -51,7 +51,7 @@ async def test_small_files_of_large_pictures_cannot_fill_the_memory() -> None:
 
 async def test_what_is_padded_for_the_device_counts_where_it_is_more() -> None:
     detector = FakeDetector()
-    detector.padded_shape = lambda _size_hw: (80, 100)
+    detector.padded_shape = lambda size_hw: (80, 100)
     detector.gate.clear()
     async with serving(detector, queue_capacity_pixels=10_000) as client:
         first = asyncio.create_task(client.post("/detect", content=red_png(1, (8, 8))))

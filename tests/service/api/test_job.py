@@ -134,7 +134,12 @@ async def test_a_deadline_and_a_departure_at_once_leave_no_exception_behind(
 
     async def answered_late(job: Job) -> None:
         answer: asyncio.Future[None] = loop.create_future()
-        loop.call_later(0.01, lambda: answer.done() or answer.set_exception(UnavailableError("no device answers")))
+
+        def give_up() -> None:
+            if not answer.done():
+                answer.set_exception(UnavailableError("no device answers"))
+
+        loop.call_later(0.01, give_up)
         await answer
 
     async def in_thread(job: Job) -> None:
@@ -226,7 +231,7 @@ async def test_of_several_works_each_ends_as_it_does(service: Service, make_requ
             raise error
         return seconds
 
-    works = [work(0), work(20), work(0.01, BrokenImageError("broken"))]
+    works: list[Awaitable[float]] = [work(0), work(20), work(0.01, BrokenImageError("broken"))]
     outcomes = await run(make_request(X_Request_Timeout_Ms="200"), lambda job: job.gather(works))
     assert outcomes[0] == 0
     assert [type(outcome) for outcome in outcomes[1:]] == [DeadlineError, BrokenImageError]

@@ -246,7 +246,7 @@ async def test_a_picture_too_long_for_a_jpeg() -> None:
 
 async def test_a_form_may_have_other_fields() -> None:
     async with serving(FakeDetector()) as client:
-        form = {"files": {"file": red_png(7, (32, 40))}, "data": {"a": "1", "b": "2", "c": "3"}}
+        form: dict[str, Any] = {"files": {"file": red_png(7, (32, 40))}, "data": {"a": "1", "b": "2", "c": "3"}}
         assert (await client.post("/detect", **form)).json() == DETECTED
 
 
@@ -254,7 +254,7 @@ async def test_a_form_may_have_other_fields() -> None:
 async def test_an_option_beside_the_image_is_refused(path: str) -> None:
     detector = FakeDetector()
     async with serving(detector) as client:
-        form = {"files": {"file": red_png(7)}, "data": {"score_threshold": "0.9"}}
+        form: dict[str, Any] = {"files": {"file": red_png(7)}, "data": {"score_threshold": "0.9"}}
         body = check_problem(await client.post(path, **form), 422, "bad-parameter")
         assert body["detail"] == "score_threshold is taken in the address alone: /detect?score_threshold=..."
         if path == "/detect":
@@ -320,7 +320,7 @@ async def test_health_labels_and_metrics() -> None:
 @pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "99999999999", "9" * 5000, "٣"])
 async def test_a_bad_timeout_is_a_problem(value: str) -> None:
     async with serving(FakeDetector()) as client:
-        headers = {"X-Request-Timeout-Ms": value.encode()}
+        headers = {b"X-Request-Timeout-Ms": value.encode()}
         check_problem(await client.post("/detect", content=red_png(1), headers=headers), 422, "bad-parameter")
 
 
@@ -340,13 +340,14 @@ async def test_a_deadline_passes_while_all_threads_decode(way: str) -> None:
     detector, begun, gate = FakeDetector(), threading.Event(), threading.Event()
     data = base64.b64encode(red_png(2)).decode()
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [data]}
-    path, sent = {
+    ways: dict[str, tuple[str, dict[str, Any]]] = {
         "body": ("/detect", {"content": red_png(2)}),
         "json": ("/detect", {"json": {"image": data}}),
         "form": ("/detect", {"files": {"file": red_png(2)}}),
         "batch": ("/detect/batch", {"files": {"file": red_png(2)}}),
         "infer": ("/v2/models/fasterrcnn_resnet50_fpn/infer", {"json": {"inputs": [tensor]}}),
-    }[way]
+    }
+    path, sent = ways[way]
 
     def padded_shape(size_hw: tuple[int, int]) -> tuple[int, int]:
         begun.set()
@@ -406,7 +407,7 @@ async def test_high_goes_before_normal_and_a_batch_request_last() -> None:
     async with serving(detector, max_batch_size=1) as client:
         first = asyncio.create_task(client.post("/detect", content=red_png(0)))
         assert await asyncio.to_thread(detector.started.wait, 20)
-        requests = [
+        requests: list[tuple[str, dict[str, Any]]] = [
             ("/detect", {"content": red_png(1), "headers": {"X-Priority": "low"}}),
             ("/detect/batch", {"files": [("file", red_png(2))]}),
             ("/detect/batch", {"files": [("file", red_png(3))], "headers": {"X-Priority": "normal"}}),

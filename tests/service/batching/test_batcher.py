@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from service.batching.batch_queue import Priority
 from service.batching.batcher import Batcher, BatcherLimits
@@ -34,7 +35,7 @@ def fake(request: pytest.FixtureRequest) -> Fakes:
 
 @asynccontextmanager
 async def running(
-    *detectors: Any,
+    *detectors: FakeDetector,
     max_batch_size: int = 8,
     delay: float = 0.0,
     hang: float = 60.0,
@@ -61,7 +62,7 @@ async def running(
         await batcher.stop()
 
 
-async def started(detector: Any) -> None:
+async def started(detector: FakeDetector) -> None:
     assert await asyncio.to_thread(detector.started.wait, 20)
 
 
@@ -135,7 +136,7 @@ async def test_several_devices_feed_from_one_queue(fake: Fakes) -> None:
 EVERYTHING = frozenset(range(256))
 
 
-async def gathered(batcher: Batcher, detector: Any, reds: range) -> list[asyncio.Task[Any]]:
+async def gathered(batcher: Batcher, detector: FakeDetector, reds: range) -> list[asyncio.Task[Any]]:
     """Callers whose pictures wait together behind one that runs and is held."""
     detector.gate.clear()
     tasks = [asyncio.create_task(batcher.submit(Picture(red_picture(200))))]
@@ -150,7 +151,7 @@ async def test_only_the_guilty_picture_of_a_batch_fails(fake: Fakes) -> None:
     async with running(detector) as batcher:
         tasks = await gathered(batcher, detector, range(1, 9))
         detector.gate.set()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(outcomes[5], InferenceError)
         for n in (1, 2, 3, 4, 6, 7, 8):
             assert outcomes[n].detections.boxes[0, 0] == n
@@ -312,7 +313,7 @@ async def test_a_picture_that_kills_the_thread_fails_alone(fake: Fakes) -> None:
     async with running(detector) as batcher:
         tasks = await gathered(batcher, detector, range(1, 9))
         detector.gate.set()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(outcomes[5], InferenceError)
         assert [outcomes[n].detections.boxes[0, 0] for n in (1, 2, 3, 4, 6, 7, 8)] == [1, 2, 3, 4, 6, 7, 8]
         assert batcher.failure is None
@@ -412,7 +413,7 @@ async def test_stopping_tells_those_who_wait(fake: Fakes) -> None:
         tasks.append(asyncio.create_task(batcher.submit(Picture(red_picture(2)))))
         await asyncio.sleep(0.01)
         await batcher.stop()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         with pytest.raises(UnavailableError):
             await batcher.submit(Picture(red_picture(3)))
     assert [type(outcome) for outcome in outcomes] == [UnavailableError, UnavailableError]
@@ -433,11 +434,11 @@ async def test_stopping_in_the_search_for_the_guilty_tells_everybody(fake: Fakes
 
 
 async def test_pictures_are_sent_ahead_to_a_device_that_takes_them() -> None:
-    class Uploading(FakeGPU):  # type: ignore[misc]
-        def upload(self, image: Any) -> Any:
+    class Uploading(FakeGPU):
+        def upload(self, image: Tensor) -> Tensor:
             return image + 1
 
-        def allocate(self, shape: Any) -> Any:
+        def allocate(self, shape: tuple[int, int, int]) -> Any:
             return np.full(shape, 9, np.uint8)
 
     detector = Uploading()

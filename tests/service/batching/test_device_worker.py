@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -93,7 +93,7 @@ async def test_a_batch_that_fails_costs_the_one_behind_it_nothing() -> None:
         tasks = [submitted(batcher, red_picture(n)) for n in (1, 2, 3)]
         await until(lambda: device.launched == 2)
         device.gate.set()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(outcomes[0], InferenceError)
     assert [outcome.detections.boxes[0, 0] for outcome in outcomes[1:]] == [2, 3]
     ran = [batch[0][0] for batch in device.batches]
@@ -120,7 +120,7 @@ async def test_a_hang_frees_the_callers_of_both_batches_after_one_timeout() -> N
     async with running(device, max_batch_size=1, hang=0.3) as batcher:
         tasks = [submitted(batcher, red_picture(n)) for n in (1, 2)]
         await until(lambda: device.launched == 2)
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
         assert "hangs" in str(outcomes[0])
         assert "hangs" not in str(outcomes[1])  # it was not waited for
@@ -136,7 +136,7 @@ async def test_a_hang_in_a_launch_leaves_no_exception_behind() -> None:
     device.gate.clear()
     launch = device.launch
 
-    def launch_one(images: Any) -> Any:
+    def launch_one(images: Sequence[Tensor]) -> Any:
         if device.launched:
             assert device.gate.wait(20)
         return launch(images)
@@ -144,7 +144,7 @@ async def test_a_hang_in_a_launch_leaves_no_exception_behind() -> None:
     device.launch = launch_one
     async with running(device, max_batch_size=1, hang=0.2) as batcher:
         tasks = [submitted(batcher, red_picture(n)) for n in (1, 2)]
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
         device.gate.set()
         await until(lambda: batcher.failure is None)
@@ -161,7 +161,7 @@ async def test_after_a_hang_another_device_takes_the_batch_that_had_not_begun() 
         tasks = [submitted(batcher, red_picture(n)) for n in range(4)]
         await until(lambda: stuck.launched == well.launched == 2)
         well.gate.set()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         ours = stuck.batches[0][0][0]
         assert isinstance(outcomes.pop(ours), UnavailableError)
         assert [one.detections.boxes[0, 0] for one in outcomes] == [n for n in range(4) if n != ours]
@@ -183,7 +183,7 @@ async def test_a_quiet_device_prepares_and_a_request_interrupts_it(monkeypatch: 
 async def test_preparing_that_fails_leaves_the_device_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.batching.device_worker._QUIET_S", 0.01)
 
-    class Unprepared(FakeGPU):  # type: ignore[misc]
+    class Unprepared(FakeGPU):
         error: Exception = torch.OutOfMemoryError("CUDA out of memory")
 
         def prepare(self) -> bool:
@@ -205,7 +205,7 @@ async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_o
     staging = StagingBuffer(torch.empty(1 << 16, dtype=torch.uint8))
     stream = ThreadPoolExecutor(1)
 
-    class Copying(FakeGPU):  # type: ignore[misc]
+    class Copying(FakeGPU):
         """Its copies are made behind the callers' back, from memory that must still be theirs."""
 
         def __init__(self) -> None:
@@ -233,7 +233,7 @@ async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_o
         def upload(self, image: Tensor) -> Tensor:
             return self.uploads.send(image)
 
-        def launch(self, images: Any) -> Any:
+        def launch(self, images: Sequence[Tensor]) -> Any:
             stream.submit(lambda: None).result()  # as the device's stream waits for that of the copies
             return super().launch(images)
 

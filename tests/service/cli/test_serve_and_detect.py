@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from service.cli.app import app
 from service.devices import detector
+from service.settings import Settings
 from tests.support.fakes import FakeDetector
 
 runner = CliRunner()
@@ -111,7 +112,12 @@ def test_what_cannot_be_is_told_before_torch_is_imported(folder: Path) -> None:
 
 def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(detector, "load_detectors", lambda settings: asked.append(settings) or [FakeDetector()])
+
+    def load(settings: Settings) -> list[FakeDetector]:
+        asked.append(settings)
+        return [FakeDetector()]
+
+    monkeypatch.setattr(detector, "load_detectors", load)
     assert invoke("detect", folder).exit_code == 0
     assert (asked[0].precision, asked[0].max_batch_size) == ("fp32", 1)
 

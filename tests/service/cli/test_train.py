@@ -55,7 +55,7 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(run: Callable[..., Re
     found = served.detect([torch.zeros(3, 80, 100, dtype=torch.uint8)])[0]
     assert set(found.labels.tolist()) <= {1}
 
-    words = ("--weights", output / "best.safetensors", "--data", folder, "--device", "cpu")
+    words: tuple[object, ...] = ("--weights", output / "best.safetensors", "--data", folder, "--device", "cpu")
     measured = run("evaluate", *words, "--json", "--plot", tmp_path / "plots")
     assert measured.exit_code == 0, measured.output
     metrics = json.loads(measured.stdout)

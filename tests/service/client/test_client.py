@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +27,7 @@ from service.client import (
     ImageError,
     RetryPolicy,
 )
+from tests.support.clients import Sync
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import live
 
@@ -40,7 +42,7 @@ def test_importing_it_is_light() -> None:
     assert shown.stdout == "[]\n"
 
 
-def test_every_kind_of_image_is_taken(calling: Any, tmp_path: Path) -> None:
+def test_every_kind_of_image_is_taken(calling: type[Sync], tmp_path: Path) -> None:
     pixels = np.zeros((32, 48, 3), np.uint8)
     pixels[..., 0] = 7
     path = tmp_path / "seven.png"
@@ -59,7 +61,7 @@ def test_every_kind_of_image_is_taken(calling: Any, tmp_path: Path) -> None:
     assert result.request_id
 
 
-def test_options_reach_the_service(calling: Any) -> None:
+def test_options_reach_the_service(calling: type[Sync]) -> None:
     with live(FakeDetector()) as url:
         call = calling(url)
         assert len(call.detect(red_png(7), score_threshold=0.5)) == 1
@@ -76,7 +78,7 @@ def test_options_reach_the_service(calling: Any) -> None:
     assert caught.value.request_id
 
 
-def test_labels_health_and_drawing(calling: Any) -> None:
+def test_labels_health_and_drawing(calling: type[Sync]) -> None:
     with live(FakeDetector()) as url:
         call = calling(url)
         assert call.labels() == {1: "person", 2: "bicycle", 3: "car", 4: "dog"}
@@ -86,7 +88,7 @@ def test_labels_health_and_drawing(calling: Any) -> None:
             assert (drawn.format, drawn.size) == (image_format.upper(), (80, 40))
 
 
-def test_many_keep_their_order_and_a_failure_its_place(calling: Any) -> None:
+def test_many_keep_their_order_and_a_failure_its_place(calling: type[Sync]) -> None:
     images: list[Any] = [red_png(n) for n in range(60)]
     images[20] = b"broken"
     images[40] = Path("/nowhere.png")
@@ -98,10 +100,10 @@ def test_many_keep_their_order_and_a_failure_its_place(calling: Any) -> None:
     assert [int(result.boxes[0, 0]) for result in outcomes] == expected
 
 
-def test_many_are_sent_so_many_at_a_time_and_taken_as_needed(calling: Any) -> None:
+def test_many_are_sent_so_many_at_a_time_and_taken_as_needed(calling: type[Sync]) -> None:
     lock, here, most, taken = threading.Lock(), 0, 0, 0
 
-    def handler(request: Any) -> Any:
+    def handler(request: httpx.Request) -> httpx.Response:
         nonlocal here, most
         with lock:
             here += 1
@@ -142,7 +144,7 @@ def test_the_async_client_sends_several_at_a_time() -> None:
     assert [int(result.boxes[0, 0]) for result in outcomes] == list(range(8))
 
 
-def test_the_deadline_holds_and_is_told_to_the_service(calling: Any) -> None:
+def test_the_deadline_holds_and_is_told_to_the_service(calling: type[Sync]) -> None:
     detector = FakeDetector()
     detector.gate.clear()
     with live(detector) as url:
@@ -154,7 +156,7 @@ def test_the_deadline_holds_and_is_told_to_the_service(calling: Any) -> None:
         assert len(calling(url).detect(red_png(2), timeout_s=20)) == 2
 
 
-def test_no_service_is_said_so_after_the_retries(calling: Any) -> None:
+def test_no_service_is_said_so_after_the_retries(calling: type[Sync]) -> None:
     with pytest.raises(ConnectionLostError, match=r"http://127\.0\.0\.1:1/"):
         calling("http://127.0.0.1:1").detect(b"image")
 

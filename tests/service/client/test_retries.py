@@ -25,6 +25,7 @@ from service.client import (
 )
 from service.client.exchange import LONGEST_TIMEOUT_MS, Exchanges
 from service.client.retries import retry_after_s
+from tests.support.clients import Sync
 
 FOUND = {
     "boxes": [[1, 2, 3, 4]],
@@ -71,14 +72,14 @@ class Script:
         httpx.ReadError(""),
     ],
 )
-def test_what_may_pass_is_tried_again(calling: Any, first: Any) -> None:
+def test_what_may_pass_is_tried_again(calling: type[Sync], first: Any) -> None:
     script = Script(first, httpx.Response(200, json=FOUND))
     assert len(calling(script).detect(b"image")) == 1
     assert [request.content for request in script.requests] == [b"image", b"image"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 413, 415, 422, 500, 502, 504])
-def test_what_would_end_the_same_is_not(calling: Any, status: int) -> None:
+def test_what_would_end_the_same_is_not(calling: type[Sync], status: int) -> None:
     script = Script(refusal(status), httpx.Response(200, json=FOUND))
     with pytest.raises(ProblemError) as caught:
         calling(script).detect(b"image")
@@ -99,14 +100,14 @@ def test_what_would_end_the_same_is_not(calling: Any, status: int) -> None:
         (504, (ServerDeadlineError, DeadlineError, ServerError)),
     ],
 )
-def test_each_refusal_has_its_type(calling: Any, status: int, kinds: tuple[type[Exception], ...]) -> None:
+def test_each_refusal_has_its_type(calling: type[Sync], status: int, kinds: tuple[type[Exception], ...]) -> None:
     for answer in (refusal(status), httpx.Response(status, text="a proxy's")):
         with pytest.raises(ProblemError) as caught:
             calling(Script(answer), retry=RetryPolicy(attempts=1)).detect(b"image")
         assert all(isinstance(caught.value, kind) for kind in kinds)
 
 
-def test_attempts_are_bounded_and_the_last_refusal_is_told(calling: Any) -> None:
+def test_attempts_are_bounded_and_the_last_refusal_is_told(calling: type[Sync]) -> None:
     script = Script(*[refusal(429)] * 9)
     with pytest.raises(QueueFullError):
         calling(script, retry=RetryPolicy(attempts=3, first_pause_s=0)).detect(b"image")
@@ -122,12 +123,12 @@ def test_attempts_are_bounded_and_the_last_refusal_is_told(calling: Any) -> None
         httpx.Response(307, headers={"location": "https://elsewhere/"}),
     ],
 )
-def test_another_server_is_told_from_the_service(calling: Any, answer: httpx.Response) -> None:
+def test_another_server_is_told_from_the_service(calling: type[Sync], answer: httpx.Response) -> None:
     with pytest.raises(AnswerError, match="right address"):
         calling(Script(answer)).detect(b"image")
 
 
-def test_the_key_and_the_time_left_are_sent(calling: Any) -> None:
+def test_the_key_and_the_time_left_are_sent(calling: type[Sync]) -> None:
     script = Script(refusal(503), httpx.Response(200, json=FOUND))
     pause = RetryPolicy(first_pause_s=0)
     calling(script, api_key="secret", timeout_s=5, retry=pause).detect(b"image", score_threshold=0.5, labels=["a", 2])
@@ -165,8 +166,8 @@ def test_pauses_grow_are_bounded_and_never_shorter_than_asked() -> None:
         exchanges = Exchanges("http://x", api_key=None, timeout_s=1000, retry=retry, random=Random(seed))
         pauses, _ = steps(exchanges, *[refusal(429)] * 5, httpx.Response(200, json=FOUND))
         seen.append(pauses)
-    for bound, pauses in zip((1, 2, 4, 4, 4), zip(*seen, strict=True), strict=True):
-        assert 0 <= min(pauses) < 0.1 * bound
+    for bound, drawn in zip((1, 2, 4, 4, 4), zip(*seen, strict=True), strict=True):
+        assert 0 <= min(drawn) < 0.1 * bound
         assert 0.9 * bound < max(pauses) <= bound
     asked = Exchanges("http://x", api_key=None, timeout_s=1000, retry=retry)
     assert 7 <= steps(asked, refusal(503, **{"retry-after": "7"}), httpx.Response(200, json=FOUND))[0][0] <= 8
@@ -221,7 +222,9 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         (refusal(502), 1),
     ],
 )
-def test_what_may_have_broken_the_service_is_sent_again_less_often(calling: Any, outcome: Any, sent: int) -> None:
+def test_what_may_have_broken_the_service_is_sent_again_less_often(
+    calling: type[Sync], outcome: Any, sent: int
+) -> None:
     script = Script(*[outcome] * 9)
     with pytest.raises((ConnectionLostError, ProblemError)):
         calling(script, retry=RetryPolicy(first_pause_s=0)).detect(b"image")
@@ -229,7 +232,7 @@ def test_what_may_have_broken_the_service_is_sent_again_less_often(calling: Any,
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "5"])
-def test_a_time_that_is_none_is_told_at_once(calling: Any, timeout_s: Any) -> None:
+def test_a_time_that_is_none_is_told_at_once(calling: type[Sync], timeout_s: Any) -> None:
     with pytest.raises(ValueError, match="seconds over 0"):
         calling(Script()).detect(b"image", timeout_s=timeout_s)
     with pytest.raises(ValueError, match="seconds over 0"):
@@ -237,6 +240,6 @@ def test_a_time_that_is_none_is_told_at_once(calling: Any, timeout_s: Any) -> No
 
 
 @pytest.mark.parametrize("one", ["a.jpg", b"bytes", Path("a.jpg")])
-def test_one_image_is_told_from_many(calling: Any, one: Any) -> None:
+def test_one_image_is_told_from_many(calling: type[Sync], one: Any) -> None:
     with pytest.raises(TypeError, match="into a list"):
         list(calling(Script()).detect_many(one))

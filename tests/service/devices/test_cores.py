@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,13 +28,13 @@ def _no_bound_of_the_developers_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ("99900000 100000", CORES),
     ],
 )
-def test_a_quota_of_cgroup_v2_bounds_the_cores(tmp_path, quota, cores):
+def test_a_quota_of_cgroup_v2_bounds_the_cores(tmp_path: Path, quota: str, cores: int) -> None:
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert usable_cores(tmp_path) == cores
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("-1", CORES), ("100000", 1)])
-def test_a_quota_of_cgroup_v1_bounds_the_cores(tmp_path, quota, cores):
+def test_a_quota_of_cgroup_v1_bounds_the_cores(tmp_path: Path, quota: str, cores: int) -> None:
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
@@ -41,7 +42,7 @@ def test_a_quota_of_cgroup_v1_bounds_the_cores(tmp_path, quota, cores):
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "100000 0", "1 2 3"])
-def test_what_cannot_be_read_bounds_nothing(tmp_path, text):
+def test_what_cannot_be_read_bounds_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "cpu.max").write_text(text)
     assert usable_cores(tmp_path) == CORES
     assert usable_cores(tmp_path / "absent") == CORES
@@ -70,7 +71,9 @@ def test_beside_a_gpu_one_thread_computes(tmp_path: Path, monkeypatch: pytest.Mo
         ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
     ],
 )
-def test_threads_spin_briefly_unless_the_environment_says_how_they_wait(monkeypatch, given, wanted):
+def test_threads_spin_briefly_unless_the_environment_says_how_they_wait(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], wanted: dict[str, Any]
+) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
-from service.devices.detector import is_out_of_memory, release_memory
+from service.devices.detector import Detections, is_out_of_memory, release_memory
 from service.devices.device import Device, DeviceHungError, DeviceMemoryError
 from service.images.pictures import Picture
 from tests.support.fakes import FakeDetector, red_picture
@@ -14,7 +15,7 @@ from tests.support.fakes import FakeDetector, red_picture
 pytestmark = pytest.mark.anyio
 
 
-def device(detector: Any, *, hang: float = 20.0, canary: float = 20.0) -> Device:
+def device(detector: FakeDetector, *, hang: float = 20.0, canary: float = 20.0) -> Device:
     return Device(detector, reload=lambda _: detector, max_batch_size=8, hang_timeout_s=hang, canary_timeout_s=canary)
 
 
@@ -36,8 +37,8 @@ def test_what_says_that_memory_ran_out() -> None:
 
 
 async def test_the_host_running_out_of_memory_lowers_the_cap() -> None:
-    class Greedy(FakeDetector):  # type: ignore[misc]
-        def detect(self, images: Any) -> Any:
+    class Greedy(FakeDetector):
+        def detect(self, images: Sequence[Tensor]) -> list[Detections]:
             raise torchs_own_error()
 
     greedy = device(Greedy())
@@ -49,8 +50,8 @@ async def test_the_host_running_out_of_memory_lowers_the_cap() -> None:
 
 
 async def test_answers_that_do_not_match_the_images_are_nobodys() -> None:
-    class Forgetful(FakeDetector):  # type: ignore[misc]
-        def detect(self, images: Any) -> Any:
+    class Forgetful(FakeDetector):
+        def detect(self, images: Sequence[Tensor]) -> list[Detections]:
             return super().detect(images)[1:]
 
     forgetful = device(Forgetful())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from model.images.decoding import ACCEPTED
 from service.errors import BrokenImageError, TooLargeError, UnavailableError, UnsupportedTypeError
-from service.images.pictures import decode, from_pixels
+from service.images.pictures import Picture, decode, from_pixels
 
 
 def png(size_wh: tuple[int, int] = (24, 16)) -> bytes:
@@ -51,10 +52,11 @@ def exhausted(*_: Any, **__: Any) -> Any:
 
 
 def test_want_of_memory_is_not_the_caller_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    for attempt in (
+    attempts: tuple[Callable[[], Picture], ...] = (
         lambda: decode(png(), max_pixels=10_000, allocate=exhausted),
         lambda: from_pixels(np.zeros((2, 2, 3), np.uint8), allocate=exhausted),
-    ):
+    )
+    for attempt in attempts:
         with pytest.raises(UnavailableError, match="memory") as caught:
             attempt()
         assert int(caught.value.headers["Retry-After"]) > 0

@@ -44,7 +44,7 @@ def test_a_latency_holds_all_the_time_that_the_service_took() -> None:
 
 def test_coordinated_omission_is_corrected() -> None:
     """The service stands still from 1 s to 2 s. All who were to arrive meanwhile wait for its end."""
-    plan = {"rate": 30.0, "duration_s": 3.0, "seed": 2}
+    plan: dict[str, Any] = {"rate": 30.0, "duration_s": 3.0, "seed": 2}
     samples, _ = measure(lambda n, now: 2 - now if 1 <= now < 2 else 0.0, **plan)
     expected = arrivals(**plan)
     assert np.sort(samples.intended) == pytest.approx(expected, abs=1e-6)
@@ -54,7 +54,7 @@ def test_coordinated_omission_is_corrected() -> None:
 
 
 def test_arrivals_wait_for_no_answer_and_use_connections_again() -> None:
-    plan = {"rate": 30.0, "duration_s": 4.0, "seed": 1}
+    plan: dict[str, Any] = {"rate": 30.0, "duration_s": 4.0, "seed": 1}
     samples, service = measure(lambda n, now: 0.2, **plan)  # 6 at a time, and more where the machine is busy
     expected = arrivals(**plan)
     assert np.sort(samples.intended) == pytest.approx(expected, abs=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from service.loadtest.fleet import Measured
 from service.loadtest.plan import Goal, Plan, Target
 from service.loadtest.samples import Recorder, Samples
-from service.loadtest.search import attained_s, best, highest_rate, kept_up, lowest_missed
+from service.loadtest.search import Step, attained_s, best, highest_rate, kept_up, lowest_missed
 from service.loadtest.summary import quantile, summarise
 
 PLAN = Plan(target=Target("h", 1, "/", tls=False), images=(b"1234",), rate=10.0, duration_s=10.0, warmup_s=2.0)
@@ -129,7 +129,7 @@ def test_the_search_closes_in_on_the_highest_rate(capacity: float, first: float)
     def measure(rate: float) -> Measured:
         return measured([(3.0, 0.1 if rate <= capacity else 0.3, "")])
 
-    told = []
+    told: list[Step] = []
     steps = highest_rate(measure, Goal(0.99, 0.2), first, on_step=told.append)
     found = best(steps)
     assert found is not None

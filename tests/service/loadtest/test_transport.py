@@ -6,6 +6,7 @@ import shutil
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_tls(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tr
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(*certificate)
-    plan = {"concurrency": 2, "duration_s": 0.5, "images": (b"x" * 100_000,)}
+    plan: dict[str, Any] = {"concurrency": 2, "duration_s": 0.5, "images": (b"x" * 100_000,)}
     samples, service = measure(lambda n, now: 0.02, tls=server, **plan)
     if trusted:
         assert samples.succeeded.all()

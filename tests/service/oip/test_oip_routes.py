@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import threading
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -228,11 +229,12 @@ async def test_the_openapi_document_has_it() -> None:
 
 
 @pytest.fixture
-def triton() -> Any:
-    return pytest.importorskip("tritonclient.http", reason="pip install 'tritonclient[http]'")
+def triton() -> ModuleType:
+    client: ModuleType = pytest.importorskip("tritonclient.http", reason="pip install 'tritonclient[http]'")
+    return client
 
 
-def image_inputs(triton: Any, file: bytes) -> dict[str, Any]:
+def image_inputs(triton: ModuleType, file: bytes) -> dict[str, Any]:
     """The same picture in every form that the client can send."""
     with Image.open(io.BytesIO(file)) as image:
         pixels = np.asarray(image.convert("RGB"))
@@ -248,7 +250,7 @@ def image_inputs(triton: Any, file: bytes) -> dict[str, Any]:
     }
 
 
-def test_tritonclient_gets_what_detect_gives(triton: Any) -> None:
+def test_tritonclient_gets_what_detect_gives(triton: ModuleType) -> None:
     file = red_png(9, (40, 64))
     with live(FakeDetector()) as url:
         plain = httpx.post(f"{url}/detect", content=file).json()
@@ -283,7 +285,7 @@ def test_tritonclient_gets_what_detect_gives(triton: Any) -> None:
             client.close()
 
 
-def test_tritonclient_understands_the_errors(triton: Any) -> None:
+def test_tritonclient_understands_the_errors(triton: ModuleType) -> None:
     broken = triton.InferInput("image", [1], "BYTES").set_data_from_numpy(np.array([b"no image"], dtype=np.object_))
     with live(FakeDetector()) as url:
         client = triton.InferenceServerClient(url.removeprefix("http://"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from service.app import create_app
 from service.settings import Settings
-from tests.support.pages import LOOKS, Look, PageDetector, Visit, visited
+from tests.support.pages import LOOKS, Look, PageDetector, Visit, Visiting, visited
 from tests.support.servers import served
 
 
@@ -44,9 +43,6 @@ def browser() -> Iterator[Any]:
         chromium = driver.chromium.launch(executable_path=path, args=flags)
         yield chromium
         chromium.close()
-
-
-Visiting = Callable[..., AbstractContextManager[Visit]]
 
 
 @pytest.fixture

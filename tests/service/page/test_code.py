@@ -7,16 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.pages import picture_file
+from tests.support.pages import Visit, picture_file
 
 LOOKED_AT = ("desktop-light",)
 
 
-def run(language: str, visit: Any, folder: Path) -> str:
+def run(language: str, visit: Visit, folder: Path) -> str:
     """What the code of this tab prints, run in a folder."""
     visit.page.locator(f"input[value={language}]").check(force=True)
     code = visit.page.text_content("#code")
@@ -41,7 +40,7 @@ def languages() -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a picture.png", "it's; echo $(id) `id` \"&.png"])
-def test_the_code_does_what_the_page_did(name: str, visit: Any, tmp_path: Any) -> None:
+def test_the_code_does_what_the_page_did(name: str, visit: Visit, tmp_path: Path) -> None:
     data = picture_file()
     (tmp_path / name).write_bytes(data)
     visit.pick(name, data)
@@ -59,7 +58,7 @@ def test_the_code_does_what_the_page_did(name: str, visit: Any, tmp_path: Any) -
             assert [line.split()[0] for line in printed.splitlines()] == ["cat", "cat"]
 
 
-def test_the_code_for_no_class_asks_for_none(visit: Any, tmp_path: Path) -> None:
+def test_the_code_for_no_class_asks_for_none(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(picture_file())
     visit.pick("mine.png", picture_file())
     visit.until_shown()
@@ -73,7 +72,7 @@ def test_the_code_for_no_class_asks_for_none(visit: Any, tmp_path: Path) -> None
     assert run("javascript", visit, tmp_path).count("cat ") == 2
 
 
-def test_the_sample_s_code_fetches_the_sample(visit: Any, tmp_path: Any) -> None:
+def test_the_sample_s_code_fetches_the_sample(visit: Visit, tmp_path: Path) -> None:
     visit.page.click("#sample")
     visit.until_shown()
     for language in ("python", "javascript"):

@@ -14,7 +14,7 @@ from service.api.schemas import score_text
 from service.app import create_app
 from service.images.drawing import class_color
 from service.settings import Settings
-from tests.support.pages import picture_file
+from tests.support.pages import PageDetector, Visiting, picture_file
 from tests.support.servers import served
 
 LOOKED_AT = ("desktop-light", "phone-light")
@@ -22,7 +22,7 @@ Open = Callable[..., AbstractContextManager[Any]]
 
 
 @pytest.fixture
-def opened(detector: Any, visiting: Any) -> Open:
+def opened(detector: PageDetector, visiting: Visiting) -> Open:
     """`opened(weights=..., found=...)`: the page of a service with such a detector."""
 
     @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from tests.support.pages import Visiting
 
 LOOKED_AT = ("desktop-light",)
 
 
-def test_the_documents_page_loads_nothing_from_elsewhere_and_tries_a_request(visiting: Any, page_url: str) -> None:
+def test_the_documents_page_loads_nothing_from_elsewhere_and_tries_a_request(visiting: Visiting, page_url: str) -> None:
     with visiting(page_url) as opened:
         opened.page.goto(f"{page_url}/docs")
         opened.page.locator("#operations-health-livez_livez_get .opblock-summary-control").click()

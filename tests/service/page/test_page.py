@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.pages import picture_file
+from tests.support.pages import Look, Visit, Visiting, picture_file
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 # A file as the browser hands it over when it is dropped or pasted.
@@ -23,7 +23,7 @@ TRANSFER = """([name, type, data]) => {
 }"""
 
 
-def dropped(visit: Any, event: str, name: str, data: bytes) -> Any:
+def dropped(visit: Visit, event: str, name: str, data: bytes) -> Any:
     transfer = visit.page.evaluate_handle(TRANSFER, [name, "image/png", base64.b64encode(data).decode()])
     if event == "paste":
         visit.page.evaluate(
@@ -33,24 +33,24 @@ def dropped(visit: Any, event: str, name: str, data: bytes) -> Any:
         visit.page.dispatch_event("body", event, {"dataTransfer": transfer})
 
 
-def rows(visit: Any) -> list[tuple[str, str]]:
+def rows(visit: Visit) -> list[tuple[str, str]]:
     shown = visit.page.locator("#list .row:visible")
     return [(row.locator(".name").inner_text(), row.locator(".number").inner_text()) for row in shown.all()]
 
 
-def selected(visit: Any) -> list[str]:
+def selected(visit: Visit) -> list[str]:
     return [row.inner_text() for row in visit.page.locator("#list [aria-selected=true] .number").all()]
 
 
-def set_threshold(visit: Any, value: float) -> None:
+def set_threshold(visit: Visit, value: float) -> None:
     visit.page.locator("#threshold").fill(str(value))
 
 
-def fits(visit: Any) -> bool:
+def fits(visit: Visit) -> bool:
     return bool(visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
 
 
-def test_the_sample_gets_its_boxes(visit: Any) -> None:
+def test_the_sample_gets_its_boxes(visit: Visit) -> None:
     assert fits(visit)
     visit.page.click("#sample")
     visit.until_shown()
@@ -65,7 +65,7 @@ def test_the_sample_gets_its_boxes(visit: Any) -> None:
     assert fits(visit)
 
 
-def test_it_says_which_weights_serve_and_how(visit: Any) -> None:
+def test_it_says_which_weights_serve_and_how(visit: Visit) -> None:
     assert visit.text("#status-word") == "Ready"
     assert visit.text("#status-weights") == "bundled"
     assert visit.page.is_hidden("#caveat")  # nothing out of the ordinary: this also holds the sentence it is known by
@@ -78,7 +78,7 @@ def test_it_says_which_weights_serve_and_how(visit: Any) -> None:
     assert visit.page.is_hidden("#status-facts")
 
 
-def test_a_file_is_picked(visit: Any) -> None:
+def test_a_file_is_picked(visit: Visit) -> None:
     with visit.page.expect_file_chooser() as chooser:
         visit.page.click("#choose")
     chooser.value.set_files({"name": "mine.png", "mimeType": "image/png", "buffer": picture_file()})
@@ -86,7 +86,7 @@ def test_a_file_is_picked(visit: Any) -> None:
     assert visit.text("#file-name") == "mine.png"
 
 
-def test_a_file_is_dropped(visit: Any) -> None:
+def test_a_file_is_dropped(visit: Visit) -> None:
     dropped(visit, "dragenter", "mine.png", picture_file())
     assert visit.page.is_visible(".drop-hint")
     dropped(visit, "drop", "mine.png", picture_file())
@@ -95,7 +95,7 @@ def test_a_file_is_dropped(visit: Any) -> None:
     assert visit.text("#file-name") == "mine.png"
 
 
-def test_a_link_that_is_dropped_is_refused_in_words(visit: Any) -> None:
+def test_a_link_that_is_dropped_is_refused_in_words(visit: Visit) -> None:
     transfer = visit.page.evaluate_handle(
         "() => { const t = new DataTransfer(); t.setData('text/uri-list', 'http://x/'); return t; }"
     )
@@ -103,13 +103,13 @@ def test_a_link_that_is_dropped_is_refused_in_words(visit: Any) -> None:
     assert "That was no file" in visit.text("#notice")
 
 
-def test_a_picture_is_pasted(visit: Any) -> None:
+def test_a_picture_is_pasted(visit: Visit) -> None:
     dropped(visit, "paste", "image.png", picture_file())
     visit.until_shown()
     assert visit.text("#file-name") == "pasted.png"
 
 
-def test_the_camera_gives_a_picture(visiting: Any, page_url: str) -> None:
+def test_the_camera_gives_a_picture(visiting: Visiting, page_url: str) -> None:
     with visiting(page_url, permissions=["camera"]) as visit:
         visit.page.click("#camera")
         visit.page.click("#camera-take")
@@ -125,13 +125,13 @@ def test_the_camera_gives_a_picture(visiting: Any, page_url: str) -> None:
         assert visit.paths("detect") == 1
 
 
-def test_a_camera_that_is_forbidden_is_told_in_words(visit: Any) -> None:
+def test_a_camera_that_is_forbidden_is_told_in_words(visit: Visit) -> None:
     visit.page.click("#camera")
     visit.page.wait_for_selector("#notice")
     assert "not allowed to use the camera" in visit.text("#notice")
 
 
-def test_without_a_live_camera_the_device_takes_the_picture(visit: Any) -> None:
+def test_without_a_live_camera_the_device_takes_the_picture(visit: Visit) -> None:
     visit.page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
     with visit.page.expect_file_chooser() as chooser:
         visit.page.click("#camera")
@@ -139,7 +139,7 @@ def test_without_a_live_camera_the_device_takes_the_picture(visit: Any) -> None:
     visit.until_shown()
 
 
-def test_threshold_and_classes_ask_the_service_nothing(visit: Any) -> None:
+def test_threshold_and_classes_ask_the_service_nothing(visit: Visit) -> None:
     visit.page.click("#sample")
     visit.until_shown()
     third_box = (0.901, 0.7)
@@ -171,7 +171,7 @@ def test_threshold_and_classes_ask_the_service_nothing(visit: Any) -> None:
     assert visit.paths("detect") == 1
 
 
-def test_a_row_brings_out_its_box_and_a_box_its_row(visit: Any, look: Any) -> None:
+def test_a_row_brings_out_its_box_and_a_box_its_row(visit: Visit, look: Look) -> None:
     visit.page.click("#sample")
     visit.until_shown()
     third_box = (0.901, 0.7)
@@ -202,7 +202,7 @@ def test_a_row_brings_out_its_box_and_a_box_its_row(visit: Any, look: Any) -> No
     assert selected(visit) == []
 
 
-def test_everything_is_reached_by_keyboard(visit: Any) -> None:
+def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     page = visit.page
     reached: list[str] = []
 
@@ -249,7 +249,7 @@ def test_everything_is_reached_by_keyboard(visit: Any) -> None:
     assert visit.text("#threshold-value") == "0.51"
 
 
-def test_the_time_is_told_by_stage(visit: Any) -> None:
+def test_the_time_is_told_by_stage(visit: Visit) -> None:
     visit.page.click("#sample")
     visit.until_shown()
     stages = visit.page.locator("#time-stages > div").all_inner_texts()
@@ -260,7 +260,7 @@ def test_the_time_is_told_by_stage(visit: Any) -> None:
     assert re.fullmatch(r"[\d.]+ m?s", visit.text("#time-total"))
 
 
-def test_the_code_is_copied(visiting: Any, page_url: str) -> None:
+def test_the_code_is_copied(visiting: Visiting, page_url: str) -> None:
     with visiting(page_url, permissions=["clipboard-read", "clipboard-write"]) as visit:
         visit.page.click("#sample")
         visit.until_shown()
@@ -282,7 +282,7 @@ def test_the_code_is_copied(visiting: Any, page_url: str) -> None:
         assert answer["image"] == {"width": 640, "height": 480}
 
 
-def test_the_annotated_picture_is_downloaded_in_its_own_size(visit: Any) -> None:
+def test_the_annotated_picture_is_downloaded_in_its_own_size(visit: Visit) -> None:
     visit.pick("mine.photo.png", picture_file(1200, 900))
     visit.until_shown()
     with visit.page.expect_download() as download:
@@ -295,7 +295,7 @@ def test_the_annotated_picture_is_downloaded_in_its_own_size(visit: Any) -> None
         assert image.getpixel((1080, 700)) != (30, 60, 200)  # the right edge of the third box
 
 
-def test_a_turned_picture_is_shown_upright(visit: Any) -> None:
+def test_a_turned_picture_is_shown_upright(visit: Visit) -> None:
     upright = Image.open(io.BytesIO(picture_file(320, 160)))
     turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what a camera held so does to the picture
     for orientation in range(1, 9):
@@ -315,7 +315,7 @@ def test_a_turned_picture_is_shown_upright(visit: Any) -> None:
     assert visit.paths("detect") == 8
 
 
-def test_a_picture_of_4000_pixels_fits(visit: Any, look: Any) -> None:
+def test_a_picture_of_4000_pixels_fits(visit: Visit, look: Look) -> None:
     visit.pick("large.jpg", picture_file(4000, 3000, "JPEG"), "image/jpeg")
     visit.until_shown()
     assert fits(visit)
@@ -329,7 +329,7 @@ def test_a_picture_of_4000_pixels_fits(visit: Any, look: Any) -> None:
         assert image.size == (4000, 3000)
 
 
-def test_what_the_browser_cannot_show_the_service_shows(visit: Any) -> None:
+def test_what_the_browser_cannot_show_the_service_shows(visit: Visit) -> None:
     visit.pick("scan.tiff", picture_file(320, 240, "TIFF"), "image/tiff")
     visit.until_shown()
     red, _, blue, alpha = visit.pixel("picture", 0.1, 0.1)
@@ -338,7 +338,7 @@ def test_what_the_browser_cannot_show_the_service_shows(visit: Any) -> None:
     assert len(rows(visit)) == 4
 
 
-def test_a_picture_with_nothing_in_it(visit: Any) -> None:
+def test_a_picture_with_nothing_in_it(visit: Visit) -> None:
     visit.pick("tiny.png", picture_file(32, 32))
     visit.until_shown()
     assert visit.text("#count") == "No objects"
@@ -346,14 +346,14 @@ def test_a_picture_with_nothing_in_it(visit: Any) -> None:
     assert fits(visit)
 
 
-def test_the_newest_picture_wins(visit: Any) -> None:
+def test_the_newest_picture_wins(visit: Visit) -> None:
     visit.pick("first.png", picture_file(640, 480))
     visit.pick("second.png", picture_file(320, 200))
     visit.until_text("#count-note", "320 × 200")
     assert visit.text("#file-name") == "second.png"
 
 
-def test_names_are_text_and_nothing_else(visit: Any) -> None:
+def test_names_are_text_and_nothing_else(visit: Visit) -> None:
     visit.pick(f"{HOSTILE}.png", picture_file())
     visit.until_shown()
     assert visit.text("#file-name") == f"{HOSTILE}.png"
@@ -361,7 +361,7 @@ def test_names_are_text_and_nothing_else(visit: Any) -> None:
     assert HOSTILE in visit.page.locator(".chip .name").all_inner_texts()
 
 
-def test_colours_follow_the_system_and_the_button(visit: Any, look: Any) -> None:
+def test_colours_follow_the_system_and_the_button(visit: Visit, look: Look) -> None:
     def is_dark() -> bool:
         color = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
         return sum(map(int, re.findall(r"\d+", color)[:3])) < 380
@@ -378,7 +378,7 @@ def test_colours_follow_the_system_and_the_button(visit: Any, look: Any) -> None
     assert is_dark() == (look.scheme == "dark")
 
 
-def test_axe_finds_nothing_serious(visit: Any) -> None:
+def test_axe_finds_nothing_serious(visit: Visit) -> None:
     assert visit.serious() == []
     visit.page.click("#status summary")
     assert visit.serious() == []

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
 from service.app import create_app
+from service.lifecycle import Service
 from service.settings import Settings
-from tests.support.pages import picture_file
+from tests.support.pages import PageDetector, Visiting, picture_file
 from tests.support.servers import served
 
 # What stands in the way stands there in the same way in any colour; axe looks at the colours of it in both of these.
@@ -22,32 +23,46 @@ LOOKED_AT = ("desktop-light", "phone-dark")
 KEY = "it's-the-secret-of-the-page"
 
 
-@pytest.fixture
-def serve() -> Callable[..., Any]:
+class LoadedDetector(PageDetector):
+    """Is loaded once `loading` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading = threading.Event()
+
+
+class Serve:
     """`serve(detector, ready=..., setting=value)`: the address of such a service."""
 
-    def start(detector: Any, *, ready: bool = True, **settings: Any) -> Any:
-        def load(_: Settings) -> list[Any]:
+    service: Service
+
+    def __call__(self, detector: LoadedDetector, *, ready: bool = True, **settings: Any) -> AbstractContextManager[str]:
+        def load(_: Settings) -> list[PageDetector]:
             assert detector.loading.wait(60)
             return [detector]
 
         app = create_app(Settings(**settings), load=load)
-        start.service = app.state.service  # type: ignore[attr-defined]
+        self.service = app.state.service
         return served(app, ready=ready)
-
-    return start
 
 
 @pytest.fixture
-def detector(detector: Any) -> Iterator[Any]:
-    detector.loading = threading.Event()
+def serve() -> Serve:
+    return Serve()
+
+
+@pytest.fixture
+def detector() -> Iterator[LoadedDetector]:
+    detector = LoadedDetector()
     detector.loading.set()
     yield detector
     detector.gate.set()
     detector.loading.set()
 
 
-def test_axe_finds_nothing_serious_in_what_stands_in_the_way(detector: Any, serve: Any, visiting: Any) -> None:
+def test_axe_finds_nothing_serious_in_what_stands_in_the_way(
+    detector: LoadedDetector, serve: Serve, visiting: Visiting
+) -> None:
     with serve(detector, api_keys=KEY) as url, visiting(url, refused=True, permissions=["camera"]) as visit:
         visit.until_ready()
         visit.page.click("#sample")
@@ -59,7 +74,7 @@ def test_axe_finds_nothing_serious_in_what_stands_in_the_way(detector: Any, serv
         visit.page.click("#camera-cancel")
 
 
-def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any) -> None:
+def test_loading_is_said_and_waited_for(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
     detector.loading.clear()
     with serve(detector, ready=False) as url, visiting(url, refused=True) as visit:
         visit.page.wait_for_selector("#status[data-status=loading]")
@@ -78,7 +93,7 @@ def test_loading_is_said_and_waited_for(detector: Any, serve: Any, visiting: Any
         assert visit.text("#status-word") == "Ready"
 
 
-def test_failing_is_said(detector: Any, serve: Any, visiting: Any) -> None:
+def test_failing_is_said(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
     with serve(detector) as url, visiting(url, refused=True) as visit:
         visit.until_ready()
         detector.broken = True
@@ -90,7 +105,9 @@ def test_failing_is_said(detector: Any, serve: Any, visiting: Any) -> None:
         assert "No device answers" in visit.text("#caveat")
 
 
-def test_draining_is_said_and_then_that_nothing_answers(detector: Any, serve: Any, visiting: Any) -> None:
+def test_draining_is_said_and_then_that_nothing_answers(
+    detector: LoadedDetector, serve: Serve, visiting: Visiting
+) -> None:
     with ExitStack() as server:
         url = server.enter_context(serve(detector))
         with visiting(url, refused=True) as visit:
@@ -108,7 +125,9 @@ def test_draining_is_said_and_then_that_nothing_answers(detector: Any, serve: An
             visit.until_text("#notice", "The service cannot be reached")
 
 
-def test_a_full_queue_is_counted_down_and_tried_again(detector: Any, serve: Any, visiting: Any) -> None:
+def test_a_full_queue_is_counted_down_and_tried_again(
+    detector: LoadedDetector, serve: Serve, visiting: Visiting
+) -> None:
     with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
         visit.until_ready()
         detector.gate.clear()
@@ -123,7 +142,7 @@ def test_a_full_queue_is_counted_down_and_tried_again(detector: Any, serve: Any,
         assert visit.page.is_hidden("#notice")
 
 
-def test_the_countdown_can_be_ended(detector: Any, serve: Any, visiting: Any) -> None:
+def test_the_countdown_can_be_ended(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
     with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
         visit.until_ready()
         detector.gate.clear()
@@ -144,8 +163,8 @@ def until_in_flight(url: str) -> None:
         pass
 
 
-def test_what_is_refused_is_told_in_words(detector: Any, serve: Any, visiting: Any) -> None:
-    limits = {"max_body_bytes": 200_000, "max_image_pixels": 10_000}
+def test_what_is_refused_is_told_in_words(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
+    limits: dict[str, Any] = {"max_body_bytes": 200_000, "max_image_pixels": 10_000}
     with serve(detector, **limits) as url, visiting(url, refused=True) as visit:
         visit.until_ready()
         for name, data, headline, detail in (
@@ -165,7 +184,9 @@ def test_what_is_refused_is_told_in_words(detector: Any, serve: Any, visiting: A
         assert visit.page.is_hidden("#notice")
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab_alone(detector: Any, serve: Any, visiting: Any) -> None:
+def test_a_key_is_asked_for_and_kept_in_the_tab_alone(
+    detector: LoadedDetector, serve: Serve, visiting: Visiting
+) -> None:
     with serve(detector, api_keys=KEY) as url, visiting(url, refused=True) as visit:
         visit.until_ready()
         visit.page.click("#sample")

@@ -18,7 +18,7 @@ def test_what_is_not_given_is_left_to_each_replicas_environment(monkeypatch: pyt
     monkeypatch.setenv("FRCNN_WEIGHTS", "bundled")
     monkeypatch.setenv("FRCNN_API_KEYS", "secret")
     monkeypatch.setenv("FRCNN_DECODE_THREADS", "3")
-    arguments = ScaleArguments(log_level="error")  # type: ignore[call-arg]
+    arguments = ScaleArguments(log_level="error")
     assert arguments.settings.weights == "bundled"
     assert set(arguments.replica_settings(gpus=0)) == {"log_level", "device", "queue_capacity", "shutdown_timeout_s"}
 
@@ -73,14 +73,14 @@ def test_what_is_wrong_is_said_before_anything_is_deployed(given: dict[str, Any]
     ],
 )
 def test_gpus_of_a_replica_follow_from_its_device(device: str, in_cluster: float, gpus: int, told: str) -> None:
-    arguments = ScaleArguments(device=device)  # type: ignore[call-arg]
+    arguments = ScaleArguments(device=device)
     assert arguments.gpus(in_cluster=in_cluster) == gpus
     assert arguments.deployment_options(gpus=gpus)["ray_actor_options"]["num_gpus"] == gpus
     assert arguments.replica_settings(gpus=gpus)["device"] == told
 
 
 def test_the_service_refuses_before_serve_does_and_outlives_its_longest_request() -> None:
-    arguments = ScaleArguments(queue_capacity=100, shutdown_timeout_s=30)  # type: ignore[call-arg]
+    arguments = ScaleArguments(queue_capacity=100, shutdown_timeout_s=30)
     options = arguments.deployment_options(gpus=0)
     assert options["max_ongoing_requests"] > 100
     assert options["max_queued_requests"] > 0  # never without a bound, as Serve's default is
@@ -100,5 +100,5 @@ def test_decoding_has_the_cores_of_the_replica(num_cpus: float, threads: int) ->
 
 
 def test_a_number_of_decoding_threads_is_passed_on() -> None:
-    arguments = ScaleArguments(decode_threads=3)  # type: ignore[call-arg]
+    arguments = ScaleArguments(decode_threads=3)
     assert arguments.replica_settings(gpus=0)["decode_threads"] == 3

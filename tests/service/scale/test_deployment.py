@@ -23,7 +23,7 @@ def test_serve_takes_the_options_and_checks_the_builders_arguments_by_its_annota
 
     (parameter,) = inspect.signature(detector).parameters.values()
     assert parameter.annotation is ScaleArguments
-    options = ScaleArguments(device="cuda").deployment_options(gpus=1)  # type: ignore[call-arg]
+    options = ScaleArguments(device="cuda").deployment_options(gpus=1)
     deployment = serve.deployment(serve.ingress()(Replica), name="detector", **options)
     assert deployment.ray_actor_options["num_gpus"] == 1
     assert deployment.max_ongoing_requests == 256 + 256

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
+from torch import Tensor
 
 from service.devices.gpus import DetectorError
 from service.errors import UnavailableError
@@ -24,7 +27,7 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-def client_of(app: Any) -> httpx.AsyncClient:
+def client_of(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://replica")
 
 
@@ -72,10 +75,10 @@ async def test_a_model_that_cannot_be_loaded_fails_the_start() -> None:
 
 
 async def test_serve_is_told_when_no_device_answers() -> None:
-    class Breaking(FakeDetector):  # type: ignore[misc]
+    class Breaking(FakeDetector):
         broken = False
 
-        def detect(self, images: Any) -> Any:
+        def detect(self, images: Sequence[Tensor]) -> Any:
             if self.broken:
                 raise RuntimeError("the GPU has fallen off the bus")
             return super().detect(images)

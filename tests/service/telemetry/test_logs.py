@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from PIL import Image
@@ -39,7 +39,7 @@ def access_lines(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.anyio
-async def test_each_request_gets_a_line_of_json(capfd: Any) -> None:
+async def test_each_request_gets_a_line_of_json(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     async with serving(FakeDetector(fails_on=frozenset({9}))) as client:
         await client.post("/detect", content=red_png(1), headers={"X-Request-ID": "first"})
@@ -68,7 +68,7 @@ async def test_each_request_gets_a_line_of_json(capfd: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_each_request_gets_a_line_of_text(capfd: Any) -> None:
+async def test_each_request_gets_a_line_of_text(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings())
     async with serving(FakeDetector()) as client:
         await client.get("/labels", headers={"X-Request-ID": "abc"})
@@ -81,7 +81,7 @@ async def test_each_request_gets_a_line_of_text(capfd: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_lines_can_be_left_out(capfd: Any) -> None:
+async def test_the_lines_can_be_left_out(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings())
     async with serving(FakeDetector(), access_log=False) as client:
         await client.get("/labels")
@@ -91,7 +91,7 @@ async def test_the_lines_can_be_left_out(capfd: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["service.batching.batcher", "model.weights.download", "uvicorn.error"])
-def test_every_logger_of_the_process_writes_json(name: str, capfd: Any) -> None:
+def test_every_logger_of_the_process_writes_json(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     logging.getLogger(name).error("said %s", "this", exc_info=RuntimeError("two\nlines"))
     logging.getLogger(name).debug("too fine")
@@ -102,7 +102,7 @@ def test_every_logger_of_the_process_writes_json(name: str, capfd: Any) -> None:
     assert "request_id" not in told
 
 
-def test_warnings_are_lines_too(capfd: Any) -> None:
+def test_warnings_are_lines_too(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -123,7 +123,9 @@ def tiff() -> bytes:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_nothing_of_an_image_or_a_key_is_logged(log_format: Any, capfd: Any) -> None:
+async def test_nothing_of_an_image_or_a_key_is_logged(
+    log_format: Literal["text", "json"], capfd: pytest.CaptureFixture[str]
+) -> None:
     logs.configure(Settings(log_format=log_format, log_level="debug"))
     key = {"X-API-Key": f"right-{SECRET}"}
     marked = SECRET.encode()
@@ -179,7 +181,7 @@ def test_configuring_leaves_the_handlers_of_others_open() -> None:
         logging.getLogger("of.a.library").removeHandler(handler)
 
 
-def test_declined_upgrades_and_cancelled_requests_are_not_logged(capfd: Any) -> None:
+def test_declined_upgrades_and_cancelled_requests_are_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings())
     uvicorns = logging.getLogger("uvicorn.error")
     uvicorns.warning("Unsupported upgrade request.")

@@ -34,7 +34,9 @@ def traced() -> Traced:
     """`traced(detector)`: a client of a service, and what its spans are written into."""
 
     @asynccontextmanager
-    async def start(*detectors: Any, **settings: Any) -> AsyncIterator[tuple[httpx.AsyncClient, InMemorySpanExporter]]:
+    async def start(
+        *detectors: FakeDetector, **settings: Any
+    ) -> AsyncIterator[tuple[httpx.AsyncClient, InMemorySpanExporter]]:
         written = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(written))

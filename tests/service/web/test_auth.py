@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
 from service.settings import Settings
@@ -130,7 +131,7 @@ async def test_a_wrong_key_is_told_from_none() -> None:
 async def test_a_key_may_be_more_than_ascii() -> None:
     async with serving(FakeDetector(), api_keys="schlüssel-für-alle") as client:
         for value, status in (("schlüssel-für-alle".encode(), 200), ("schlüssel-für-alle".encode("latin-1"), 401)):
-            assert (await client.get("/labels", headers={"X-API-Key": value})).status_code == status
+            assert (await client.get("/labels", headers={b"X-API-Key": value})).status_code == status
 
 
 def test_a_request_without_a_key_is_refused_before_its_body_is_sent() -> None:
@@ -220,7 +221,7 @@ async def test_every_key_is_compared_with_all_and_by_digests() -> None:
         compared.append((one, other))
         return one == other
 
-    async def opened(scope: Any, receive: Any, send: Any) -> None:
+    async def opened(scope: Scope, receive: Receive, send: Send) -> None:
         await Response("open")(scope, receive, send)
 
     app = RequestContext(ApiKeys(opened, keys=["a1", "b2", "c3", "d4"], equal=equal), Metrics())

@@ -3,11 +3,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import Any
 
 import httpx
 import pytest
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.telemetry.metrics import Metrics
 from service.web.middleware import RequestContext
@@ -20,7 +20,7 @@ ORIGIN = "https://app.example"
 
 
 def answering(response: Response) -> httpx.AsyncClient:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await response(scope, receive, send)
 
     return httpx.AsyncClient(transport=httpx.ASGITransport(RequestContext(app, Metrics())), base_url="http://test")
@@ -120,7 +120,7 @@ async def test_pages_of_allowed_origins_may_call() -> None:
 
 
 async def test_an_unforeseen_failure_is_a_problem_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a secret of the inside")
 
     metrics = Metrics()

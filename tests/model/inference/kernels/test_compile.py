@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support.processes import script_environment
 
 
 @pytest.mark.parametrize("capability", ["80", "90"])
-def test_every_kernel_compiles(capability, tmp_path):
+def test_every_kernel_compiles(capability: str, tmp_path: Path) -> None:
     environment = script_environment()
     environment.pop("TRITON_INTERPRET", None)
     environment["TRITON_CACHE_DIR"] = str(tmp_path)

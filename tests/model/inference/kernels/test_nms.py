@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from model.inference.kernels.nms import nms_mask, reference_nms_mask
 
 
-def crowded(groups, count, seed=0):
+def crowded(groups: int, count: int, seed: int = 0) -> Tensor:
     """Boxes, many of which overlap, best first."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(groups, count, 2, generator=generator) * 60
@@ -18,7 +19,7 @@ def crowded(groups, count, seed=0):
 
 @pytest.mark.parametrize("count", [1, 64, 65, 130])
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_keeps_what_torchvision_keeps(count, threshold, device):
+def test_keeps_what_torchvision_keeps(count: int, threshold: float, device: torch.device) -> None:
     boxes = crowded(2, count)
     valid = torch.ones(2, count, dtype=torch.bool)
     got = nms_mask(boxes.to(device), valid.to(device), threshold).cpu()
@@ -31,7 +32,7 @@ def test_keeps_what_torchvision_keeps(count, threshold, device):
 
 
 @pytest.mark.parametrize("last_valid", [0, 70, 299])
-def test_blocks_without_valid_boxes(last_valid, device):
+def test_blocks_without_valid_boxes(last_valid: int, device: torch.device) -> None:
     """Nothing is written for them, and they are not kept."""
     boxes = crowded(2, 300)
     valid = torch.zeros(2, 300, dtype=torch.bool)
@@ -41,7 +42,7 @@ def test_blocks_without_valid_boxes(last_valid, device):
     assert got[0].any()
 
 
-def test_many_boxes(device):
+def test_many_boxes(device: torch.device) -> None:
     """More blocks than one warp takes."""
     boxes, valid = crowded(1, 1100), torch.ones(1, 1100, dtype=torch.bool)
     wanted = nms(boxes[0], torch.arange(1100, 0, -1).float(), 0.5)
@@ -49,7 +50,7 @@ def test_many_boxes(device):
     assert got[0].nonzero()[:, 0].tolist() == wanted.sort().values.tolist()
 
 
-def test_labels_and_invalid_boxes(device):
+def test_labels_and_invalid_boxes(device: torch.device) -> None:
     boxes, count = crowded(2, 150), 150
     generator = torch.Generator().manual_seed(1)
     valid = torch.rand(2, count, generator=generator) > 0.3
@@ -63,7 +64,7 @@ def test_labels_and_invalid_boxes(device):
     assert not nms_mask(boxes.to(device), torch.zeros_like(valid).to(device), 0.4).any()
 
 
-def test_a_chain_in_which_every_other_box_survives(device):
+def test_a_chain_in_which_every_other_box_survives(device: torch.device) -> None:
     """Each box overlaps its neighbours alone, so that what becomes of the last depends on all before it."""
     left = torch.arange(130.0)
     boxes = torch.stack((left, torch.zeros(130), left + 2, torch.ones(130)), dim=1)[None]
@@ -71,18 +72,18 @@ def test_a_chain_in_which_every_other_box_survives(device):
     assert got[0].nonzero()[:, 0].tolist() == list(range(0, 130, 2))
 
 
-def test_an_overlap_of_just_the_threshold_is_kept(device):
+def test_an_overlap_of_just_the_threshold_is_kept(device: torch.device) -> None:
     boxes = torch.tensor([[[0.0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 2, 1]]])
     got = nms_mask(boxes.to(device), torch.ones(1, 3, dtype=torch.bool, device=device), 0.5)
     assert got[0].tolist() == [True, True, False]
 
 
-def test_boxes_without_area_suppress_nothing(device):
+def test_boxes_without_area_suppress_nothing(device: torch.device) -> None:
     boxes = torch.zeros(1, 5, 4, device=device)
     assert nms_mask(boxes, torch.ones(1, 5, dtype=torch.bool, device=device), 0.5).all()
 
 
-def test_no_boxes(device):
+def test_no_boxes(device: torch.device) -> None:
     assert nms_mask(
         torch.zeros(2, 0, 4, device=device), torch.zeros(2, 0, dtype=torch.bool, device=device), 0.5
     ).shape == (2, 0)

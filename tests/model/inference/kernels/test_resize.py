@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.inference.kernels.resize import picture_table, resize_into
+from model.structures import SizeHW
 from model.transform import GeneralizedRCNNTransform
 
 SIZES = {
@@ -17,14 +19,14 @@ SIZES = {
 }
 
 
-def pictures(sizes):
+def pictures(sizes: list[SizeHW]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
 
 
 @pytest.mark.parametrize("case", SIZES)
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_gives_what_the_transform_gives(case, interleaved, device):
+def test_gives_what_the_transform_gives(case: str, interleaved: bool, device: torch.device) -> None:
     transform = GeneralizedRCNNTransform(min_size=64, max_size=96).eval()
     given = pictures(SIZES[case])
     wanted = transform([picture.float() / 255 for picture in given])
@@ -37,7 +39,7 @@ def test_gives_what_the_transform_gives(case, interleaved, device):
     torch.testing.assert_close(got.cpu(), wanted.tensors, rtol=0, atol=5e-5)
 
 
-def test_other_memory_formats_are_refused(device):
+def test_other_memory_formats_are_refused(device: torch.device) -> None:
     batch = torch.empty(1, 3, 8, 8, device=device)
     with pytest.raises(ValueError, match="channels last"):
         resize_into(batch, torch.zeros(1, 8, dtype=torch.int64, device=device), mean=(0, 0, 0), std=(1, 1, 1))
