@@ -51,7 +51,7 @@ def test_replicas_are_told_what_serves_options_follow_from(monkeypatch: pytest.M
         ({"detectors": "service.devices.detector"}, "module:name"),
         ({"detectors": "no_such_module:load"}, "no_such_module"),
         ({"detectors": "service.devices.detector:no_such_function"}, "no_such_function"),
-        ({"detectors": "service.devices.detector:MODEL_NAME"}, "cannot be called"),
+        ({"detectors": "service.devices.detector:LOAD_ERRORS"}, "cannot be called"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_deployed(given: dict[str, Any], words: str) -> None:
