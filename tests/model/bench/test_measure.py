@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from model.bench.measure import BASELINE, available_precisions, bench_model, lively
 from model.bench.peak_memory import peak_memory
 from model.build import random_checkpoint
 from model.weights.checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
-from service.cli.app import app
 
 CPU = torch.device("cpu")
 
@@ -82,10 +80,3 @@ def test_a_form_whose_memory_cannot_be_measured_is_told(tmp_path: Path) -> None:
 def test_what_the_device_has() -> None:
     assert {"fp32", "bf16"} <= set(available_precisions(CPU))
     assert not {"fp16", "tf32"} & set(available_precisions(CPU))
-
-
-@pytest.mark.parametrize("wrong", [("--size", "480"), ("--size", "axb"), ("--batch-size", "0"), ("--rounds", "0")])
-def test_wrong_usage_is_told(wrong: tuple[str, str]) -> None:
-    result = CliRunner().invoke(app, ["bench", "model", *wrong])
-    assert result.exit_code == 2
-    assert wrong[0] in result.output

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import Result
 
-from service.cli.app import app
+from tests.support import commands
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import live
 
 FORMS = (["--rate", "40"], ["--concurrency", "3"])
 
 
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["loadtest", *map(str, arguments)])
+def invoke(*arguments: object) -> Result:
+    return commands.invoke("loadtest", *arguments)
 
 
 @pytest.fixture
@@ -199,8 +199,6 @@ def test_when_every_request_fails_it_is_a_failure(url: str, tmp_path: Path) -> N
 
 def test_a_report_that_could_not_be_written_is_told_before_the_test(tmp_path: Path) -> None:
     report = tmp_path / "no" / "r.html"
-    done = CliRunner().invoke(
-        app, ["loadtest", "http://127.0.0.1:9", "--images", str(tmp_path), "--rate", "1", "--report", str(report)]
-    )
+    done = invoke("http://127.0.0.1:9", "--images", tmp_path, "--rate", "1", "--report", report)
     assert done.exit_code == 2
     assert "there is no such folder" in done.output

@@ -8,41 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from typer.testing import CliRunner, Result
 
-from model.build import fasterrcnn_resnet50_fpn, from_checkpoint, random_checkpoint
-from model.data.sources import open_data
-from model.data.synthetic import SyntheticData
+from model.build import from_checkpoint, random_checkpoint
 from model.training.run import RunRequest
 from model.weights.checkpoints import CheckpointInfo, read_checkpoint, save_checkpoint
-from service.cli.app import app
 from service.devices.detector import load_detectors
 from service.settings import Settings
+from tests.support.commands import QUICK, invoke
 from tests.support.processes import script_environment
 from tests.support.voc import write_voc
 
-QUICK = (
-    *("--weights", "none", "--batch-size", "2", "--min-size", "64", "--max-size", "96", "--rpn-samples", "16"),
-    *("--roi-samples", "16", "--proposals", "20", "--detection-proposals", "20", "--precision", "fp32"),
-    *("--device", "cpu"),
-)
 
-
-@pytest.fixture
-def run() -> Callable[..., Result]:
-    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
-
-
-def test_a_users_own_class_is_trained_evaluated_and_packed(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_users_own_class_is_trained_evaluated_and_packed(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", {f"{n}": [("gear wheel", 10, 10, 60, 60)] for n in range(2)} | {"empty": []})
     output = tmp_path / "out"
-    done = run("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
+    done = invoke("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
     assert done.exit_code == 0, done.output
     assert "1 x image without boxes, left out: empty.jpg" in done.stderr
     assert torch.tensor(1e-40).mul(1).item() > 0, "training left the process without subnormal numbers"
@@ -56,7 +40,7 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(run: Callable[..., Re
     assert set(found.labels.tolist()) <= {1}
 
     words: tuple[object, ...] = ("--weights", output / "best.safetensors", "--data", folder, "--device", "cpu")
-    measured = run("evaluate", *words, "--json", "--plot", tmp_path / "plots")
+    measured = invoke("evaluate", *words, "--json", "--plot", tmp_path / "plots")
     assert measured.exit_code == 0, measured.output
     metrics = json.loads(measured.stdout)
     assert metrics["images"] == 3
@@ -64,32 +48,32 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(run: Callable[..., Re
     assert list(metrics["by_class"]) == ["gear wheel"]
     assert (tmp_path / "plots" / "precision_recall.png").is_file()
 
-    again = run("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
+    again = invoke("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
     assert again.exit_code == 1
     assert "--resume" in again.stderr
 
     # The state itself says what the run began with: without the length of the run, nothing is left to do.
     words = ("train", "--data", folder, "--output", output, "--resume", *QUICK)
-    resumed = run(*words)
+    resumed = invoke(*words)
     assert resumed.exit_code == 0, resumed.output
     assert len((output / "log.jsonl").read_text().splitlines()) == 2
-    refused = run(*words, "--weights", "COCO_V1")
+    refused = invoke(*words, "--weights", "COCO_V1")
     assert refused.exit_code == 1
     assert "began with the weights none, not COCO_V1" in refused.stderr
 
 
-def test_votes_are_set_by_training_and_by_packing_and_stay(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_votes_are_set_by_training_and_by_packing_and_stay(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
     words = ("train", "--data", folder, "--validation-split", "none", "--iterations", 1, *QUICK)
-    done = run(*words, "--output", tmp_path / "first", "--box-vote-thresh", 0.8)
+    done = invoke(*words, "--output", tmp_path / "first", "--box-vote-thresh", 0.8)
     assert done.exit_code == 0, done.output
     first = tmp_path / "first" / "best.safetensors"
     assert from_checkpoint(read_checkpoint(first)).roi_heads.vote_thresh == 0.8
-    done = run(*words, "--output", tmp_path / "second", "--weights", first)
+    done = invoke(*words, "--output", tmp_path / "second", "--weights", first)
     assert done.exit_code == 0, done.output
     assert "beginning with the weights best.safetensors" in done.stderr
     assert read_checkpoint(tmp_path / "second" / "best.safetensors").info.model_kwargs["box_vote_thresh"] == 0.8
-    done = run(*words, "--output", tmp_path / "third", "--weights", first, "--box-vote-thresh", 0)
+    done = invoke(*words, "--output", tmp_path / "third", "--weights", first, "--box-vote-thresh", 0)
     assert done.exit_code == 0, done.output
     assert from_checkpoint(read_checkpoint(tmp_path / "third" / "best.safetensors")).roi_heads.vote_thresh is None
 
@@ -98,7 +82,7 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(run: Callable[..., Re
     few = {"roi_heads.box_predictor.cls_score.weight": torch.ones(2, 4)}
     save_checkpoint(plain, few, CheckpointInfo(model_kwargs=votes))
     for options, expected in (((), 0.7), (("--box-vote-thresh", 0.8), 0.8), (("--box-vote-thresh", 0), None)):
-        done = run("weights", "pack", plain, packed, *options)
+        done = invoke("weights", "pack", plain, packed, *options)
         assert done.exit_code == 0, done.output
         assert read_checkpoint(packed).info.model_kwargs == votes | {"box_vote_thresh": expected}
 
@@ -137,7 +121,6 @@ def test_votes_are_set_by_training_and_by_packing_and_stay(run: Callable[..., Re
     ],
 )
 def test_what_is_wrong_is_told_without_a_trace(
-    run: Callable[..., Result],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
@@ -145,47 +128,47 @@ def test_what_is_wrong_is_told_without_a_trace(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run(*words)
+    result = invoke(*words)
     assert result.exit_code == exit_code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_live_norm_goes_on_from_weights_with_their_own_arguments(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_live_norm_goes_on_from_weights_with_their_own_arguments(tmp_path: Path) -> None:
     begin = tmp_path / "begin.safetensors"
     info = CheckpointInfo(norm_eps=0.0, model_kwargs={"image_mean": [0.1, 0.2, 0.3], "max_size": 96})
     save_checkpoint(begin, random_checkpoint().state_dict, info)
     folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
     output = tmp_path / "out"
     words = ("train", "--data", folder, "--output", output, *QUICK, "--weights", begin, "--norm", "live")
-    done = run(*words, "--validation-split", "none", "--iterations", 1, "--learning-rate", 1e-4)
+    done = invoke(*words, "--validation-split", "none", "--iterations", 1, "--learning-rate", 1e-4)
     assert done.exit_code == 0, done.output
     told = read_checkpoint(output / "best.safetensors").info
     assert told.norm_eps == 1e-5
     assert told.model_kwargs["image_mean"] == [0.1, 0.2, 0.3]
 
     begin.unlink()  # its state has all that it needs to go on
-    resumed = run(*words, "--validation-split", "none", "--iterations", 2, "--learning-rate", 1e-4, "--resume")
+    resumed = invoke(*words, "--validation-split", "none", "--iterations", 2, "--learning-rate", 1e-4, "--resume")
     assert resumed.exit_code == 0, resumed.output
-    refused = run(*words, "--validation-split", "none", "--iterations", 3, "--resume")
+    refused = invoke(*words, "--validation-split", "none", "--iterations", 3, "--resume")
     assert refused.exit_code == 1
     assert "learning_rate 0.0001 -> 0.0025" in refused.stderr
     others = ("--learning-rate", 1e-4, "--norm-images", 0, "--box-loss", "giou", "--class-balance", 0.5)
-    refused = run(*words, "--validation-split", "none", "--resume", *others)
+    refused = invoke(*words, "--validation-split", "none", "--resume", *others)
     changed = "settings: norm_images 200 -> 0; box_loss smooth_l1 -> giou; class_balance 0.0 -> 0.5. "
     assert changed in refused.stderr.replace("\n", " ")
 
 
 def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
-    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[RunRequest] = []
     monkeypatch.setattr("model.training.run.run_training", lambda request, *_: requests.append(request))
     folder = write_voc(tmp_path / "voc", {f"{n}": [("RBC", 10, 10, 60, 60)] for n in range(3)})
     words = ("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK)
-    assert run(*words, "--validation-data", folder).exit_code == 0
-    assert run(*words, "--seed", 7).exit_code == 0
-    assert run(*words).exit_code == 0
+    assert invoke(*words, "--validation-data", folder).exit_code == 0
+    assert invoke(*words, "--seed", 7).exit_code == 0
+    assert invoke(*words).exit_code == 0
     validations = [request.validation for request in requests]
     assert all(validation is not None for validation in validations)
     assert [len(validation) for validation in validations if validation is not None] == [3, 50, 50]
@@ -194,18 +177,18 @@ def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
 
 
 def test_folders_are_looked_at_before_anything_is_fetched_or_read(
-    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(*_: object) -> None:
         raise AssertionError("it was fetched")
 
     monkeypatch.setattr("model.training.run.read_start", fetch)
     words = ("train", "--data", "synthetic", "--output", tmp_path, *QUICK)
-    nothing = run(*words, "--resume")
+    nothing = invoke(*words, "--resume")
     assert nothing.exit_code == 1
     assert "has no state to resume from" in nothing.stderr
     (tmp_path / "best.safetensors").touch()
-    other = run(*words)
+    other = invoke(*words)
     assert other.exit_code == 1
     assert "already holds a run" in other.stderr
 
@@ -233,78 +216,37 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(tmp_path: Path, number: signa
     assert sorted(path.name for path in output.iterdir()) == ["last.pth", "log.jsonl"]
 
 
-def test_a_bug_is_not_told_as_wrong_usage(
-    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_is_not_told_as_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def buggy(*_: object) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr("model.training.run.run_training", buggy)
-    result = run("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK)
+    result = invoke("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK)
     assert isinstance(result.exception, ValueError)
-    refused = run("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK, "--scale-jitter", "nan")
+    refused = invoke("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK, "--scale-jitter", "nan")
     assert refused.exit_code == 2
 
 
-def test_samples_are_data_to_train_and_evaluate_on(run: Callable[..., Result], tmp_path: Path) -> None:
-    drawn = run("sample", "--output", tmp_path / "in", "--count", 3, "--width", 160, "--height", 120)
-    assert drawn.exit_code == 0, drawn.output
-    with Image.open(tmp_path / "in" / "sample_1.jpg") as picture:
-        assert picture.size == (160, 120)
-    data, _ = open_data(str(tmp_path / "in"), "all")
-    drawn_from = SyntheticData("test", count=3, size_hw=(120, 160))
-    assert data.categories.names == drawn_from.categories.names
-    for index in range(3):
-        torch.testing.assert_close(data[index][1]["boxes"], drawn_from[index][1]["boxes"])
-        assert data[index][1]["labels"].tolist() == drawn_from[index][1]["labels"].tolist()
-    words = ("train", "--data", tmp_path / "in", "--output", tmp_path / "out", "--iterations", 1, *QUICK)
-    trained = run(*words, "--validation-split", "none")
-    assert trained.exit_code == 0, trained.output
-    weights = tmp_path / "out" / "best.safetensors"
-    measured = run("evaluate", "--weights", weights, "--data", tmp_path / "in", "--split", "all", "--json")
-    assert json.loads(measured.stdout)["images"] == 3
-
-
-def test_the_classes_of_foreign_weights_are_named_in_a_file(run: Callable[..., Result], tmp_path: Path) -> None:
-    foreign, named = tmp_path / "foreign.pth", tmp_path / "named.safetensors"
-    model = fasterrcnn_resnet50_fpn(num_classes=3)
-    torch.save(model.state_dict(), foreign)
-    refused = run("weights", "pack", foreign, named, "--class-names", "cat,dog,bird")
-    assert refused.exit_code == 1
-    assert not named.exists()
-    done = run("weights", "pack", foreign, named, "--class-names", "cat, dog")
-    assert done.exit_code == 0, done.output
-    checkpoint = read_checkpoint(named)
-    assert checkpoint.categories.objects() == {1: "cat", 2: "dog"}
-    given = model.state_dict()
-    assert all(torch.equal(tensor, given[key]) for key, tensor in checkpoint.state_dict.items())
-
-
-def test_the_second_version_is_trained_resumed_measured_and_served(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_second_version_is_trained_resumed_measured_and_served(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
     output = tmp_path / "out"
     words = ("train", "--data", folder, "--output", output, *QUICK, "--validation-split", "none")
-    done = run(*words, "--iterations", 1, "--model", "fasterrcnn_resnet50_fpn_v2")
+    done = invoke(*words, "--iterations", 1, "--model", "fasterrcnn_resnet50_fpn_v2")
     assert done.exit_code == 0, done.output
     weights = output / "best.safetensors"
     assert read_checkpoint(weights).architecture.name == "fasterrcnn_resnet50_fpn_v2"
 
-    refused = run(*words, "--resume", "--model", "fasterrcnn_resnet50_fpn")
+    refused = invoke(*words, "--resume", "--model", "fasterrcnn_resnet50_fpn")
     assert refused.exit_code == 1
     assert "trains a fasterrcnn_resnet50_fpn_v2. Leave out --model" in refused.stderr
-    resumed = run(*words, "--resume", "--iterations", 2, "--allow-changes")
+    resumed = invoke(*words, "--resume", "--iterations", 2, "--allow-changes")
     assert resumed.exit_code == 0, resumed.output
 
-    measured = run("evaluate", "--weights", weights, "--data", folder, "--json")
+    measured = invoke("evaluate", "--weights", weights, "--data", folder, "--json")
     assert json.loads(measured.stdout)["model"] == "fasterrcnn_resnet50_fpn_v2"
     asked = ("--weights", weights, "--data", folder, "--model", "fasterrcnn_resnet50_fpn")
-    refused = run("evaluate", *asked)
+    refused = invoke("evaluate", *asked)
     assert refused.exit_code == 1
     assert "holds fasterrcnn_resnet50_fpn_v2, and the detector is fasterrcnn_resnet50_fpn" in refused.stderr
     [served] = load_detectors(Settings(weights=str(weights), device="cpu"))
     assert (served.info.name, served.info.weights) == ("fasterrcnn_resnet50_fpn_v2", "best.safetensors")
-
-
-def test_asking_for_help_does_not_import_torch() -> None:
-    code = "import sys, service.cli.app; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=script_environment(), check=False).returncode == 0

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from tests.support.commands import invoke
+from tests.support.processes import script_environment
+
+
+def test_what_cannot_be_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 32)).save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("not a folder")
+    for arguments, message in {
+        ("detect", "missing.jpg"): "no such file or folder: missing.jpg",
+        ("detect", str(tmp_path), "--weights", "COCO"): "no such file of weights: COCO",
+        ("detect", str(tmp_path), "--weights", "bundled", "--draw", str(tmp_path / "notes.txt")): "cannot write to",
+        ("serve", "--weights", "w.pth"): "no such file of weights: w.pth",
+        ("evaluate", "--weights", "bundled", "--data", "nowhere"): "no such data: nowhere",
+        ("train", "--data", "nowhere", "--output", "out"): "no such data: nowhere",
+        ("bench", "model", "--size", "480"): "'480' is not numbers with 'x' between",
+        ("weights", "pack", "w.pth", "w.frcnn"): "no such file of weights: w.pth",
+    }.items():
+        script = "import sys; sys.modules['torch'] = None\nfrom service.cli.app import main; main()"
+        child = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
+        assert child.returncode in {1, 2}
+        assert message in child.stderr
+        assert "Traceback" not in child.stderr
+
+
+def test_version_and_help() -> None:
+    assert re.fullmatch(r"frcnn \d+\.\d+\.\d+\n", invoke("--version").stdout)
+    commands = [[name] for name in ("serve", "detect", "train", "evaluate", "sample", "loadtest")]
+    weights = [["weights", name] for name in ("list", "fetch", "inspect", "pack")]
+    for command in [*commands, *weights, ["bench", "model"], ["bench", "service"]]:
+        text = invoke(*command, "-h").stdout
+        assert text.startswith("Usage: ")
+        assert text.count("Example: frcnn") == 1, command
+        assert not re.findall(r"range>|\{[a-z_]+\}", text), command
+
+
+def test_asking_for_help_does_not_import_torch() -> None:
+    code = "import sys, service.cli.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=script_environment(), check=False).returncode == 0

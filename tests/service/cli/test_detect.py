@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service.devices import detector
+from service.settings import Settings
+from tests.support.commands import invoke
+from tests.support.fakes import FakeDetector
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "load_detectors", lambda _: [FakeDetector()])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, red in (("b.png", 7), ("a.jpg", 9), ("below/c.png", 8)):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 32), (red, 0, 0)).save(path)
+    (tmp_path / "in" / "notes.txt").write_text("not looked at")
+    return tmp_path / "in"
+
+
+@pytest.mark.usefixtures("faked")
+class TestDetect:
+    def test_text(self, folder: Path) -> None:
+        result = invoke("detect", folder / "b.png", "--weights", "random", "--score-threshold", "0.2")
+        assert result.exit_code == 0
+        assert result.stdout == (
+            f"{folder / 'b.png'}: 2 detections\n"
+            "  person 0.90  x 7 to 11, y 1 to 9\n"
+            "  dog 0.30     x 2 to 12, y 3 to 23\n"
+        )
+
+    def test_json_of_a_folder_in_order(self, folder: Path) -> None:
+        result = invoke("detect", folder, "--json")
+        documents = json.loads(result.stdout)
+        assert [Path(d["file"]).name for d in documents] == ["a.jpg", "b.png", "c.png"]
+        assert documents[1]["boxes"] == [[7, 1, 11, 9]]  # the default threshold is 0.5
+        assert documents[1]["label_names"] == ["person"]
+        assert documents[1]["image"] == {"width": 40, "height": 32}
+
+    def test_drawn_copies_keep_the_tree_and_overwrite_nothing(self, folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        for _ in range(2):
+            assert invoke("detect", folder, "--draw", out).exit_code == 0
+        assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [
+            "a-2.jpg", "a.jpg", "b-2.png", "b.png", "below/c-2.png", "below/c.png"
+        ]  # fmt: skip
+        with Image.open(out / "below" / "c.png") as drawn:
+            assert drawn.size == (40, 32)
+
+    def test_a_broken_image_is_told_and_the_others_are_done(self, folder: Path) -> None:
+        (folder / "a.jpg").write_bytes(b"broken")
+        result = invoke("detect", folder, "--json")
+        assert result.exit_code == 1
+        documents = json.loads(result.stdout)
+        assert "not an image" in documents[0]["error"]
+        assert len(documents[1]["boxes"]) == len(documents[2]["boxes"]) == 1
+        assert "1 of 3 images" in result.stderr
+
+    def test_wrong_usage(self, folder: Path) -> None:
+        assert invoke("detect").exit_code == 2
+        assert invoke("detect", folder / "missing.jpg").exit_code == 2
+        assert invoke("detect", folder, "--score-threshold", "2").exit_code == 2
+        unknown = invoke("detect", folder, "--labels", "unicorn")
+        assert unknown.exit_code == 1
+        assert "unicorn" in unknown.stderr
+
+
+def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(settings: Settings) -> list[FakeDetector]:
+        asked.append(settings)
+        return [FakeDetector()]
+
+    monkeypatch.setattr(detector, "load_detectors", load)
+    assert invoke("detect", folder).exit_code == 0
+    assert (asked[0].precision, asked[0].max_batch_size) == ("fp32", 1)
+
+
+def test_weights_that_are_missing_are_said_so(folder: Path) -> None:
+    result = invoke("detect", folder, "--weights", folder / "none.pth")
+    assert result.exit_code == 1
+    assert "no such file of weights" in result.stderr
