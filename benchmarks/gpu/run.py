@@ -155,7 +155,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _tests(arguments: Arguments, environment: Environment, limit_s: float) -> dict[str, Any]:
-    """The tests that need a GPU, but for those of faults, which break its context or use up its memory."""
+    """The tests that need a GPU, except those of faults, which break its context or use up its memory."""
     return _tested("tests", "gpu and not fault", arguments, environment, limit_s)
 
 
@@ -174,7 +174,7 @@ def _tested(name: str, marks: str, arguments: Arguments, environment: Environmen
 
 
 def counted(log: str) -> dict[str, Any]:
-    """What pytest told of each test, also where it was cut."""
+    """What pytest reported of each test, also where it was cut off."""
     results = re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", log, re.MULTILINE)
     if not results:
         return {"passed": None, "failed": []}

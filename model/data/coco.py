@@ -121,7 +121,7 @@ def _category_names(content: dict[str, Any]) -> dict[Identity, str]:
 
 
 def _learned(content: dict[str, Any], names: dict[Identity, str], report: Report) -> list[str]:
-    """The categories to learn: all, but for one that only holds the others together, as Roboflow's number 0."""
+    """The categories to learn: all except one that only groups the others, as Roboflow's number 0."""
     used = {_identity(one.get("category_id")) for one in content["annotations"] if isinstance(one, dict)}
     above = {str(one.get("supercategory")).strip() for one in content["categories"] if _identity(one["id"]) in used}
     phantoms = [key for key, name in names.items() if key == 0 and key not in used and name in above]

@@ -21,7 +21,7 @@ class Report:
         self._names[reason].append(name)
 
     def note_alike(self, categories: Categories) -> None:
-        """Tell of classes whose names differ by case alone: one class may have been written in two ways."""
+        """Report classes whose names differ in case alone: one class may have been written in two ways."""
         for names in categories.same_but_for_case():
             self.note("classes whose names differ by case alone, learned apart", " and ".join(names))
 

@@ -109,7 +109,7 @@ def _read_annotation(
         return None
     try:
         root = ET.parse(path).getroot()  # noqa: S314 - expat bounds entity expansion; external ones are not fetched
-    except (ET.ParseError, ValueError, LookupError):  # a LookupError is of an encoding that nobody knows
+    except (ET.ParseError, ValueError, LookupError):  # a LookupError is an unknown encoding
         report.note("annotation is not readable XML, image left out", path.name)
         return None
     for element in root.iter():

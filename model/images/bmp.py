@@ -1,4 +1,4 @@
-"""Windows bitmaps: the header is checked here, Pillow decodes, but for rare channel masks."""
+"""Windows bitmaps: the header is checked here, Pillow decodes, except files with rare channel masks."""
 
 from __future__ import annotations
 

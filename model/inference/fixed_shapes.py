@@ -1,8 +1,8 @@
 """The detector after its network, with fixed shapes and without waiting for the device, as a CUDA graph needs it.
 
-Where the eager form drops boxes, this one keeps them in their places and marks them; so every tensor's shape follows
-from the batch's alone. What the eager form finds, this one finds, but for the order of what scores exactly alike, and
-for overlaps within rounding of the threshold.
+Where the eager form drops boxes, this one keeps them in their places and marks them, so every tensor's shape follows
+from the batch's alone. It finds what the eager form finds. Only the order of equal scores may differ, and boxes whose
+overlap is within rounding of the threshold.
 
 N images, L levels, n the most anchors that a level hands on, R proposals, K classes, M candidates, D detections.
 """

@@ -142,7 +142,7 @@ class GraphedModel(ServingModel):
         return self._graph_or_make(key) is not None
 
     def forget(self) -> None:
-        """Let go of all graphs, and of their memory."""
+        """Release all graphs and their memory."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # a batch in flight may be using them
         self._graphs.clear()

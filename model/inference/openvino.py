@@ -109,11 +109,11 @@ def quantised(model: FasterRCNN, pictures: Sequence[Tensor], folder: Path) -> op
         try:
             return openvino.Core().read_model(path)
         except RuntimeError as error:
-            logger.warning("%s cannot be read and is made anew: %s", path, error)
+            logger.warning("%s cannot be read and is made again: %s", path, error)
     logger.warning("the network is quantised to int8, once: this takes minutes")
     quantised_model = _quantise(model, pictures)
     folder.mkdir(parents=True, exist_ok=True)
-    # The weights first and each file in one piece: whoever finds the .xml finds all of it.
+    # The weights first, and each file in one piece: a process that finds the .xml finds all of it.
     partial = folder / f"{path.stem}.{os.getpid()}.xml"
     openvino.save_model(quantised_model, partial, compress_to_fp16=False)
     partial.with_suffix(".bin").replace(path.with_suffix(".bin"))

@@ -81,7 +81,7 @@ class ServingModel:
         self.device = predictor.cls_score.weight.device
         self._dtype = dtype
         self.transform, self.rpn, self.pool = model.transform, model.rpn, pool
-        # Not the model's own heads: they would keep the box head's weights, which are packed anew below.
+        # Not the model's own heads: they would keep the box head's weights, which are packed again below.
         self.heads = RoIHeads(
             pool,
             nn.Identity(),

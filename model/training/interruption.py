@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: noted, and heeded where the run can stop without losing or breaking anything."""
+"""Ctrl-C and SIGTERM during a run: noted, and obeyed where the run can stop without losing or breaking anything."""
 
 from __future__ import annotations
 

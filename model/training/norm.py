@@ -1,7 +1,7 @@
 """Batch norm of averaged weights.
 
-Weights may be averaged; the statistics that batch norm gathered under each of them are not those of the average. So
-they are measured anew on training images (Izmailov et al. 2018, section 3.2), of which a few hundred give steadier ones
+The statistics that batch norm gathered under each of several weights are not those of the weights' average. So they
+are measured again on training images (Izmailov et al. 2018, section 3.2). A few hundred images give steadier statistics
 than a running mean over the last small batches.
 """
 

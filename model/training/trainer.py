@@ -56,7 +56,7 @@ class _EvaluationDropped(Exception):  # noqa: N818 - nothing went wrong
 
 
 class Listener(Protocol):
-    """Is told how a run goes: the progress bar, the log, TensorBoard."""
+    """Receives how a run goes: the progress bar, the log, TensorBoard."""
 
     def updated(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None: ...
 

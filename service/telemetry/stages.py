@@ -89,7 +89,7 @@ class _Timed:
         self._histogram.observe(time.perf_counter() - self._started)
         if self._tracer is not None:
             span = self._tracer.start_span(self._name, start_time=self._started_ns)
-            # An exception's message may tell of the image: only its name goes into the span.
+            # An exception's message may describe the image: only its name goes into the span.
             (span if error is None else _mark(span, error)).end()
 
 

@@ -83,7 +83,7 @@ def test_a_container_may_do_little_and_not_take_everything(name: str) -> None:
     assert service["read_only"] is (name != "grafana")
     assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
     for port in service.get("ports", []):
-        assert re.match(r"(\$\{FRCNN_PUBLISH\w*:-)?127\.0\.0\.1:", port), "whoever names no address opens no door"
+        assert re.match(r"(\$\{FRCNN_PUBLISH\w*:-)?127\.0\.0\.1:", port), "reachable from elsewhere by default"
 
 
 @pytest.mark.parametrize("name", ["detector", "replica"])
@@ -103,7 +103,7 @@ def test_settings_of_the_service_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["detector", "replica"])
 def test_every_setting_of_the_service_can_be_set(name: str) -> None:
-    # But for where it listens, which the image and the ports say, and the collector's address, under its other name.
+    # Except where it listens, which image and ports say, and the collector's address, which has its other name.
     wanted = {f"FRCNN_{field}".upper() for field in Settings.model_fields} - {"FRCNN_HOST", "FRCNN_PORT"}
     passed_on = set(SERVICES[name]["environment"])
     assert {variable for variable in passed_on if variable.startswith("FRCNN_")} == wanted - {"FRCNN_OTLP_ENDPOINT"}

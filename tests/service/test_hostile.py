@@ -1,4 +1,4 @@
-"""What strangers send to see what happens."""
+"""Malicious and malformed requests."""
 
 from __future__ import annotations
 

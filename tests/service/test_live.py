@@ -33,7 +33,7 @@ def in_flight(url: str) -> int:
 
 
 def requests(url: str) -> int:
-    """How many are being answered, and be it that their body still comes; this one aside."""
+    """Count the requests in flight, also those whose body still arrives; without this one."""
     found = re.search(r"^frcnn_requests_in_flight (\d+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)
     assert found is not None
     return int(found[1]) - 1

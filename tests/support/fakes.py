@@ -28,7 +28,7 @@ class FakeDetector:
         seconds: how long a batch takes.
         fails_on: red values that it raises on.
         kills_on: red values that end the thread that calls it.
-        memory: most pictures that it has memory for, but for the small one that it is checked with.
+        memory: most pictures that it has memory for, besides the small one that checks it.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class FakeDetector:
 class FakeGPU(FakeDetector):
     """The same on a device that works by itself, as `Pipelined` says: it runs what is launched in its order.
 
-    The arguments are those of `FakeDetector`. What a batch raises is raised where it is waited for, but for a lack of
+    The arguments are those of `FakeDetector`. What a batch raises is raised where it is waited for, except a lack of
     memory, which stops its launch.
     """
 

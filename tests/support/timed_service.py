@@ -1,4 +1,4 @@
-"""A server whose every answer is known beforehand, in the event loop of the generator that asks it."""
+"""A server whose every answer is known, in the event loop of the generator that asks it."""
 
 from __future__ import annotations
 

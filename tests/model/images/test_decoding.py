@@ -224,7 +224,7 @@ def test_the_eight_orientations_of_a_real_photograph_agree(odd_images: list[Path
     assert len(pictures) == 8
     for picture in pictures:
         assert picture.shape == pictures[0].shape
-        assert np.abs(picture - pictures[0]).mean() < 6  # each was compressed anew
+        assert np.abs(picture - pictures[0]).mean() < 6  # each was compressed separately
 
 
 def photograph(size_wh: tuple[int, int] = (203, 101), **options: Any) -> bytes:

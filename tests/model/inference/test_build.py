@@ -122,7 +122,7 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path: Path, caplo
 
     path.write_text("torn")
     served()
-    assert "cannot be read and is made anew" in caplog.text
+    assert "cannot be read and is made again" in caplog.text
     served(lambda: pictures()[:2])  # other pictures are another result
     assert len(list(tmp_path.glob("*.xml"))) == 2
 

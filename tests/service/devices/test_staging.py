@@ -115,7 +115,7 @@ def test_many_threads_share_it() -> None:
 
 
 class FakeStream:
-    """Copies at once, and says that they are over when it is told so."""
+    """Copies at once, and says that the copies are over when the test sets it."""
 
     def __init__(self) -> None:
         self.copied = 0

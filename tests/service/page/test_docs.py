@@ -1,4 +1,4 @@
-"""Swagger UI at `/docs`: it comes up, from this server alone, and tries what it tells of."""
+"""Swagger UI at `/docs`: it loads from this server alone, and calls what it documents."""
 
 from __future__ import annotations
 
