@@ -36,10 +36,16 @@ class RequestFields(logging.Filter):
         return True
 
 
-class QuietUvicorn(logging.Filter):
-    """Drop what uvicorn logs of declined upgrades, and of requests that were cancelled when the process ended."""
+class UvicornRecords(logging.Filter):
+    """Log uvicorn's news as `uvicorn`, not as `uvicorn.error`, and without the coloured copy of the message.
+
+    Declined upgrades, and requests that were cancelled when the process ended, are left out.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            record.name = "uvicorn"
+        vars(record).pop("color_message", None)
         text = str(record.msg)
         cancelled = record.exc_info and record.exc_info[0] is CancelledError
         return not (cancelled or "upgrade request" in text or "WebSocket library" in text)
@@ -59,7 +65,7 @@ def configure(settings: Settings) -> None:
     root.setLevel("ERROR" if level == "ERROR" else "WARNING")
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
-    logging.getLogger("uvicorn.error").addFilter(QuietUvicorn())
+    logging.getLogger("uvicorn.error").addFilter(UvicornRecords())
     logging.getLogger("python_multipart").setLevel("ERROR")  # its warnings quote bytes of the body
 
 

@@ -102,6 +102,14 @@ def test_every_logger_of_the_process_writes_json(name: str, capfd: pytest.Captur
     assert "request_id" not in told
 
 
+def test_uvicorns_news_are_no_errors_and_have_no_colours(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format="json"))
+    logging.getLogger("uvicorn.error").info("Started", extra={"color_message": "\x1b[36mStarted\x1b[0m"})
+    text = capfd.readouterr().err
+    assert json.loads(text)["logger"] == "uvicorn"
+    assert "36m" not in text
+
+
 def test_warnings_are_lines_too(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     with warnings.catch_warnings():
@@ -158,7 +166,7 @@ async def test_nothing_of_an_image_or_a_key_is_logged(
         assert (await client.get(f"/{SECRET}?key={SECRET}", headers=key)).status_code == 404
     text = capfd.readouterr().err
     assert text.count("service.access") > 20
-    assert "cannot look at" in text  # the device's failure is told, with its trace
+    assert "cannot look at" in text  # the log has the device's failure, with its trace
     assert SECRET not in text
     assert base64.b64encode(marked).decode()[4:-4] not in text
 
