@@ -93,4 +93,4 @@ def test_a_device_that_hangs_while_idle_is_noticed() -> None:
         noticed = time.perf_counter() - answered
         server.until_ok()
         assert asyncio.run(calls.call(server.port, calls.post(numbered_png(2)))).number == 2
-    record(f"idle: a device that hung was noticed after {noticed:.1f} s, with canary_interval_s=1, and loaded anew")
+    record(f"idle: a device that hung was noticed after {noticed:.1f} s, with canary_interval_s=1, and loaded again")

@@ -27,7 +27,7 @@ def test_every_accepted_request_is_answered(drain_delay_s: float) -> None:
     longest = 0.0
     for turn in range(ROUNDS // 2):
         with faulty(batch_s=0.1, max_batch_size=4, drain_delay_s=drain_delay_s, shutdown_timeout_s=20) as server:
-            replies, seconds = asyncio.run(killed_under_load(server, heed=drain_delay_s > 0))
+            replies, seconds = asyncio.run(killed_under_load(server, polls_readiness=drain_delay_s > 0))
             assert server.child.wait(30) == 0
             log = server.log.read_text()
             ran = Counter(number for batch in server.ran() for number in batch)
@@ -37,7 +37,7 @@ def test_every_accepted_request_is_answered(drain_delay_s: float) -> None:
         assert ran == Counter(reply.number for reply in answered), (turn, log[-2000:])
         assert "Traceback" not in log
         statuses = Counter(reply.status for _, reply in replies)
-        # 503 and a closed door are refusals. Those who heed /readyz never even meet the door.
+        # 503 and a refused connection are rejections. Callers who poll /readyz never meet either.
         assert set(statuses) <= ({200} if drain_delay_s else {200, 503, 0})
         assert len(answered) > CALLERS
         totals += statuses
@@ -45,14 +45,14 @@ def test_every_accepted_request_is_answered(drain_delay_s: float) -> None:
     record(f"SIGTERM x{ROUNDS // 2}, drain_delay {drain_delay_s:g} s: {dict(totals)}, exit 0 within {longest:.1f} s")
 
 
-async def killed_under_load(server: Any, *, heed: bool) -> tuple[list[Any], float]:
-    """Callers who ask again and again, until the door is shut or, if they heed it, until /readyz says so."""
+async def killed_under_load(server: Any, *, polls_readiness: bool) -> tuple[list[Any], float]:
+    """Callers who send until they are rejected or, if they poll it, until /readyz fails."""
     replies: list[tuple[int, Any]] = []
     numbers = iter(range(65_000))
     leaving = asyncio.Event()
 
     async def caller() -> None:
-        while not (heed and leaving.is_set()):
+        while not (polls_readiness and leaving.is_set()):
             number = next(numbers)
             if number == 127 * 256 + 127:
                 continue

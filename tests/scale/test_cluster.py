@@ -96,7 +96,7 @@ def test_it_grows_loses_a_node_and_shrinks_and_everybody_is_answered(scaled: Sca
     ran = scaled.ran()
     # With a node, its proxy's count of requests is lost; the delay is so short that Serve may shrink, and grow again.
     assert len(ran) >= 3
-    # With one caller left, two replicas are too many; it heeds no refusal, so that none may be lost while one drains.
+    # With one caller left, two replicas are too many; it never retries, so none may be lost while one drains.
     with load(scaled.url, callers=1, attempts=1) as calls_at_the_end:
         shrunk_s = scaled.until(lambda: scaled.replicas() == 1, "one replica")
         enough = len(calls_at_the_end.answered) + 20

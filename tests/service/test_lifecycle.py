@@ -110,7 +110,7 @@ async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first() -> None:
         hung.gate.set()
     first, again = loaded
     assert (first.weights, first.precision, first.max_batch_size, first.device) == ("auto", "auto", "auto", "auto")
-    # The official weights may have become reachable since; measuring again would take time and could give another result.
+    # The official weights may have become reachable since; measuring again takes time and may end otherwise.
     assert (again.weights, again.precision, again.max_batch_size, again.device) == ("bundled", "bf16", 2, "cpu")
 
 

@@ -50,7 +50,7 @@ def test_the_box_loss_is_the_one_asked_for() -> None:
     target = Target(boxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]), labels=torch.tensor([1]))
     for box_loss in BOX_LOSSES:
         model = detector_from(random_checkpoint(), CLASSES, tiny_run.tiny_settings(1, box_loss=box_loss))
-        weights = weights or model.state_dict()  # the last layer is drawn anew for other classes
+        weights = weights or model.state_dict()  # the last layer is random again for other classes
         model.load_state_dict(weights)
         torch.manual_seed(0)
         losses[box_loss] = model.losses([torch.full((3, 64, 64), 0.5)], [target])

@@ -83,7 +83,7 @@ async def test_a_call_that_was_given_up_keeps_its_detector_to_itself() -> None:
     assert await one.check()
     for n in range(2, 5):
         await one.detect([Picture(red_picture(n))])
-        assert await one.check()  # an idle canary loads nothing anew, though the old thread is still stuck
+        assert await one.check()  # an idle canary loads nothing again, though the old thread still hangs
     assert one.detector is fresh
     assert len(stuck.batches) == 1
     assert one.busy
