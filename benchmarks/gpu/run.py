@@ -102,7 +102,8 @@ def machine(environment: Mapping[str, str]) -> dict[str, Any]:
     )
     driver = Path("/proc/driver/nvidia/version")
     version = re.search(r"(\d+\.\d+(?:\.\d+)?)", driver.read_text()) if driver.exists() else None
-    return json.loads(told.stdout) | {
+    machine: dict[str, Any] = json.loads(told.stdout)
+    return machine | {
         "driver": version.group(1) if version else None,
         "python": platform.python_version(),
         "cores": os.cpu_count(),

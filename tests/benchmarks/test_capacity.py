@@ -57,6 +57,7 @@ def test_decoding_is_the_bound_where_it_is_slower_than_the_device() -> None:
     assert highest_rate(replica, 0.05, images=4000) < 200
 
 
+@pytest.mark.slow
 def test_the_highest_rate_meets_the_goal_and_a_little_more_does_not() -> None:
     replica = Replica(fixed_s=0.02)
     rate = highest_rate(replica, 0.1)

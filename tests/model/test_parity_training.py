@@ -140,6 +140,7 @@ def as_vectors(model: nn.Module, images: list[Tensor], targets: list[Target]) ->
     return torch.stack([losses[name] for name in sorted(LOSSES)]), in_one
 
 
+@pytest.mark.slow
 def test_float32_trains_as_near_to_float64_as_torchvisions() -> None:
     """By the median over several cases: one that rounding flips in one of the two models decides nothing."""
     distances: dict[str, list[Tensor]] = {

@@ -86,7 +86,7 @@ def faulty(
                 env=script_environment() | environment | {"FAULTY_RAN": str(ran)},
             )
         try:
-            give_up = time.monotonic() + 120
+            give_up = time.monotonic() + 300
             while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())):
                 assert child.poll() is None, log.read_text()
                 assert time.monotonic() < give_up

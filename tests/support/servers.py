@@ -38,7 +38,7 @@ def served(app: ASGIApp, http: type[LimitedProtocol] = LimitedProtocol, *, ready
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 300
         while not server.started or (ready and isinstance(app, FastAPI) and app.state.service.condition.status != "ok"):
             assert time.monotonic() < give_up, "not ready"
             time.sleep(0.01)

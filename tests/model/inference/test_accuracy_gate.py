@@ -17,7 +17,10 @@ from model.inference.calibration import calibration_pictures
 from model.weights.checkpoints import bundled_is_present
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built"),
+]
 
 
 Measure = Callable[[str], float]

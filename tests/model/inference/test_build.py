@@ -79,6 +79,7 @@ def test_a_precision_the_device_has_not_is_refused() -> None:
         serving_model(model, device=CPU, precision="fp16")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
 def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("openvino")
@@ -127,6 +128,7 @@ def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path: Path, caplo
     assert len(list(tmp_path.glob("*.xml"))) == 2
 
 
+@pytest.mark.slow
 def test_int8_of_untrained_weights_whose_biases_are_zero(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("nncf")

@@ -1,4 +1,7 @@
-"""The GPU's serving form: on a GPU as it is, elsewhere with its kernels interpreted and its graphs run call by call."""
+"""The GPU's serving form: on a GPU as it is, elsewhere with graphs that are run call by call.
+
+The interpreter takes seconds for a picture, so elsewhere only tests of what is found run all kernels in it.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,13 @@ from typing import Any
 from torch import Tensor
 
 from model.faster_rcnn import FasterRCNN
+from model.inference import graphs
 from model.inference.capture import CUDACapture, NotCapturedError
+from model.inference.fused_conv import PlainLayers
 from model.inference.graphs import GraphedModel
+from model.inference.kernels.maps import KernelLayers
 from model.inference.serving import ServingModel
+from model.roi_align import multi_scale_roi_align
 from model.structures import Detection
 from tests.support.oracle import blobs, make_pair, pin_scales
 
@@ -70,15 +77,23 @@ class Forms:
         self.graphed = GraphedModel(model, **kwargs)
 
 
+class PlainKernelLayers(PlainLayers):
+    channel_multiple = KernelLayers.channel_multiple
+
+
 MakeForms = Callable[..., Forms]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def forms(request: pytest.FixtureRequest) -> MakeForms:
+def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeForms:
+    """`forms(settings)`: the form and its eager twin. `interpreted`: without a GPU, run all kernels nonetheless."""
     if (request.param == "cuda") is not torch.cuda.is_available():
         pytest.skip("runs on the GPU where there is one, or else in the interpreter")
 
-    def make(settings: dict[str, Any] = SMALL, **kwargs: Any) -> Forms:
+    def make(settings: dict[str, Any] = SMALL, *, interpreted: bool = False, **kwargs: Any) -> Forms:
+        if request.param == "cpu" and not interpreted:  # the kernels' references
+            monkeypatch.setattr(graphs, "KernelLayers", PlainKernelLayers)
+            monkeypatch.setattr(graphs, "pyramid_roi_align", multi_scale_roi_align)
         _, model = make_pair(**settings)
         return Forms(model, torch.device(request.param), **kwargs)
 
@@ -96,8 +111,9 @@ def assert_same(got: Sequence[Detection], wanted: Sequence[Detection]) -> None:
         torch.testing.assert_close(one["scores"].cpu(), other["scores"].cpu(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_graphs_find_what_the_eager_form_finds(forms: MakeForms) -> None:
-    both = forms()
+    both = forms(interpreted=True)
     pictures = [as_uint8(blobs(60, 80, 1)), as_uint8(blobs(61, 83, 2)).flip(2)]
     for batch in (pictures, pictures[:1], pictures[::-1]):  # the last on a graph that is there
         wanted = both.eager.detect(batch)

@@ -63,7 +63,7 @@ def address(child: subprocess.Popen[str]) -> str:
 def test_serve_as_a_process_ends_cleanly_on_sigterm() -> None:
     with process("serve", "--port", "0", "--weights", "random") as child:
         url = address(child)
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 300
         while httpx.get(f"{url}/healthz").status_code != 200:
             assert time.monotonic() < give_up
             time.sleep(0.1)

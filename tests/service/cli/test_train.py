@@ -62,6 +62,7 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(tmp_path: Path) -> No
     assert "began with the weights none, not COCO_V1" in refused.stderr
 
 
+@pytest.mark.slow
 def test_votes_are_set_by_training_and_by_packing_and_stay(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", {f"{n}": [("gear", 10, 10, 60, 60)] for n in range(2)})
     words = ("train", "--data", folder, "--validation-split", "none", "--iterations", 1, *QUICK)
@@ -201,7 +202,7 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(tmp_path: Path, number: signa
     command = [sys.executable, "-m", "service", *words, "--validation-split", "none", "--evaluate-every", "0"]
     training = subprocess.Popen(command, env=script_environment(), stderr=subprocess.PIPE, text=True)
     try:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 300
         while not (output / "log.jsonl").exists():
             assert time.monotonic() < give_up
             time.sleep(0.05)

@@ -141,7 +141,7 @@ def breakable(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Pa
             env=script_environment() | environment,
         )
     try:
-        give_up = time.monotonic() + 180
+        give_up = time.monotonic() + 300
         while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())) or not _is_ready(found[0]):
             assert child.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < give_up, log.read_text()[-3000:]
