@@ -22,8 +22,9 @@ Made from the OpenAPI document by `make docs`; a running service has it at `/ope
 The examples are real answers of the bundled weights to the picture of `frcnn sample`.
 
 `/detect` in one line: `curl -F file=@photo.jpg 'http://127.0.0.1:8000/detect?score_threshold=0.5'`. With
-[API keys](../SECURITY.md) set, requests carry one. Every refusal is a problem document, see [Problem](#problem) and the
-[codes](#errors); under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol).
+[API keys](../SECURITY.md) set, requests carry one, or get a 401. Every error is a problem document, see
+[Problem](#problem) and the [codes](#errors);
+under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol).
 """
 _PROTOCOL = FOLDER / "parts" / "open-inference-protocol.md"
 
@@ -96,7 +97,8 @@ def error_rows() -> list[tuple[int, str, str, str]]:
 
 def api_page() -> str:
     """Every path, object and error."""
-    document = create_app(Settings()).openapi()
+    # With a key, so that each path lists its 401.
+    document = create_app(Settings(api_keys=SecretStr("0" * 16))).openapi()
     lines = [_API_HEAD]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -125,7 +127,7 @@ def _operation(title: str, operation: dict[str, Any]) -> Iterator[str]:
         kinds = [f"`{kind}`{_fields(told['schema'])}" for kind, told in operation["requestBody"]["content"].items()]
         yield f"Body: {', '.join(kinds)}.\n"
     yield "| status | | body |\n|---|---|---|"
-    for status, answer in operation["responses"].items():
+    for status, answer in sorted(operation["responses"].items()):
         told = answer["description"].replace(_FASTAPIS_OWN, "")
         yield f"| {status} | {told} | {_bodies(answer)} |"
     yield ""
