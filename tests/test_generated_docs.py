@@ -6,7 +6,6 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,7 @@ SOURCES = [*(ROOT / "service").rglob("*.py"), *(ROOT / "model").rglob("*.py")]
 
 
 @pytest.fixture(scope="module")
-def made() -> Any:
+def made() -> ModuleType:
     """The module docs/make.py."""
     spec = importlib.util.spec_from_file_location("make_docs", ROOT / "docs" / "make.py")
     assert spec is not None

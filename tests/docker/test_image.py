@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
@@ -26,8 +26,12 @@ CUDA = [
 ]
 
 
+# Gives the container's name and its address.
+Container = Callable[[], AbstractContextManager[tuple[str, str]]]
+
+
 @pytest.fixture
-def container(image: str) -> Callable[..., Any]:
+def container(image: str) -> Container:
     """`with container(): ...`: the service in a container that may do nothing, at an address."""
 
     @contextmanager
@@ -45,7 +49,7 @@ def state(name: str) -> dict[str, Any]:
     return dict(json.loads(run("docker", "inspect", "--format", "{{json .State}}", name)))
 
 
-def test_it_answers_with_no_right_to_anything(container: Callable[..., Any], picture: bytes) -> None:
+def test_it_answers_with_no_right_to_anything(container: Container, picture: bytes) -> None:
     with container() as (name, url):
         give_up = time.monotonic() + 300
         while state(name)["Health"]["Status"] != "healthy":
@@ -63,7 +67,7 @@ def test_it_answers_with_no_right_to_anything(container: Callable[..., Any], pic
         assert state(name)["ExitCode"] == 0
 
 
-def test_it_hears_the_signal_while_it_starts(container: Callable[..., Any]) -> None:
+def test_it_hears_the_signal_while_it_starts(container: Container) -> None:
     with container() as (name, _):
         started = time.monotonic()
         run("docker", "stop", "--time", "60", name)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.support import calls
-from tests.support.calls import record
+from tests.support.calls import Reply, record
 from tests.support.faulty_server import faulty, numbered_png
 
 pytestmark = pytest.mark.reliability
@@ -29,7 +28,7 @@ async def leave(port: int, request: bytes, when: int) -> None:
 
 
 def test_the_images_of_those_who_leave_do_not_run() -> None:
-    async def everybody(port: int) -> Any:
+    async def everybody(port: int) -> tuple[Reply, Reply]:
         blocker = asyncio.create_task(calls.call(port, calls.post(numbered_png(60_000))))
         while not server.ran():
             await asyncio.sleep(0.02)

@@ -10,15 +10,15 @@ import httpx
 import pytest
 
 from tests.support import calls
-from tests.support.calls import record
-from tests.support.faulty_server import faulty, numbered_png
+from tests.support.calls import Reply, record
+from tests.support.faulty_server import ServerProcess, faulty, numbered_png
 
 pytestmark = pytest.mark.reliability
 
 RAISES, KILLS_THE_THREAD, HANGS, NEEDS_MUCH_MEMORY, BREAKS_THE_DEVICE, HANGS_LATER = 1, 2, 3, 4, 5, 6
 
 
-async def eight_at_once(server: Any, bodies: list[bytes]) -> list[Any]:
+async def eight_at_once(server: ServerProcess, bodies: list[bytes]) -> list[Reply]:
     """Replies to pictures that wait together behind one that runs."""
     known = len(server.ran())
     tasks = [asyncio.create_task(calls.call(server.port, calls.post(bodies[0])))]

@@ -6,12 +6,11 @@ import asyncio
 import os
 import time
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from tests.support import calls
-from tests.support.calls import record
+from tests.support.calls import Reply, record
 from tests.support.faulty_server import faulty, numbered_png
 
 pytestmark = pytest.mark.reliability
@@ -27,9 +26,9 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
-async def offered(port: int, bodies: list[bytes], rate: float, seconds: float) -> list[tuple[int, Any]]:
+async def offered(port: int, bodies: list[bytes], rate: float, seconds: float) -> list[tuple[int, Reply]]:
     """Replies to requests that come at a rate, whether or not those before them are answered."""
-    tasks: list[asyncio.Task[Any]] = []
+    tasks: list[asyncio.Task[Reply]] = []
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
         while len(tasks) < elapsed * rate:

@@ -7,13 +7,12 @@ import os
 import signal
 import time
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from tests.support import calls
-from tests.support.calls import record
-from tests.support.faulty_server import faulty, numbered_png
+from tests.support.calls import Reply, record
+from tests.support.faulty_server import ServerProcess, faulty, numbered_png
 
 pytestmark = pytest.mark.reliability
 
@@ -45,9 +44,9 @@ def test_every_accepted_request_is_answered(drain_delay_s: float) -> None:
     record(f"SIGTERM x{ROUNDS // 2}, drain_delay {drain_delay_s:g} s: {dict(totals)}, exit 0 within {longest:.1f} s")
 
 
-async def killed_under_load(server: Any, *, polls_readiness: bool) -> tuple[list[Any], float]:
+async def killed_under_load(server: ServerProcess, *, polls_readiness: bool) -> tuple[list[tuple[int, Reply]], float]:
     """Callers who send until they are rejected or, if they poll it, until /readyz fails."""
-    replies: list[tuple[int, Any]] = []
+    replies: list[tuple[int, Reply]] = []
     numbers = iter(range(65_000))
     leaving = asyncio.Event()
 

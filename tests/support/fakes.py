@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from model.images.opened import Pixels
 from model.weights.categories import Categories
 from service.devices.detector import Detections, ModelInfo
 from service.images.pictures import pageable
@@ -95,7 +96,7 @@ class FakeGPU(FakeDetector):
         self.prepared = 0
         self.to_prepare = 0
 
-    def allocate(self, shape: tuple[int, int, int]) -> Any:
+    def allocate(self, shape: tuple[int, int, int]) -> Pixels:
         return pageable(shape)
 
     def upload(self, image: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from service.devices.detector import Detections, ModelInfo
 _KEEPS_OUT = {"serious", "critical"}
 _COMPLAINTS = {"error", "warning"}
 HOSTILE = "<img src=x onerror=alert(1)>"
-# (box as fractions of the picture, label, score), best first.
-FOUND = [
+# Box as fractions of the picture, label, score.
+Found = tuple[tuple[float, float, float, float], int, float]
+FOUND: list[Found] = [  # best first
     ((0.10, 0.10, 0.50, 0.50), 1, 0.98),
     ((0.20, 0.20, 0.30, 0.30), 2, 0.91),
     ((0.55, 0.55, 0.90, 0.90), 1, 0.72),

@@ -5,6 +5,7 @@ import io
 import struct
 import time
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,7 +110,7 @@ def test_scans_cannot_hide_behind_an_end_that_is_none() -> None:
         open_image(data[:second] + comment + data[second:], max_pixels=10_000)
 
 
-def test_photographs_pass(coco_photos: Any) -> None:
+def test_photographs_pass(coco_photos: list[Path]) -> None:
     for path in coco_photos:
         open_image(path.read_bytes(), max_pixels=10**7)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -76,7 +77,7 @@ def generator() -> str:
 
 
 @pytest.fixture
-def generated(document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def generated(document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     (tmp_path / "openapi.json").write_bytes(orjson.dumps(document))
     (tmp_path / "config.yml").write_text("post_hooks: []\n")
     command = [generator(), "generate", "--path", "openapi.json", "--config", "config.yml", "--meta", "none"]
@@ -92,20 +93,20 @@ def generated(document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monk
         del sys.modules[name]
 
 
-def functions(package: Any) -> dict[str, Any]:
+def functions(package: ModuleType) -> dict[str, Any]:
     """The module of each operation, by its name."""
     api = importlib.import_module(f"{package.__name__}.api")
     found = pkgutil.walk_packages(api.__path__, f"{api.__name__}.")
     return {one.name.rpartition(".")[2]: importlib.import_module(one.name) for one in found if not one.ispkg}
 
 
-def model(package: Any, ending: str) -> Any:
+def model(package: ModuleType, ending: str) -> Any:
     models = importlib.import_module(f"{package.__name__}.models")
     (name,) = [name for name in models.__all__ if name.endswith(ending)]
     return getattr(models, name)
 
 
-def test_a_generated_client_calls_every_documented_path(document: dict[str, Any], generated: Any) -> None:
+def test_a_generated_client_calls_every_documented_path(document: dict[str, Any], generated: ModuleType) -> None:
     png = red_png(7, (32, 40))
     encoded = base64.b64encode(png).decode()
     file = importlib.import_module(f"{NAME}.types").File

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from model.images.opened import Pixels
 from service.batching.batch_queue import Priority
 from service.batching.batcher import Batcher, BatcherLimits
 from service.batching.device_worker import logger as worker_logger
@@ -226,7 +227,7 @@ async def test_a_device_that_hangs_fails_its_callers_at_once_and_gets_a_new_thre
     stuck.gate.clear()
     may_load, loaded = threading.Event(), []
 
-    def reload(name: str) -> Any:
+    def reload(name: str) -> FakeDetector:
         loaded.append(name)
         assert may_load.wait(20)
         return fresh
@@ -438,7 +439,7 @@ async def test_pictures_are_sent_ahead_to_a_device_that_takes_them() -> None:
         def upload(self, image: Tensor) -> Tensor:
             return image + 1
 
-        def allocate(self, shape: tuple[int, int, int]) -> Any:
+        def allocate(self, shape: tuple[int, int, int]) -> Pixels:
             return np.full(shape, 9, np.uint8)
 
     detector = Uploading()

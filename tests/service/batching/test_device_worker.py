@@ -15,19 +15,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.images.opened import Pixels
 from service.batching.batcher import Batcher, BatcherLimits
 from service.devices.staging import StagingBuffer, Uploads
 from service.errors import InferenceError, UnavailableError
 from service.images.pictures import Picture, from_pixels
 from service.telemetry.metrics import Metrics
-from tests.support.fakes import FakeGPU, red_picture
+from tests.support.fakes import FakeDetector, FakeGPU, FakeLaunched, red_picture
 
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
 async def running(
-    *detectors: Any, max_batch_size: int = 8, hang: float = 60.0, on_failure: Callable[[bool], None] = lambda _: None
+    *detectors: FakeDetector,
+    max_batch_size: int = 8,
+    hang: float = 60.0,
+    on_failure: Callable[[bool], None] = lambda _: None,
 ) -> AsyncIterator[Batcher]:
     batcher = Batcher(
         detectors,
@@ -136,7 +140,7 @@ async def test_a_hang_in_a_launch_leaves_no_exception_behind() -> None:
     device.gate.clear()
     launch = device.launch
 
-    def launch_one(images: Sequence[Tensor]) -> Any:
+    def launch_one(images: Sequence[Tensor]) -> FakeLaunched:
         if device.launched:
             assert device.gate.wait(20)
         return launch(images)
@@ -222,7 +226,7 @@ async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_o
             last = self.last
             return type("Mark", (), {"query": lambda _: last.done()})()
 
-        def allocate(self, shape: Any) -> Any:
+        def allocate(self, shape: tuple[int, int, int]) -> Pixels:
             pixels = staging.allocate(shape)
             if np.shares_memory(pixels, staging._memory.numpy()):
                 self.staged += 1
@@ -233,11 +237,11 @@ async def test_ten_thousand_pictures_through_a_buffer_that_overflows_get_their_o
         def upload(self, image: Tensor) -> Tensor:
             return self.uploads.send(image)
 
-        def launch(self, images: Sequence[Tensor]) -> Any:
+        def launch(self, images: Sequence[Tensor]) -> FakeLaunched:
             stream.submit(lambda: None).result()  # as the device's stream waits for that of the copies
             return super().launch(images)
 
-    def pixels(number: int, draw: random.Random) -> Any:
+    def pixels(number: int, draw: random.Random) -> Pixels:
         height, width = draw.choice([(8, 8), (33, 20), (64, 48), (90, 100), (200, 180)])
         picture = np.zeros((height, width, 3), np.uint8)
         picture[0, 0, 0] = number % 256

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -53,11 +52,11 @@ class Page(HTMLParser):
         self.feed(html)
         assert self.open == []
 
-    def handle_starttag(self, tag: str, attributes: Any) -> None:
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         if tag != "meta":
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attributes: Any) -> None:
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         pass
 
     def handle_endtag(self, tag: str) -> None:

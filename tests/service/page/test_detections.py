@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,11 +13,11 @@ from service.api.schemas import score_text
 from service.app import create_app
 from service.images.drawing import class_color
 from service.settings import Settings
-from tests.support.pages import PageDetector, Visiting, picture_file
+from tests.support.pages import Found, PageDetector, Visit, Visiting, picture_file
 from tests.support.servers import served
 
 LOOKED_AT = ("desktop-light", "phone-light")
-Open = Callable[..., AbstractContextManager[Any]]
+Open = Callable[..., AbstractContextManager[Visit]]
 
 
 @pytest.fixture
@@ -26,7 +25,9 @@ def opened(detector: PageDetector, visiting: Visiting) -> Open:
     """`opened(weights=..., found=...)`: the page of a service with such a detector."""
 
     @contextmanager
-    def open_page(*, weights: str = "bundled", found: Any = None, refused: bool = False) -> Iterator[Any]:
+    def open_page(
+        *, weights: str = "bundled", found: list[Found] | None = None, refused: bool = False
+    ) -> Iterator[Visit]:
         detector.info = dataclasses.replace(detector.info, weights=weights)
         detector.found = detector.found if found is None else found
         with served(create_app(Settings(), load=lambda _: [detector])) as url, visiting(url, refused=refused) as visit:

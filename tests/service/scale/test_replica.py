@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from PIL import Image
 from torch import Tensor
 
+from service.devices.detector import Detections
 from service.devices.gpus import DetectorError
 from service.errors import UnavailableError
 from service.scale.replica import Replica, ReplicaFailingError
@@ -78,7 +79,7 @@ async def test_serve_is_told_when_no_device_answers() -> None:
     class Breaking(FakeDetector):
         broken = False
 
-        def detect(self, images: Sequence[Tensor]) -> Any:
+        def detect(self, images: Sequence[Tensor]) -> list[Detections]:
             if self.broken:
                 raise RuntimeError("the GPU has fallen off the bus")
             return super().detect(images)

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from typing import Any
@@ -26,7 +26,7 @@ from tests.support.servers import served
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 STAGES = ["read", "decode", "queue", "inference", "encode"]
-Traced = Callable[..., Any]
+Traced = Callable[..., AbstractAsyncContextManager[tuple[httpx.AsyncClient, InMemorySpanExporter]]]
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_spans_reach_a_collector_before_the_service_ends(monkeypatch: pytest.Mon
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, *_: object) -> None: ...
 
     with HTTPServer(("127.0.0.1", 0), Collector) as collector:
         thread = threading.Thread(target=collector.serve_forever)
