@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from model.anchors import AnchorGenerator, cell_anchors, grid_anchors
-from model.faster_rcnn import default_anchor_generator
 from model.structures import ImageBatch
 
 
@@ -44,12 +43,6 @@ def test_stride_is_the_padded_size_over_the_grid_rounded_down() -> None:
     assert (first[21] - first[0]).tolist() == [0, 61, 0, 61]
     assert (first[1] - first[0]).tolist() == [64, 0, 64, 0]
     assert torch.equal(first, second)  # by the padded size, so the same for every image
-
-
-def test_default_anchors_have_one_size_on_each_of_five_levels() -> None:
-    generator = default_anchor_generator()
-    assert generator.num_anchors_per_location() == [3] * 5
-    assert [int(cell[1, 2]) * 2 for cell in generator.cell_anchors] == [32, 64, 128, 256, 512]
 
 
 def test_flat_sizes_and_ratios_serve_every_level() -> None:

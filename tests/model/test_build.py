@@ -17,7 +17,6 @@ import model.weights.checkpoints
 from model import fasterrcnn_resnet50_fpn
 from model.architectures import ARCHITECTURES, FASTERRCNN_RESNET50_FPN, FASTERRCNN_RESNET50_FPN_V2, Architecture
 from model.build import from_checkpoint, random_checkpoint, resolve_checkpoint
-from model.faster_rcnn import FasterRCNN
 from model.resnet import FrozenBatchNorm2d
 from model.roi_heads import FastRCNNPredictor
 from model.weights.checkpoints import (
@@ -146,17 +145,6 @@ def test_random_weights_go_by_their_seed_and_leave_the_dice_alone() -> None:
     assert not same_tensors(random_checkpoint(seed=1).state_dict, first.state_dict)
     assert first.name == "random"
     assert first.num_classes == 91
-
-
-def test_what_faster_rcnn_needs_is_told() -> None:
-    backbone = nn.Sequential(nn.Conv2d(3, 8, 1))
-    with pytest.raises(ValueError, match="needs an attribute out_channels"):
-        FasterRCNN(backbone, 3)
-    setattr(backbone, "out_channels", 8)  # noqa: B010 - torch says that a module has modules and tensors alone
-    both: dict[str, Any] = {"num_classes": 3, "box_predictor": FastRCNNPredictor(1024, 3)}
-    for arguments in ({}, both):
-        with pytest.raises(ValueError, match="either num_classes or a box_predictor"):
-            FasterRCNN(backbone, **arguments)
 
 
 @pytest.fixture(scope="module")

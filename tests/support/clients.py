@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that each test holds for each."""
+"""Both clients behind one face, so that each test holds for each, and answers for them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ import httpx
 from service.client import AsyncDetectionClient, DetectionClient, RetryPolicy
 
 URL = "http://service.test"
+FOUND = {
+    "boxes": [[1, 2, 3, 4]],
+    "labels": [1],
+    "scores": [0.5],
+    "label_names": ["person"],
+    "image": {"width": 8, "height": 8},
+    "model": {"name": "m", "weights": "w"},
+}
+
+
+def refusal(status: int, **headers: str) -> httpx.Response:
+    document = {"type": "urn:faster-rcnn-service:code", "detail": "words", "request_id": "id"}
+    return httpx.Response(status, json=document, headers={"content-type": "application/problem+json", **headers})
 
 
 class Sync:

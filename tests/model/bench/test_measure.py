@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from model.bench.measure import BASELINE, available_precisions, bench_model, lively
-from model.bench.peak_memory import peak_memory
 from model.build import random_checkpoint
-from model.weights.checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
+from model.weights.checkpoints import Checkpoint, CheckpointInfo
 
 CPU = torch.device("cpu")
 
@@ -21,7 +18,6 @@ def small_checkpoint() -> Checkpoint:
     return Checkpoint(name="random", state_dict=random.state_dict, info=info)
 
 
-@pytest.mark.slow
 def test_every_form_is_measured_against_torchvision() -> None:
     rounds = []
     result = bench_model(
@@ -59,24 +55,6 @@ def test_forms_that_find_other_things_are_not_compared(monkeypatch: pytest.Monke
         bench_model(
             lively(small_checkpoint()), device=CPU, precisions=["fp32"], size_hw=(48, 64), rounds=1, memory=False
         )
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell a process's peak")
-def test_memory_is_that_of_one_form_alone(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    checkpoint = small_checkpoint()
-    save_checkpoint(path, checkpoint.state_dict, checkpoint.info)
-    small, large = (peak_memory(path, ["ours fp32"], CPU, size)["ours fp32"] for size in ((48, 64), (2400, 3200)))
-    weights = sum(tensor.nbytes for tensor in checkpoint.state_dict.values())
-    assert weights < small
-    # Both are scaled to 72 x 96, but the larger has 23 MB before that.
-    assert small + 15e6 < large < small + 400e6
-
-
-def test_a_form_whose_memory_cannot_be_measured_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"of ours fp32 could not be measured: no such file"):
-        peak_memory(tmp_path / "missing.safetensors", ["ours fp32"], CPU, (48, 64))
 
 
 def test_what_the_device_has() -> None:

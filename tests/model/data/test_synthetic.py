@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from model.data.samples import DataError
-from model.data.sources import open_data
 from model.data.synthetic import CLASS_NAMES, Cell, SyntheticData, _draw_cell
 
 
@@ -53,15 +51,3 @@ def test_a_box_bounds_its_cell(class_name: str) -> None:
         box = _draw_cell(canvas, cell, random, rows, columns)
         ys, xs = np.nonzero((canvas < 1).any(axis=2))
         assert box == pytest.approx([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], abs=1)
-
-
-def test_an_unknown_split_says_which_there_are() -> None:
-    with pytest.raises(DataError, match="train, val"):
-        open_data("synthetic", "dev")
-
-
-@pytest.mark.parametrize("make", [lambda p: p / "nothing", lambda p: p])
-def test_no_data_say_what_is_wanted(tmp_path: object, make: object) -> None:
-    assert callable(make)
-    with pytest.raises(DataError, match=r"Pascal VOC folder"):
-        open_data(str(make(tmp_path)), "train")

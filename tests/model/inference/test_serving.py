@@ -98,23 +98,6 @@ def share_found(wanted: Detection, got: Detection, *, box_atol: float, score_ato
     return float(found.double().mean()) if len(found) else 1.0
 
 
-@torch.no_grad()
-def test_the_network_gives_what_backbone_and_head_give() -> None:
-    _, model = make_pair(**SMALL)
-    images = torch.randn(2, 3, 96, 160)
-    features = model.backbone(images)
-    logits, deltas = model.rpn.head(list(features.values()))
-    network = TorchNetwork(model)
-    output = network(images)
-    assert len(output.levels) == 4
-    assert len(output.predictions) == 5
-    for got, wanted in zip(output.levels, list(features.values()), strict=False):
-        torch.testing.assert_close(got, wanted.permute(0, 2, 3, 1), rtol=0, atol=1e-4 * float(wanted.abs().max()))
-    for got, logit, delta in zip(output.predictions, logits, deltas, strict=True):
-        wanted = torch.cat((logit, delta), dim=1).permute(0, 2, 3, 1)
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-3 * float(wanted.abs().max()))
-
-
 @needs_bundled
 @torch.no_grad()
 def test_trained_weights_detect_the_same_in_every_form() -> None:

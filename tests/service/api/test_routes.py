@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gc
 import io
 import threading
-import time
-import weakref
 from typing import Any
 
 import httpx
@@ -15,9 +12,8 @@ import pytest
 from PIL import Image
 from prometheus_client.openmetrics import parser as openmetrics
 
-from service.api import uploads
 from tests.support.fakes import FakeDetector, red_png
-from tests.support.servers import live, serving
+from tests.support.servers import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -261,29 +257,6 @@ async def test_an_option_beside_the_image_is_refused(path: str) -> None:
             document = {"image": base64.b64encode(red_png(7)).decode(), "max_detections": 1}
             check_problem(await client.post(path, json=document), 422, "bad-parameter")
     assert not detector.batches
-
-
-def test_nothing_is_kept_of_a_body_that_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Text(str):
-        """A string that can be watched."""
-
-    seen: list[weakref.ref[Text]] = []
-
-    def watched(*_: Any, **__: Any) -> dict[str, Any]:
-        text = Text("%%%")
-        seen.append(weakref.ref(text))
-        return {"image": text}
-
-    monkeypatch.setattr(uploads, "read_object", watched)
-    with live(FakeDetector()) as url:
-        gc.disable()
-        try:
-            assert httpx.post(f"{url}/detect", json={}).status_code == 400
-            httpx.get(f"{url}/livez")
-            time.sleep(0.1)
-            assert [text() for text in seen] == [None]
-        finally:
-            gc.enable()
 
 
 async def test_request_ids_are_echoed_or_made() -> None:

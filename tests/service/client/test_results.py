@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.client import DetectionResult, Timing
+from service.client import DetectionResult
 from service.client.results import from_json
 
 BODY = {
@@ -103,19 +103,6 @@ def test_a_missing_package_is_named(package: str) -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert f"pip install {package}" in shown.stdout
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ('decode;dur=1.5, queue;dur=0, batch;desc="4"', Timing({"decode": 1.5, "queue": 0.0}, 4)),
-        ("inference;dur=2;desc=x, total; dur=3", Timing({"inference": 2.0, "total": 3.0})),
-        ("nonsense, a;dur=., b;dur=1.2.3", Timing()),
-        ("", Timing()),
-    ],
-)
-def test_server_timing(header: str, expected: Timing) -> None:
-    assert Timing.parse(header) == expected
 
 
 def test_types_of_the_arrays() -> None:

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from service.loadtest.samples import Samples
 from service.loadtest.summary import quantile, summarise
 from tests.support.measurements import measured
 
@@ -71,10 +70,3 @@ def test_nothing_succeeded(rows: list[tuple[float, float, str]]) -> None:
     assert document["latency_ms"] is None
     assert document["warnings"]
     assert "NaN" not in json.dumps(document)
-
-
-def test_parts_of_several_processes_are_one() -> None:
-    one, other = measured([(2, 0.1, "")]).samples, measured([(3, 0.2, "503")]).samples
-    both = Samples.merged([one, other])
-    assert both.latency == pytest.approx([0.1, 0.2])
-    assert both.failures == ["", "503"]
