@@ -43,7 +43,7 @@ def vote_boxes(
         min_iou: overlap from which a candidate has one.
 
     Returns:
-        `[..., D, 4]`; a box that nobody votes for stays.
+        `[..., D, 4]`; a box without votes stays.
     """
     votes = scores > 0
     boxes = boxes.where(votes[..., None], 0.0)  # what has no vote may be no number

@@ -32,7 +32,7 @@ from model.structures import SizeHW
 from model.weights.checkpoints import Checkpoint, save_checkpoint
 
 BASELINE = f"{TORCHVISION} fp32"
-_MATRIX = 2048  # sides of the product that tells the machine's peak
+_MATRIX = 2048  # sides of the product that measures the machine's peak
 # Of random weights: makes the classes sure of themselves, so that post-processing has its full work.
 _CLASS_SPREAD = 60
 

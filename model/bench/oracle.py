@@ -1,4 +1,4 @@
-"""torchvision's own detector, to measure ours by, and ours as it is then. Nothing that serves uses them."""
+"""torchvision's own detector, and ours in a comparable form. No code that serves uses them."""
 
 from __future__ import annotations
 

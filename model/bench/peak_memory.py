@@ -27,7 +27,7 @@ _FORGET_THE_PEAK = "5"  # proc(5)
 
 
 def peak_memory(checkpoint: Path, forms: Sequence[str], device: torch.device, size_hw: SizeHW) -> dict[str, int]:
-    """Bytes of each form on one picture; without those of main memory where the system does not tell (not Linux).
+    """Bytes of each form on one picture; without those of main memory where the system does not say it (not Linux).
 
     Args:
         checkpoint: a file of weights.
@@ -79,7 +79,7 @@ def _peak_resident_bytes() -> int:
     for line in _STATUS.read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("the system does not tell the process's peak")
+    raise RuntimeError("the system does not say the process's peak")
 
 
 if __name__ == "__main__":

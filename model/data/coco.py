@@ -133,7 +133,7 @@ def _learned(content: dict[str, Any], names: dict[Identity, str], report: Report
 def _raw_examples(
     content: dict[str, Any], names: dict[Identity, str], places: ImagePlaces, report: Report
 ) -> list[RawExample]:
-    """Every record by itself: one that makes no sense is left out and counted, and the others are used."""
+    """Read each record separately: a broken one is left out and counted, and the others are used."""
     found: dict[Path, dict[str, Any]] = {}
     path_of: dict[Identity, Path] = {}  # by the id of the image
     for image in content["images"]:

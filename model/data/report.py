@@ -14,7 +14,7 @@ class Report:
 
     source: str
     used_images: int = 0
-    used_boxes: int | None = None  # None if nobody counted
+    used_boxes: int | None = None  # None if not counted
     _names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def note(self, reason: str, name: str) -> None:

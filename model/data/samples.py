@@ -31,7 +31,7 @@ _MAX_PIXELS = 100_000_000  # an image beyond this is taken for a decompression b
 
 
 class DataError(ValueError):
-    """The data cannot be trained on or measured with. The message tells what to do."""
+    """The data cannot be trained on or measured with. The message says what to do."""
 
 
 class DetectionData(Protocol):
@@ -60,7 +60,7 @@ class DetectionData(Protocol):
         ...
 
     def areas(self, index: int) -> Tensor:
-        """`[G]`, by which evaluation tells small objects from large ones: the outline's if known, else the box's."""
+        """`[G]`, by which evaluation sorts objects into small and large: the outline's if known, else the box's."""
         ...
 
     def crowd_boxes(self, index: int) -> tuple[Tensor, Tensor]:

@@ -153,7 +153,7 @@ def _place_cells(random: np.random.Generator, size_hw: SizeHW) -> list[Cell]:
 def _draw_cell(
     canvas: Floats, cell: Cell, random: np.random.Generator, rows: Floats, columns: Floats
 ) -> list[float] | None:
-    """Blend the cell in; its box, or None where too little of it lies inside the picture to be told."""
+    """Blend the cell in; its box, or None where too little of it lies inside the picture."""
     reach = int(1.3 * cell.radius) + 3
     top, left = max(0, int(cell.y) - reach), max(0, int(cell.x) - reach)
     window = np.s_[top : int(cell.y) + reach, left : int(cell.x) + reach]

@@ -23,8 +23,8 @@ def read_voc(
 ) -> tuple[FileData, Report]:
     """The images of a split that can be used, and the account of the others.
 
-    Coordinates are taken as they stand: VOC's own begin at 1, those of most labelling tools at 0, and files do not
-    tell which. Objects marked difficult are learned like others, and each bndbox of an object is a box of its own.
+    Coordinates are used as they are: VOC's own begin at 1, those of most labelling tools at 0, and files do not
+    say which. Objects marked difficult are learned like others, and each bndbox of an object is a separate box.
     Images may have any ending of a picture, in any case; both they and annotations may lie in subfolders.
 
     Args:

@@ -29,7 +29,7 @@ def pageable(shape: tuple[int, int, int]) -> Pixels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedImage:
-    """What the header tells. The pixels are not decoded yet.
+    """What the header says. The pixels are not decoded yet.
 
     Attributes:
         format: as in `decoding.FORMATS`.

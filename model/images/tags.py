@@ -101,7 +101,7 @@ def read_directory(data: bytes, byte_order: str, is_big: bool, offset: int) -> D
 
 
 def exif_orientation(exif: bytes) -> int:
-    """1 to 8 (CIPA DC-008, section 4.6.4 A); 1 where the EXIF data do not tell, or are damaged."""
+    """1 to 8 (CIPA DC-008, section 4.6.4 A); 1 where the EXIF data do not say it, or are damaged."""
     exif = exif.removeprefix(_EXIF_HEAD)
     try:
         orientation = read_directory(exif, *first_offset(exif)).integer(ORIENTATION, 1)

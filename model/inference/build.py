@@ -99,7 +99,7 @@ def _trial(form: ServingModel, device: torch.device) -> Callable[[], object]:
     """What to time a form by."""
     if device.type == "cuda":
         return functools.partial(form.detect, [torch.zeros(3, *_TYPICAL_HW, dtype=torch.uint8, device="cpu")])
-    # A quarter of a typical picture's work tells which is faster as well as the whole does.
+    # A quarter of a typical picture's work is enough to see which is faster.
     height, width = (math.ceil(side / 64) * 32 for side in form.padded_hw(_TYPICAL_HW))
     return functools.partial(form.run_network, torch.zeros(1, 3, height, width, device=device))
 

@@ -13,8 +13,8 @@ Key = tuple[SizeHW, int]  # padded shape, pictures
 class CapturePolicy:
     """Decides when a graph is worth the time that it takes to make.
 
-    To make one takes a fraction of a second, in which the device answers nobody. So it is made while the device is
-    idle, or once its shape and size have come so often that it pays for others to wait.
+    Capturing one takes a fraction of a second, in which the device answers no caller. So it is captured while the
+    device is idle, or once its shape and size have come so often that the pause is worth it.
 
     Args:
         usual: what to have before it comes, most usual first.

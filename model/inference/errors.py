@@ -1,4 +1,4 @@
-"""Why a serving form cannot be had. Each message tells what to do.
+"""Why a serving form cannot be made. Each message says what to do.
 
 ServingFormError
 ├── PrecisionError          the device has not that arithmetic

@@ -98,7 +98,7 @@ class GraphedModel(ServingModel):
         self._kept_buffers: deque[_HostBuffers] = deque(maxlen=_KEPT_BUFFERS)
 
     def detect(self, images: Sequence[Tensor], *, on_stage: Callable[[str], None] | None = None) -> list[Detection]:
-        """See `ServingModel.detect`; the stages can be told apart on its way alone. What is found is on the host."""
+        """See `ServingModel.detect`, which alone can time the stages. The detections are on the host."""
         if on_stage is not None:
             return self._eagerly(images, on_stage)
         launched = self.launch(images)
@@ -180,7 +180,7 @@ class GraphedModel(ServingModel):
         return Launched(self, pictures, answers=answers, host=host, rows=rows, sources=images)
 
     def _parts(self, padded_hw: SizeHW, count: int) -> Iterator[tuple[_Graph | None, int]]:
-        """Graphs that answer for so many pictures together, each with how many; None for what has none."""
+        """Graphs for `count` pictures together, each with its number of pictures; None for a part without a graph."""
         for wanted in _powers_of_two(count):
             graph, size = self._graph((padded_hw, wanted)), wanted
             while graph is None and size > 1:

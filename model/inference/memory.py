@@ -19,7 +19,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def trim_host_memory() -> None:
-    """Return to the system what the C library keeps of freed memory, where it can be told to.
+    """Return to the system what the C library keeps of freed memory, where it offers that.
 
     glibc keeps the holes that large pictures leave, so that a process looks as if it leaked.
     """

@@ -50,7 +50,7 @@ def detector_from(checkpoint: Checkpoint, categories: Categories, settings: Trai
 
 
 def result_info(begin: CheckpointInfo | None, categories: Categories, settings: TrainSettings) -> CheckpointInfo:
-    """What the run's checkpoints tell: what its start told (thresholds, pixel norms), and the settings.
+    """What the run's checkpoints store: what its start weights stored (thresholds, pixel norms), and the settings.
 
     Args:
         begin: of the weights that the run begins with; None from scratch.

@@ -14,7 +14,7 @@ _NOTICE = b"\nstopping after this update, once the state is saved; again: at onc
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - nothing went wrong
-    """A run was told to stop, and has saved its state.
+    """A signal ended a run, which has saved its state.
 
     Args:
         number: of the signal.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class DeviceError(ValueError):
-    """There is no such device here. The message tells which there are."""
+    """There is no such device here. The message names those there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def joined_processes(device_name: str) -> Iterator[Processes]:
     threads = torch.get_num_threads()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.set_num_threads(1)  # else each thread that decodes would keep a team of its own on all cores
+        torch.set_num_threads(1)  # else each decoding thread would keep threads on all cores
     try:
         if count == 1:
             yield Processes(rank=0, count=1, device=device)

@@ -1,4 +1,4 @@
-"""A training run as a whole: what to begin with, the detector, the trainer, and who is told."""
+"""A training run as a whole: the start weights, the detector, the trainer and its listeners."""
 
 from __future__ import annotations
 

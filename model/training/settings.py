@@ -15,7 +15,7 @@ def _setting(
     """A field that carries its help and its bounds.
 
     Args:
-        derived: the command line computes the default from the data, the weights or other settings; `about` tells how.
+        derived: the command line computes the default from the data, the weights or other settings; `about` says how.
     """
     return field(default=default, metadata={"about": about, "least": least, "most": most, "derived": derived})
 

@@ -48,7 +48,7 @@ LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_re
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on. The message tells what to do."""
+    """Training cannot go on. The message says what to do."""
 
 
 class _EvaluationDropped(Exception):  # noqa: N818 - nothing went wrong
@@ -76,7 +76,7 @@ class Trainer:
         model: from `detector`; it is trained in place.
         categories: names of its classes.
         validation: judges which weights are best; without it the last ones are.
-        info: what its checkpoints tell; by default the settings alone decide it.
+        info: what its checkpoints store beside the tensors; by default the settings alone decide it.
         begin: name of the weights that it began with, None for untrained ones.
         listeners: called in the first process only.
     """
