@@ -25,10 +25,12 @@ The examples are real answers of the bundled weights to the picture of `frcnn sa
 [API keys](../SECURITY.md) set, requests carry one, or get a 401. Every error is a problem document, see
 [Problem](#problem) and the [codes](#errors);
 under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol).
+
+## Paths
 """
 _PROTOCOL = FOLDER / "parts" / "open-inference-protocol.md"
 
-_ERRORS_HEAD = """# Errors
+_ERRORS_HEAD = """## Errors
 
 A problem document has the code at the end of its `type`: `urn:faster-rcnn-service:queue-full`. The last column says
 whether the same request may succeed when it is sent again.
@@ -103,7 +105,7 @@ def api_page() -> str:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             lines += _operation(f"{method.upper()} {path}", operation)
-    lines.append("# Objects\n")
+    lines.append("## Objects\n")
     for name, schema in document["components"]["schemas"].items():
         lines += _object(name, schema)
     lines.append(_ERRORS_HEAD)
@@ -113,7 +115,7 @@ def api_page() -> str:
 
 
 def _operation(title: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield f"## {title}\n"
+    yield f"### {title}\n"
     if "description" in operation:
         yield operation["description"] + "\n"
     if parameters := operation.get("parameters"):
@@ -134,7 +136,7 @@ def _operation(title: str, operation: dict[str, Any]) -> Iterator[str]:
 
 
 def _object(name: str, schema: dict[str, Any]) -> Iterator[str]:
-    yield f"## {name}\n"
+    yield f"### {name}\n"
     if "description" in schema:
         yield schema["description"] + "\n"
     yield "| field | value |\n|---|---|"
