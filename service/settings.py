@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     @classmethod
     def _origins_without_path(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            # A browser sends scheme and host alone: anything more would never match, and nobody would be told.
+            # A browser sends scheme and host alone: anything more would never match, silently.
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} must be * or like https://app.example or http://localhost:3000")
         return origins

@@ -146,7 +146,7 @@ def bare_rate(detector: Detector, image: bytes, seconds: float) -> float:
 
 
 def load(url: str, images: Sequence[bytes], callers: int, seconds: float) -> Document:
-    """The figures of so many callers, who ask again as soon as they are answered.
+    """The figures of `callers` callers, who send again as soon as they have an answer.
 
     Raises:
         BenchError: a request failed.
@@ -156,13 +156,13 @@ def load(url: str, images: Sequence[bytes], callers: int, seconds: float) -> Doc
     )
     run = summarise(run_plan(plan))
     if not run["requests"]:
-        raise BenchError(f"{url} answered nobody within {seconds:g} s; measure longer (--seconds)")
+        raise BenchError(f"{url} gave no answer within {seconds:g} s; measure longer (--seconds)")
     if run["failed"]:
         raise BenchError(f"{run['failed']} of {run['requests']} requests to {url} failed: {run['failures']}")
     return run
 
 
 def _median_p99_ms(runs: Sequence[Document]) -> float | None:
-    """None where a run had too few requests to tell its p99."""
+    """The median p99; None where a run had too few requests for one."""
     told = [run["latency_ms"]["p99"] for run in runs]
     return None if None in told else float(statistics.median(told))

@@ -31,7 +31,7 @@ def detect(
     labels: Annotated[
         str | None, typer.Option(metavar="L,L", help="Keep only these classes, separated by commas.")
     ] = None,
-    max_detections: Annotated[int, number(min=1, max=100, help="Keep so many of the best of an image.")] = 100,
+    max_detections: Annotated[int, number(min=1, max=100, help="Keep the N best of an image.")] = 100,
     model: Model = None,
     device: Device = "auto",
     precision: Annotated[

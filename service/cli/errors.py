@@ -37,7 +37,7 @@ class Commands(TyperGroup):
 
 
 def say(message: str) -> None:
-    """Print a line about what goes on, to stderr."""
+    """Print a line of progress or of a failure to stderr."""
     stderr.print(message, markup=False)
 
 

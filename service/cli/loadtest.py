@@ -29,10 +29,10 @@ def loadtest(
     ],
     images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the images to send, or one.")],
     rate: Annotated[
-        float | None, number(min=1e-3, help="Open loop: so many arrivals a second on average, at random.")
+        float | None, number(min=1e-3, help="Open loop: N arrivals a second on average, at random.")
     ] = None,
     concurrency: Annotated[
-        int | None, number(min=1, help="Closed loop: so many callers, each waiting for its answer.")
+        int | None, number(min=1, help="Closed loop: N callers, each waiting for its answer.")
     ] = None,
     slo: Annotated[
         str | None, typer.Option(metavar="p99=200ms", help="Find the highest rate that meets this goal.")
@@ -52,7 +52,7 @@ def loadtest(
     report: Annotated[Path | None, typer.Option(metavar="HTML", help="Write a report with plots.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Put a service under load and tell how fast it answers. Ctrl-C ends it early, with the figures until then.
+    """Put a service under load and measure how fast it answers. Ctrl-C ends it early, with the figures until then.
 
     In open loop (--rate) latency counts from when a request was to be sent, so a service that falls behind shows it.
 
@@ -90,7 +90,7 @@ def loadtest(
 
 
 def _check_kind(rate: float | None, concurrency: int | None, slo: str | None) -> None:
-    """Exactly one kind of load is asked for; a search may be told a rate to begin with."""
+    """Exactly one kind of load is asked for; a search may have a rate to begin with."""
     if slo is not None and concurrency is not None:
         fail("--slo searches for a rate, and takes no --concurrency", code=USAGE)
     if slo is None and (rate is None) == (concurrency is None):
@@ -146,7 +146,7 @@ def _search(plan: Plan, goal: Goal, workers: int) -> dict[str, Any]:
 
     def whole(plan: Plan, workers: int) -> Measured:
         measured = _run_plan(plan, workers)
-        if measured.interrupted:  # a part of a rate's time does not tell whether the rate meets the goal
+        if measured.interrupted:  # a part of a rate's time does not show whether the rate meets the goal
             raise KeyboardInterrupt
         return measured
 

@@ -19,7 +19,7 @@ Model = Annotated[
     ModelName | None,
     typer.Option(
         metavar="MODEL",
-        help="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file tells its own",
+        help="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file says its own",
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, or a GPU such as cuda:0.")]

@@ -92,7 +92,7 @@ def _refuse_read_only_tmp() -> None:
 
 
 def _settings_as_options() -> inspect.Signature:
-    """One option per setting. Secrets have none: everybody on a machine sees the arguments of its processes."""
+    """One option per setting. Secrets have none: all users of a machine see the arguments of its processes."""
     parameters = []
     for name, field in Settings.model_fields.items():
         if field.annotation == SecretStr | None:

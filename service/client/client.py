@@ -23,7 +23,7 @@ Outcome: TypeAlias = "DetectionResult | ClientError"
 
 # Connections are bounded by the calls at a time; httpx's own limit would let the next call wait in silence.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-# Results keep their order, so a slow one holds back those after it; so many times the concurrency are kept meanwhile.
+# Results keep their order, so a slow one holds back those after it; this many times the concurrency are kept meanwhile.
 _LOOKAHEAD = 4
 
 
@@ -62,7 +62,7 @@ class DetectionClient:
     def detect_many(
         self, images: Iterable[ImageSource], *, concurrency: int = 8, **options: Unpack[DetectOptions]
     ) -> Iterator[Outcome]:
-        """The results of many images in their order, so many at a time. Images are taken as they are needed.
+        """The results of many images in their order, `concurrency` at a time. Images are taken as they are needed.
 
         A failure is given in its image's place, as the `ClientError` that `detect` would have raised, and the others
         go on. `timeout_s` counts for each image. Nothing is sent before the first result is asked for.

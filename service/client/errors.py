@@ -24,7 +24,7 @@ from __future__ import annotations
 class ClientError(Exception):
     """Base of all that this package raises on purpose."""
 
-    lost_midway: bool = False  # the request had been sent, and nothing tells what became of it
+    lost_midway: bool = False  # the request had been sent, and its fate is unknown
 
 
 class ImageError(ClientError, ValueError):

@@ -44,7 +44,7 @@ class DetectOptions(TypedDict, total=False):
     """What can be asked of a detection; what is left out is left to the service.
 
     score_threshold: drop detections that score lower, 0 to 1.
-    max_detections: keep so many of the best, 1 to 100.
+    max_detections: keep this many of the best, 1 to 100.
     labels: keep only these classes: names and ids in a sequence, or a text of them, separated by commas.
     box_format: xyxy, xywh or cxcywh.
     normalized: boxes as fractions of the image's width and height.

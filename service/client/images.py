@@ -37,7 +37,7 @@ def to_bytes(source: ImageSource) -> bytes:
         return _read(source)
     if isinstance(source, np.ndarray):
         return _png_of_array(source)
-    if hasattr(source, "getbands"):  # a Pillow image, told without importing Pillow
+    if hasattr(source, "getbands"):  # a Pillow image, recognised without importing Pillow
         return _png(source)
     raise ImageError(f"{type(source).__name__} is no image: give a path, bytes, a Pillow image or a numpy array")
 

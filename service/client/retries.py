@@ -21,7 +21,7 @@ class RetryPolicy:
 
     Args:
         attempts: requests in all; 1 never tries again.
-        resends: how often a request is sent again of which nothing tells what became: it may be what broke the service.
+        resends: how often a request whose fate is unknown is sent again: it may be the one that broke the service.
         first_pause_s: bound of the first pause; it doubles with each failure.
         longest_pause_s: bound of any pause, `Retry-After` not counted.
     """

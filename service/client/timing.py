@@ -1,4 +1,4 @@
-"""The Server-Timing header, which tells where a request's time went."""
+"""The Server-Timing header, which says where a request's time went."""
 
 from __future__ import annotations
 

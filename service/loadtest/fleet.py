@@ -32,7 +32,7 @@ class WorkerLostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What one process has seen since it last told.
+    """What one process has seen since its last report.
 
     Args:
         worker: its number.
@@ -64,7 +64,7 @@ class Measured:
 
 
 def run_plan(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Measured:
-    """Run a plan in so many processes, and wait for its end. Ctrl-C ends it early, with what was measured.
+    """Run a plan in some processes, and wait for its end. Ctrl-C ends it early, with what was measured.
 
     Arrivals of several independent Poisson processes are together one of the sum of their rates.
 
@@ -133,7 +133,7 @@ def _noted_interrupt() -> Iterator[threading.Event]:
 def _results(
     pipes: Sequence[Connection], on_progress: Callable[[Progress], None], interrupted: threading.Event
 ) -> tuple[list[tuple[Samples, float]], float | None]:
-    """What each process measured, and when all of them were told to stop, if they were."""
+    """What each process measured, and when all of them were stopped, if they were."""
     results: list[tuple[Samples, float]] = []
     stopped: float | None = None
     open_pipes = list(pipes)

@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-# Open loop: arrivals come at random at a mean rate, whether or not answers keep up. Closed loop: so many callers, each
-# of whom waits for an answer before asking again, so a slow service is asked less.
+# Open loop: arrivals come at random at a mean rate, whether or not answers keep up. Closed loop: each of some callers
+# waits for an answer before it sends again, so a slow service gets fewer requests.
 
 _GOAL = re.compile(r"p(\d{1,2}(?:\.\d+)?)\s*(?:=|<=?)\s*(\d+(?:\.\d+)?)\s*(ms|s)")
 
 
 class PlanError(ValueError):
-    """A plan that cannot be carried out, in words for who gave it."""
+    """A plan that cannot be carried out; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)

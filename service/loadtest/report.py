@@ -1,4 +1,4 @@
-"""One HTML file that tells a load test, with nothing to fetch from elsewhere."""
+"""One HTML file about a load test, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 

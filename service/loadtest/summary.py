@@ -103,12 +103,12 @@ def quantile(values: Floats, share: float) -> float:
 
 
 def is_enough(count: int, share: float) -> bool:
-    """Whether so many requests tell the quantile of a share: at least one of them has to lie beyond it."""
+    """Whether a number of requests is enough for the quantile of a share: one of them at least lies beyond it."""
     return count * (1 - share) > 1 - 1e-9
 
 
 def _spread_ms(seconds: Floats) -> Spread | None:
-    """Mean, extremes and percentiles; None for a percentile that so few values do not tell."""
+    """Mean, extremes and percentiles; None for a percentile that needs more values."""
     if not len(seconds):
         return None
     spread: Spread = {"mean": _ms(seconds.mean()), "min": _ms(seconds.min())}
@@ -119,7 +119,7 @@ def _spread_ms(seconds: Floats) -> Spread | None:
 
 
 def _curve_ms(latency: Floats) -> list[tuple[float, float]]:
-    """(share of requests, milliseconds), denser towards 1, as far as there are requests to tell."""
+    """(share of requests, milliseconds), denser towards 1, as far as the requests suffice."""
     if not len(latency):
         return []
     shares = 1 - np.logspace(0, -np.log10(max(len(latency), 10)), 60)
@@ -191,7 +191,7 @@ def _warnings(document: Document, measured: Measured) -> list[str]:
     if is_busy(measured):
         found.append(
             f"the load generator used {measured.busy:.0%} of a processor core: the latencies are partly its own, and "
-            "more --workers will tell more of the service"
+            "more --workers will show more of the service"
         )
     if generator["late_ms"] and (generator["late_ms"]["p99"] or 0) > _LATE_S * 1000:
         found.append(

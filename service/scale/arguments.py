@@ -115,7 +115,7 @@ class ScaleArguments(BaseModel):
         return sum(part.strip().startswith("cuda") for part in device.split(","))
 
     def replica_settings(self, *, gpus: int) -> dict[str, Any]:
-        """What a replica is to be told: what is given, and what `deployment_options` goes by.
+        """What each replica receives: what is given, and what `deployment_options` depends on.
 
         Ray numbers the GPUs that a replica sees from 0, whichever they are.
         """
@@ -143,7 +143,7 @@ class ScaleArguments(BaseModel):
         return {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": gpus},
             "max_ongoing_requests": settings.queue_capacity + _ROOM_FOR_REFUSALS,
-            # Past this, Serve refuses by itself, in plain text: a 429 with Retry-After all the same.
+            # Past this, Serve itself rejects, in plain text: also a 429 with Retry-After.
             "max_queued_requests": _WAITING_FOR_A_REPLICA,
             "backpressure_config": {"status_code": 429, "retry_after_s": 1},
             "autoscaling_config": {

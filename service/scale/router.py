@@ -11,7 +11,7 @@ class AnyReplica(FIFOMixin, RequestRouter):  # type: ignore[misc] # Ray's types 
     """Of two replicas drawn from all, the one with fewer requests in flight.
 
     Serve's own router also draws two, but from those of the proxy's own node as long as they have room for one more
-    request by Serve's count. A replica of ours always has, as it refuses by itself: so the replicas of one node would
+    request by Serve's count. Our replicas always have, as they reject themselves: so the replicas of one node would
     refuse while those of the others were idle.
     """
 

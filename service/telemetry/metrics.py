@@ -64,7 +64,7 @@ class Metrics:
         self.device.labels(device, name, precision).set(1)
 
     def watch_memory(self, read: Callable[[], Mapping[str, Mapping[str, int]]]) -> None:
-        """Have `read`, called at each scrape, tell the bytes of each device by their kind."""
+        """Export the bytes of each device by their kind, from `read`, which each scrape calls."""
         self.registry.register(_DeviceMemory(read))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
@@ -93,7 +93,7 @@ class Histograms(Collector):
 
     Args:
         name: of the metric.
-        documentation: what it tells.
+        documentation: what it measures.
         bounds: of its buckets, ascending.
         label: its name; None for no label.
         registry: where to register it.

@@ -24,7 +24,7 @@ _UNTRACED = PROBE_PATHS | {"/metrics"}
 
 
 class TracingError(ValueError):
-    """Traces are asked for and cannot be sent. The message tells what to do."""
+    """Traces are asked for and cannot be sent. The message says what to do."""
 
 
 def exporting_provider(settings: Settings, *, version: str) -> TracerProvider | None:
@@ -73,12 +73,12 @@ def request_telemetry(provider: TracerProvider | None) -> TelemetryConfig:
 
 
 async def send_what_is_left(provider: TracerProvider) -> None:
-    """End the provider; a collector that does not answer holds nobody up for long."""
+    """End the provider; a collector that does not answer delays this only briefly."""
     ending = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
     ending.start()
     await asyncio.to_thread(ending.join, _LONGEST_FAREWELL_S)
 
 
 def _is_untraced(scope: Scope) -> bool:
-    """Probes and scrapes come all day, and a trace of them tells nothing."""
+    """Skip probes and scrapes: they come all day, and their traces say nothing."""
     return scope.get("path") in _UNTRACED
