@@ -211,6 +211,15 @@ def test_names_in_code_font_are_in_the_code(document: Path) -> None:
             assert text in names_in_code() | FOREIGN, f"nothing is called {text}"
 
 
+def test_the_glossary_names_code() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| (`[^|]+`) \|$", text.split("## Two packages")[0], re.MULTILINE)
+    assert len(rows) > 15
+    for word, places in rows:
+        for name in re.findall(r"`([^`]+)`", places):
+            assert (ROOT / name).is_file() or name in names_in_code(), f"{word}: nothing is called {name}"
+
+
 @each_document
 def test_paths_in_code_font_exist(document: Path) -> None:
     for text in in_code_font(document.read_text(encoding="utf-8")):
