@@ -42,6 +42,7 @@ HEALTH: dict[str, Any] = {
     "devices": ["cpu"],
     "precision": "fp32",
     "max_batch_size": 1,
+    "iou_threshold": 0.5,
     "batch_caps": {},
     "images_in_flight": 0,
     "queue_capacity": 256,

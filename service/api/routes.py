@@ -14,7 +14,9 @@ from starlette.types import Receive, Scope, Send
 from service.api import openapi, schemas
 from service.api.job import admit, service_of
 from service.api.pipeline import ImageResult, detect_image, detect_images
-from service.api.schemas import DetectQuery, FastJSONResponse, Parameters, Selection, parse_query
+from service.api.query import DetectQuery, Parameters, parse_query
+from service.api.schemas import FastJSONResponse
+from service.api.selection import Selection
 from service.api.uploads import read_files, read_image
 from service.batching.batch_queue import Priority
 from service.devices.detector import ModelInfo
@@ -64,7 +66,7 @@ async def detect(request: Request, query: Parameters) -> Response:
     drawn_type = _drawn_type(request.headers.get("accept", ""))
     async with admit(request, Priority.NORMAL) as job:
         info = job.batcher.info
-        selection = query.selection(info.categories)
+        selection = query.selection(info)
         data = await job.read(read_image, body_bytes=job.settings.max_body_bytes)
         finding = detect_image(job, data, keep_picture=drawn_type is not None)
         del data  # once decoded, nothing needs it
@@ -93,7 +95,7 @@ async def detect_batch(request: Request, query: Parameters) -> Response:
         )
     async with admit(request, Priority.LOW) as job:
         info, settings = job.batcher.info, job.settings
-        selection = query.selection(info.categories)
+        selection = query.selection(info)
         files = await job.read(read_files, body_bytes=settings.max_batch_body_bytes, files=settings.max_batch_files)
         outcomes = await detect_images(job, files)
         for outcome in outcomes:
@@ -125,6 +127,7 @@ async def healthz(request: Request) -> Response:
         devices=[detector.device for detector in service.detectors],
         precision=next((detector.precision for detector in service.detectors), None),
         max_batch_size=service.max_batch_size,
+        iou_threshold=None if info is None else info.iou_threshold,
         batch_caps=service.batch_caps,
         images_in_flight=service.images_in_flight,
         queue_capacity=service.settings.queue_capacity,

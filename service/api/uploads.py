@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.api.bounded_json import read_object
 from service.api.forms import FormError, TooManyFilesError, read_form
-from service.api.schemas import DetectQuery
+from service.api.query import DetectQuery
 from service.errors import (
     BadParameterError,
     BadRequestError,

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from model.weights.names import argument_error
-from service.cli.errors import USAGE, fail, refuse, say
+from service.api.thresholds import parse_thresholds
+from service.cli.errors import USAGE, fail, refuse, say, usage_errors
 from service.cli.options import Device, Json, Model, number
 from service.cli.progress import counting
 from service.cli.serve import settings_from
@@ -23,7 +24,10 @@ def detect(
     weights: Annotated[
         str, typer.Option(metavar="W", help="COCO_V1, auto, bundled, random, or a .pth, .safetensors or .frcnn file.")
     ] = "auto",
-    score_threshold: Annotated[float, number(min=0, max=1, help="Drop detections that score lower.")] = 0.5,
+    score_threshold: Annotated[
+        str,
+        typer.Option(metavar="N,L:N", help="Drop detections that score lower; 0.5,person:0.8 has another for a class."),
+    ] = "0.5",
     as_json: Json = False,
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the pictures with their boxes into this folder.")
@@ -32,6 +36,18 @@ def detect(
         str | None, typer.Option(metavar="L,L", help="Keep only these classes, separated by commas.")
     ] = None,
     max_detections: Annotated[int, number(min=1, max=100, help="Keep the N best of an image.")] = 100,
+    iou_threshold: Annotated[
+        float | None,
+        number(
+            min=0,
+            max=1,
+            help="Of two of a class that overlap more, drop the lower; at most the model's own, usually 0.5.",
+            show_default=False,
+        ),
+    ] = None,
+    class_agnostic: Annotated[
+        bool, typer.Option("--class-agnostic", help="Of two that overlap so, drop the lower whatever their classes.")
+    ] = False,
     model: Model = None,
     device: Device = "auto",
     precision: Annotated[
@@ -48,19 +64,27 @@ def detect(
     settings = settings_from(
         {"weights": weights, "model": model, "device": device, "precision": precision, "max_batch_size": 1}
     )
+    with usage_errors():
+        parse_thresholds(score_threshold)
     files = _image_files(images)
     refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
     if draw is not None:
         _make_folder(draw)
 
-    from service.api.schemas import DetectQuery
+    from service.api.query import DetectQuery
     from service.cli import detect_files
     from service.devices.detector import load_detectors
 
     wanted = None if labels is None else [labels]
-    query = DetectQuery(score_threshold=score_threshold, max_detections=max_detections, labels=wanted)
+    query = DetectQuery(
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        labels=wanted,
+        iou_threshold=iou_threshold,
+        class_agnostic=class_agnostic,
+    )
     detector = load_detectors(settings)[0]
-    selection = query.selection(detector.info.categories)
+    selection = query.selection(detector.info)
     failed = 0
     documents = []
     results = detect_files.detect_files(detector, files, selection, max_pixels=settings.max_image_pixels)

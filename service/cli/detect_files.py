@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from service.api import schemas
-from service.api.schemas import DetectQuery, Selection
+from service.api.query import DetectQuery
+from service.api.selection import Selection
 from service.devices.detector import Detections, Detector
 from service.errors import ServiceError
 from service.images.drawing import draw, encode

@@ -43,17 +43,21 @@ _STEPS = ("connect", "read", "write", "pool")
 class DetectOptions(TypedDict, total=False):
     """What can be asked of a detection; what is left out is left to the service.
 
-    score_threshold: drop detections that score lower, 0 to 1.
+    score_threshold: drop detections that score lower, 0 to 1; "0.5,person:0.8" has another for a class.
     max_detections: keep this many of the best, 1 to 100.
     labels: keep only these classes: names and ids in a sequence, or a text of them, separated by commas.
+    iou_threshold: of two detections of a class that overlap more than this, drop the lower; at most the model's own.
+    class_agnostic: of two that overlap so, drop the lower whatever their classes.
     box_format: xyxy, xywh or cxcywh.
     normalized: boxes as fractions of the image's width and height.
     timeout_s: until when the answer must be there, retries included; the client's own by default.
     """
 
-    score_threshold: float
+    score_threshold: float | str
     max_detections: int
     labels: str | Sequence[str | int]
+    iou_threshold: float
+    class_agnostic: bool
     box_format: BoxFormat
     normalized: bool
     timeout_s: float
@@ -193,10 +197,10 @@ class Exchanges:
 
 def _query(options: DetectOptions) -> dict[str, str | list[str]]:
     query: dict[str, str | list[str]] = {
-        name: str(value) for name, value in options.items() if name not in {"labels", "timeout_s"}
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in options.items()
+        if name not in {"labels", "timeout_s"}
     }
-    if "normalized" in options:
-        query["normalized"] = str(options["normalized"]).lower()
     if "labels" in options:
         labels = options["labels"]
         query["labels"] = labels if isinstance(labels, str) else _labels(labels)

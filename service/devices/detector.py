@@ -56,11 +56,16 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the service tells about the model it serves."""
+    """What the service tells about the model it serves.
+
+    Attributes:
+        iou_threshold: overlap above which the model drops the lower of two detections of a class.
+    """
 
     name: str
     weights: str
     categories: Categories
+    iou_threshold: float = 0.5
 
 
 class Detector(Protocol):
@@ -255,7 +260,9 @@ def load_detectors(settings: Settings) -> list[Detector]:
     wanted = architecture_named(settings.model)
     checkpoint = resolve_checkpoint(settings.weights, wanted, tell=lambda text: logger.warning("%s", text))
     model = from_checkpoint(checkpoint)
-    info = ModelInfo(checkpoint.architecture.name, checkpoint.name, checkpoint.categories)
+    info = ModelInfo(
+        checkpoint.architecture.name, checkpoint.name, checkpoint.categories, iou_threshold=model.roi_heads.nms_thresh
+    )
     if AUTO in {settings.precision, settings.max_batch_size}:
         logger.info("measuring what is fastest here, for some seconds; --precision and --max-batch-size do without")
     detectors: list[Detector] = []

@@ -46,9 +46,14 @@ _PARAMETERS = {
     "title": "InferParameters",
     "type": "object",
     "properties": {
-        "score_threshold": {"type": "number", "minimum": 0, "maximum": 1},
+        "score_threshold": {
+            "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string"}],
+            "description": "For every class, or as in 0.5,person:0.8.",
+        },
         "max_detections": {"type": "integer", "minimum": 1, "maximum": 100},
         "labels": {"type": "string", "description": "Names or ids, separated by commas."},
+        "iou_threshold": {"type": "number", "minimum": 0, "maximum": 1, "description": "At most the model's own."},
+        "class_agnostic": {"type": "boolean"},
         "timeout": {"type": "integer", "minimum": 0, "description": "Microseconds; 0 for the usual."},
         "binary_data_output": {"type": "boolean", "description": "Whether all outputs go after the JSON."},
     },

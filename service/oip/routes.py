@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 
 from service.api.job import admit, service_of
 from service.api.pipeline import ImageResult, detect_image, detect_pixels
-from service.api.schemas import DetectQuery, Selection
+from service.api.query import SelectionQuery, in_words
+from service.api.selection import Selection
 from service.api.uploads import read_base64_body
 from service.batching.batch_queue import Priority
 from service.devices.detector import ModelInfo
@@ -25,7 +26,7 @@ from service.wire import LENGTH_HEADER
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
 
-_QUERY = {"score_threshold", "max_detections", "labels"}
+_CHOOSING = frozenset(SelectionQuery.model_fields)
 _MODEL = "/models/{model}"
 _VERSIONED = _MODEL + "/versions/{version}"
 
@@ -91,8 +92,8 @@ async def model_ready(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     """Detect objects in one image.
 
-    The parameters `score_threshold`, `max_detections` and `labels` choose as they do in `/detect`; `timeout` is in
-    microseconds.
+    The parameters `score_threshold`, `max_detections`, `labels`, `iou_threshold` and `class_agnostic` choose as they do
+    in `/detect`; `timeout` is in microseconds.
     """
     name = _find_model(request)
     async with admit(request, Priority.NORMAL) as job:
@@ -120,12 +121,11 @@ def _response(result: ImageResult, asked: InferRequest, selection: Selection, na
 
 
 def _selection(asked: InferRequest, info: ModelInfo) -> Selection:
-    chosen = {name: value for name, value in asked.parameters.items() if name in _QUERY}
+    chosen = {name: value for name, value in asked.parameters.items() if name in _CHOOSING}
     try:
-        return DetectQuery(**chosen).selection(info.categories)
+        return SelectionQuery(**chosen).selection(info)
     except ValidationError as error:
-        details = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
-        raise BadRequestError(f"parameters: {details}") from error
+        raise BadRequestError(f"parameters: {in_words(error)}") from error
     except BadParameterError as error:
         raise BadRequestError(f"parameters: {error.detail}") from error
 

@@ -75,7 +75,7 @@ export function asJson(answer, visible) {
 }
 
 function search(query) {
-  const text = new URLSearchParams(query).toString().replaceAll("%2C", ","); // allowed as it is, and easier to read
+  const text = new URLSearchParams(query).toString().replaceAll("%2C", ",").replaceAll("%3A", ":"); // allowed, and easier to read
   return text ? `?${text}` : "";
 }
 

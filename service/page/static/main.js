@@ -2,6 +2,7 @@
 
 import { classColors } from "./boxes.js";
 import { asCurl, asJavaScript, asJson, asPython } from "./code.js";
+import { Kept } from "./kept.js";
 import { Notice } from "./notice.js";
 import { List, fillClasses, fillTimings, summary, updateClasses } from "./results.js";
 import { Problem, apiKey, detect, picture } from "./service.js";
@@ -10,14 +11,12 @@ import { Stage } from "./stage.js";
 import { Status } from "./status.js";
 
 const $ = (id) => document.getElementById(id);
-const PLAIN_NAME = /^[\p{L}_][\p{L}\p{N}_ -]*$/u; // other classes go by number: a name may hold a comma
 
 const state = {
   file: null,
   source: null, // where the file can be fetched, if it is the sample
   answer: null,
   all: [],
-  hidden: new Set(), // labels of classes that are switched off
   hovered: null,
   focused: null,
   request: null, // AbortController of the newest
@@ -36,6 +35,18 @@ const list = new List($("list"), $("list-more"), {
     highlight();
   },
 });
+const kept = new Kept(
+  {
+    threshold: $("threshold"),
+    thresholdValue: $("threshold-value"),
+    overlap: $("overlap"),
+    overlapValue: $("overlap-value"),
+    agnostic: $("agnostic"),
+    list: $("class-thresholds"),
+    same: $("same-thresholds"),
+  },
+  () => render(),
+);
 new Status(
   {
     root: $("status"),
@@ -47,7 +58,8 @@ new Status(
     caveat: $("caveat"),
     sample: $("sample"),
   },
-  (status) => {
+  (status, health) => {
+    if (health.iou_threshold) kept.setOwnOverlap(health.iou_threshold);
     if (status === "ok" && notice.waits) notice.retryNow();
   },
 );
@@ -120,12 +132,12 @@ function show(result) {
     ...classColors(answer.labels[index]),
   }));
   const found = new Set(answer.labels);
-  state.hidden = new Set([...state.hidden].filter((label) => found.has(label)));
   $("canvases").hidden = false;
   $("panel").hidden = false;
   $("main").dataset.state = "shown";
   list.fill(state.all);
-  fillClasses($("classes"), state.all, toggleClass);
+  kept.fill(state.all);
+  fillClasses($("classes"), state.all, (label) => kept.toggle(label));
   $("classes-line").hidden = found.size < 2;
   fillTimings({ total: $("time-total"), track: $("time-track"), legend: $("time-stages") }, result);
   stage.layout();
@@ -133,35 +145,20 @@ function show(result) {
   announce(`${$("count").textContent}, ${$("count-note").textContent}`);
 }
 
-function threshold() {
-  return Number($("threshold").value);
-}
-
-function passing() {
-  return state.all.filter((one) => one.score >= threshold());
-}
-
 function visible() {
-  return passing().filter((one) => !state.hidden.has(one.label));
+  return kept.choose(state.all).visible;
 }
 
-/** Everything that the threshold and the classes decide. */
+/** Everything that depends on which detections are kept. */
 function render() {
-  $("threshold-value").textContent = threshold().toFixed(2);
   if (!state.answer) return;
-  const chosen = visible();
-  const words = summary({
-    all: state.all,
-    passing: passing(),
-    visible: chosen,
-    threshold: threshold(),
-    image: state.answer.image,
-  });
+  const { passing, shown, visible: chosen } = kept.choose(state.all);
+  const words = summary({ all: state.all, passing, shown, visible: chosen, kept, image: state.answer.image });
   $("count").textContent = words.headline;
   $("count-note").textContent = words.note;
   $("found").hidden = chosen.length === 0;
   $("picture").setAttribute("aria-label", `The picture, with ${words.headline.toLowerCase()} marked`);
-  updateClasses($("classes"), passing(), state.hidden);
+  updateClasses($("classes"), passing, kept.hidden);
   highlight();
   $("code").textContent = code();
 }
@@ -179,32 +176,15 @@ function hover(one) {
   highlight();
 }
 
-function toggleClass(label) {
-  if (!state.hidden.delete(label)) state.hidden.add(label);
-  render();
-}
-
-function showClasses(all) {
-  state.hidden = new Set(all ? [] : state.all.map((one) => one.label));
-  render();
-}
-
 function code() {
   const language = document.querySelector("input[name=language]:checked").value;
   if (language === "json") return asJson(state.answer, visible());
-  const query = [["score_threshold", threshold()]];
-  if (state.hidden.size > 0) {
-    const shown = new Map(state.all.filter((one) => !state.hidden.has(one.label)).map((one) => [one.label, one.name]));
-    const isPlain = [...shown.values()].every((name) => PLAIN_NAME.test(name));
-    const words = isPlain ? [...shown.values()] : [...shown.keys()].map((label) => `#${label}`);
-    query.push(["labels", words.join(",")]); // an empty list asks for no class
-  }
   const request = {
     url: new URL("detect", document.baseURI).href,
     name: state.file.name,
     type: state.file.type,
     source: state.source,
-    query,
+    query: kept.query(),
     withKey: apiKey.get() !== null,
   };
   return { curl: asCurl, python: asPython, javascript: asJavaScript }[language](request);
@@ -248,9 +228,8 @@ function announce(text) {
   $("announcement").textContent = text;
 }
 
-$("threshold").addEventListener("input", render);
-$("all-classes").addEventListener("click", () => showClasses(true));
-$("no-classes").addEventListener("click", () => showClasses(false));
+$("all-classes").addEventListener("click", () => kept.hide([]));
+$("no-classes").addEventListener("click", () => kept.hide(state.all.map((one) => one.label)));
 $("language").addEventListener("change", render);
 $("copy").addEventListener("click", copy);
 $("download").addEventListener("click", download);

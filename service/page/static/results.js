@@ -128,14 +128,15 @@ export function updateClasses(root, passing, hidden) {
 }
 
 /** How many there are, in a headline and a remark. */
-export function summary({ all, passing, visible, threshold, image }) {
+export function summary({ all, passing, shown, visible, kept, image }) {
   const size = `${image.width.toLocaleString("en")} × ${image.height.toLocaleString("en")} px`;
   const headline = visible.length === 1 ? "1 object" : `${visible.length || "No"} objects`;
   const remarks = [size];
   const weaker = all.length - passing.length;
   if (all.length === 0) remarks.push("nothing was found at any score");
-  else if (weaker > 0) remarks.push(`${weaker} below ${threshold.toFixed(2)}`);
-  if (passing.length > visible.length) remarks.push(`${passing.length - visible.length} in hidden classes`);
+  else if (weaker > 0) remarks.push(`${weaker} below ${kept.ofClass.size > 0 ? "the thresholds" : kept.least.toFixed(2)}`);
+  if (passing.length > shown.length) remarks.push(`${passing.length - shown.length} in hidden classes`);
+  if (shown.length > visible.length) remarks.push(`${shown.length - visible.length} overlap a better one`);
   if (all.length === 100) remarks.push("an answer holds the best 100");
   return { headline, note: remarks.join(" · ") };
 }

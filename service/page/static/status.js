@@ -16,7 +16,7 @@ const SELDOM_MS = 10_000;
 const OFTEN_MS = 1_000;
 
 export class Status {
-  /** @param {(status: string) => void} onChange */
+  /** @param {(status: string, health: object) => void} onChange gets the document of /healthz, too */
   constructor(elements, onChange) {
     Object.assign(this, elements, { onChange });
     this.last = null;
@@ -60,7 +60,7 @@ export class Status {
     this.caveat.dataset.status = status;
     if (status !== this.last) {
       this.last = status;
-      this.onChange(status);
+      this.onChange(status, found);
     }
   }
 }

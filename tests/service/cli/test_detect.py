@@ -38,6 +38,16 @@ class TestDetect:
             "  dog 0.30     x 2 to 12, y 3 to 23\n"
         )
 
+    def test_what_is_kept(self, folder: Path) -> None:
+        def names(*options: str) -> list[str]:
+            (document,) = json.loads(invoke("detect", folder / "b.png", "--json", *options).stdout)
+            return list(document["label_names"])
+
+        assert names() == ["person"]
+        assert names("--score-threshold", "0.5,dog:0.2") == ["person", "dog"]
+        assert names("--score-threshold", "0", "--iou-threshold", "0.1") == ["person", "dog"]
+        assert names("--score-threshold", "0", "--iou-threshold", "0.1", "--class-agnostic") == ["person"]
+
     def test_json_of_a_folder_in_order(self, folder: Path) -> None:
         result = invoke("detect", folder, "--json")
         documents = json.loads(result.stdout)
@@ -68,7 +78,12 @@ class TestDetect:
     def test_wrong_usage(self, folder: Path) -> None:
         assert invoke("detect").exit_code == 2
         assert invoke("detect", folder / "missing.jpg").exit_code == 2
-        assert invoke("detect", folder, "--score-threshold", "2").exit_code == 2
+        for wrong in ("2", "dog", "dog:high"):
+            assert invoke("detect", folder, "--score-threshold", wrong).exit_code == 2
+        assert invoke("detect", folder, "--iou-threshold", "2").exit_code == 2
+        above = invoke("detect", folder, "--iou-threshold", "0.7")
+        assert above.exit_code == 1
+        assert "at most 0.5" in above.stderr
         unknown = invoke("detect", folder, "--labels", "unicorn")
         assert unknown.exit_code == 1
         assert "unicorn" in unknown.stderr

@@ -66,6 +66,8 @@ def test_options_reach_the_service(calling: type[Sync]) -> None:
         call = calling(url)
         assert len(call.detect(red_png(7), score_threshold=0.5)) == 1
         assert len(call.detect(red_png(7), max_detections=1)) == 1
+        assert call.detect(red_png(7), score_threshold="0.1,person:0.95").names == ("dog",)
+        assert call.detect(red_png(7), iou_threshold=0.1, class_agnostic=True).names == ("person",)
         for labels in ("dog", ["dog"], [4]):
             assert call.detect(red_png(7), labels=labels).names == ("dog",)
         result = call.detect(red_png(7, (40, 80)), box_format="cxcywh", normalized=True)

@@ -110,26 +110,34 @@ async def test_an_image_gets_what_detect_gives(path: str) -> None:
 
 @pytest.mark.anyio
 async def test_parameters_choose_as_in_detect() -> None:
+    chosen: list[tuple[dict[str, Any], list[int]]] = [
+        ({"score_threshold": 0.5}, [1]),
+        ({"max_detections": 1}, [1]),
+        ({"labels": "dog"}, [4]),
+        ({"score_threshold": "0.5,dog:0.2"}, [1, 4]),
+        ({"iou_threshold": 0.1, "class_agnostic": True}, [1]),
+        ({"labels": ["dog", 1]}, [1, 4]),
+        ({"priority": 3, "unknown": "left alone"}, [1, 4]),
+    ]
+    wrong: list[dict[str, Any]] = [
+        {"score_threshold": 2},
+        {"score_threshold": 10**400},
+        {"score_threshold": "dog:2"},
+        {"score_threshold": [0.5]},
+        {"iou_threshold": 0.6},
+        {"class_agnostic": "perhaps"},
+        {"max_detections": 10**400},
+        {"labels": "unicorn"},
+        {"labels": 3},
+        {"labels": "dog," * 20_000 + "dog"},
+        {"timeout": "soon"},
+        {"timeout": -1},
+    ]
     async with serving(FakeDetector()) as client:
-        for parameters, labels in (
-            ({"score_threshold": 0.5}, [1]),
-            ({"max_detections": 1}, [1]),
-            ({"labels": "dog"}, [4]),
-            ({"labels": ["dog", 1]}, [1, 4]),
-            ({"priority": 3, "unknown": "left alone"}, [1, 4]),
-        ):
+        for parameters, labels in chosen:
             response = await client.post(f"{MODEL}/infer", json=asking(red_png(7), parameters=parameters))
             assert outputs(response)["labels"] == labels
-        for parameters in (
-            {"score_threshold": 2},
-            {"score_threshold": 10**400},
-            {"max_detections": 10**400},
-            {"labels": "unicorn"},
-            {"labels": 3},
-            {"labels": "dog," * 20_000 + "dog"},
-            {"timeout": "soon"},
-            {"timeout": -1},
-        ):
+        for parameters in wrong:
             response = await client.post(f"{MODEL}/infer", json=asking(red_png(7), parameters=parameters))
             assert response.status_code == 400, parameters
             assert response.json()["error"].startswith("parameters: ")

@@ -1,0 +1,186 @@
+"""What callers ask for in the query of `/detect`, and in its counterparts elsewhere."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from fastapi import Query
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.datastructures import QueryParams
+
+from service.api.selection import Selection
+from service.api.thresholds import parse_thresholds
+from service.devices.detector import ModelInfo
+from service.errors import BadParameterError
+
+BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+_LONGEST_LABELS = 16_384
+_LONGEST_CACHED_QUERY = 256  # bytes
+
+
+def _checked_thresholds(value: Any) -> Any:
+    """A number stands for itself, also where it comes as a text."""
+    if not isinstance(value, str):
+        return value
+    thresholds = parse_thresholds(value)
+    return value if thresholds.of_classes else thresholds.others
+
+
+def _texts(value: Any) -> Any:
+    """One text stands for a list of it; a number in a list, which JSON has, is an id."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [f"#{one}" if type(one) is int else one for one in value]
+    return value
+
+
+def _bounded(texts: list[str] | None) -> list[str] | None:
+    # Fits the head of a request; the Open Inference Protocol has it in a body of megabytes.
+    if texts is not None and sum(map(len, texts)) > _LONGEST_LABELS:
+        raise ValueError(f"should have at most {_LONGEST_LABELS} characters")
+    return texts
+
+
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class SelectionQuery(BaseModel):
+    """The parameters that choose detections."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    score_threshold: Annotated[Score | str, BeforeValidator(_checked_thresholds)] = Field(
+        0.0,
+        description="Drop detections that score lower. `0.5,person:0.8` has a threshold of its own for a class, by its "
+        "name or id. The model itself drops those of 0.05 and less.",
+        examples=[0.5],
+    )
+    max_detections: int = Field(100, ge=1, le=100, description="Keep so many of the best.")
+    labels: Annotated[list[str] | None, BeforeValidator(_texts), AfterValidator(_bounded)] = Field(
+        None,
+        description="Keep only these classes: names or ids, separated by commas or in parameters of their own; empty "
+        "keeps none. A name as it is written wins over an id; `#3` is always the id 3. See /labels.",
+        examples=[["1,2"]],
+    )
+    iou_threshold: Score | None = Field(
+        None,
+        description="Of two detections of a class that overlap more than this (intersection over union), drop the "
+        "lower. At most the model's own, usually 0.5.",
+    )
+    class_agnostic: bool = Field(False, description="Of two that overlap so, drop the lower whatever their classes.")
+
+    def selection(self, info: ModelInfo) -> Selection:
+        """The detections of a model that are wanted.
+
+        Raises:
+            BadParameterError: a parameter does not fit the model.
+        """
+        thresholds = parse_thresholds(str(self.score_threshold))
+        labels = None
+        if self.labels is not None:
+            labels = _labels("labels", [text for text in self.labels if text], info)
+        if self.iou_threshold is not None and self.iou_threshold > info.iou_threshold:
+            raise BadParameterError(
+                f"iou_threshold: at most {info.iou_threshold:g}, above which the model itself drops the lower of two"
+            )
+        iou_threshold = self.iou_threshold
+        if self.class_agnostic and iou_threshold is None:
+            iou_threshold = info.iou_threshold
+        return Selection(
+            score_threshold=thresholds.others,
+            class_thresholds=_by_label(thresholds.of_classes, info),
+            labels=labels,
+            iou_threshold=iou_threshold,
+            class_agnostic=self.class_agnostic,
+            max_detections=self.max_detections,
+        )
+
+
+class DetectQuery(SelectionQuery):
+    """The query parameters of `/detect` and `/detect/batch`."""
+
+    box_format: BoxFormat = Field("xyxy", description="Corners; or corner, width, height; or centre, width, height.")
+    normalized: bool = Field(False, description="Boxes as fractions of the image's width and height, not in pixels.")
+
+
+Parameters = Annotated[DetectQuery, Query()]
+
+
+def parse_query(query_string: bytes) -> DetectQuery:
+    """Parse the query of `/detect` and `/detect/batch`.
+
+    Raises:
+        BadParameterError: a parameter is unknown, wrong, or given twice; only `labels` may be.
+    """
+    return _parse(query_string) if len(query_string) <= _LONGEST_CACHED_QUERY else _parse.__wrapped__(query_string)
+
+
+@lru_cache(maxsize=256)
+def _parse(query_string: bytes) -> DetectQuery:
+    query = QueryParams(query_string)
+    given: dict[str, Any] = {}
+    for name, value in query.multi_items():
+        if name == "labels":
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            raise BadParameterError(f"{name} is given {len(query.getlist(name))} times")
+        else:
+            given[name] = value
+    try:
+        return DetectQuery.model_validate(given)
+    except ValidationError as error:
+        raise BadParameterError(in_words(error)) from error
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong with the parameters, each by its name."""
+    return "; ".join(map(_one_in_words, error.errors()))
+
+
+def _one_in_words(error: ErrorDetails) -> str:
+    name = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such parameter; there are {', '.join(DetectQuery.model_fields)}"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _by_label(of_classes: dict[str, float], info: ModelInfo) -> dict[int, float]:
+    """Thresholds by label.
+
+    Raises:
+        BadParameterError: one is of no class, or of several, or two are of the same.
+    """
+    by_label: dict[int, float] = {}
+    for name, threshold in of_classes.items():
+        labels = _labels("score_threshold", [name], info)
+        if len(labels) > 1:
+            raise BadParameterError(f"score_threshold: {name!r} are several classes; each takes a threshold of its own")
+        for label in labels:
+            if label in by_label:
+                raise BadParameterError(f"score_threshold: {info.categories.name(label)!r} has two thresholds")
+            by_label[label] = threshold
+    return by_label
+
+
+def _labels(parameter: str, texts: list[str], info: ModelInfo) -> frozenset[int]:
+    """The labels that a parameter names.
+
+    Raises:
+        BadParameterError: it holds something that is no class.
+    """
+    try:
+        return info.categories.labels(texts)
+    except KeyError as error:
+        word, *alike = error.args
+        if alike:
+            raise BadParameterError(
+                f"{parameter}: {word!r} may mean {' or '.join(alike)}; write one of them as it is"
+            ) from error
+        known = list(info.categories.objects().values())
+        shown = ", ".join(known) if len(known) <= 12 else f"{', '.join(known[:5])}, ... (all at /labels)"
+        raise BadParameterError(
+            f"{parameter}: {word!r} is neither the name nor the id of a class; there are {shown}"
+        ) from error
