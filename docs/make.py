@@ -24,11 +24,12 @@ The examples are real answers of the bundled weights to the picture of `frcnn sa
 `/detect` in one line: `curl -F file=@photo.jpg 'http://127.0.0.1:8000/detect?score_threshold=0.5'`. With
 [API keys](../SECURITY.md) set, requests carry one, or get a 401. Every error is a problem document, see
 [Problem](#problem) and the [codes](#errors);
-under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol).
+under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol), and under `/v1` it has
+[DeepStack's form](#deepstacks-api).
 
 ## Paths
 """
-_PROTOCOL = FOLDER / "parts" / "open-inference-protocol.md"
+_PROTOCOLS = [FOLDER / "parts" / name for name in ("open-inference-protocol.md", "deepstack.md")]
 
 _ERRORS_HEAD = """## Errors
 
@@ -110,7 +111,8 @@ def api_page() -> str:
         lines += _object(name, schema)
     lines.append(_ERRORS_HEAD)
     lines += [f"| {status} | `{code}` | {meaning} | {retry} |" for status, code, meaning, retry in error_rows()]
-    lines += ["", _PROTOCOL.read_text(encoding="utf-8")]
+    for protocol in _PROTOCOLS:
+        lines += ["", protocol.read_text(encoding="utf-8")]
     return "\n".join(lines).rstrip() + "\n"
 
 

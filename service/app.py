@@ -19,6 +19,7 @@ from service.api.job import ClientGoneError
 from service.api.routes import detect_router, router
 from service.api.swagger import FILES_PATH, docs_files
 from service.api.swagger import router as docs_router
+from service.deepstack.routes import router as deepstack_router
 from service.devices.detector import load_detectors
 from service.errors import CLIENT_CLOSED_REQUEST, OTHER_CODES, ServiceError
 from service.lifecycle import LoadDetectors, Service, service_version
@@ -30,7 +31,7 @@ from service.telemetry.tracing import exporting_provider, request_telemetry, sen
 from service.web.auth import ApiKeys, load_keys, log_auth_mode
 from service.web.middleware import RequestContext
 from service.web.package_files import PackageFiles
-from service.web.problems import error_response, is_oip_path, problem_response, release_frames
+from service.web.problems import error_response, has_own_form, problem_response, release_frames
 from service.wire import KEY_HEADER, LENGTH_HEADER, PRIORITY_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _add_middlewares(app: FastAPI, settings: Settings, keys: frozenset[str]) -> 
 
 
 def _add_routes(app: FastAPI) -> None:
-    for part in (detect_router, router, oip_router, page_router, docs_router):
+    for part in (detect_router, router, oip_router, deepstack_router, page_router, docs_router):
         app.router.routes += part.routes  # `include_router` matches each request twice
     app.mount("/page", PackageFiles(directory=STATIC))
     app.mount(FILES_PATH, docs_files())
@@ -148,7 +149,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code, _ = OTHER_CODES.get(error.status_code, ("http-error", ""))
     detail = f"{request.method} {request.url.path}: {error.detail}"
     problem = problem_response(request.scope, status=error.status_code, code=code, detail=detail, headers=error.headers)
-    if code != "http-error" and is_for_a_person(request) and not is_oip_path(request.url.path):
+    if code != "http-error" and is_for_a_person(request) and not has_own_form(request.url.path):
         return not_found_page(request, HTTPStatus(error.status_code), error.headers)
     return problem
 

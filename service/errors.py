@@ -69,6 +69,14 @@ class BrokenImageError(ServiceError):
 class UnauthorizedError(ServiceError):
     status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
 
+    def __init__(self, detail: str, *, challenge: str) -> None:
+        super().__init__(detail)
+        self.challenge = challenge  # which key is wanted (RFC 9110, section 11.6.1)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"WWW-Authenticate": self.challenge}
+
 
 class NotAcceptableError(ServiceError):
     status, code = HTTPStatus.NOT_ACCEPTABLE, "not-acceptable"

@@ -10,6 +10,7 @@ TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Priority"
 LENGTH_HEADER = "Inference-Header-Content-Length"  # the Open Inference Protocol's
 LONGEST_TIMEOUT_MS = 3_600_000
+DEEPSTACK_PATH = "/v1/vision/detection"
 
 # Orchestrators and load balancers ask these without an API key, and often.
 PROBE_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})

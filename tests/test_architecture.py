@@ -34,7 +34,7 @@ LAYERS = {
         batching web
         lifecycle page
         api
-        oip
+        deepstack oip
         app
         server scale
         bench

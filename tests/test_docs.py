@@ -28,8 +28,15 @@ WORDS = "api architecture clients configuration deployment model operations scal
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 SHELL_ENDS = {"&&", "||", "|", ">", ";", "&"}
-# Names of Kubernetes, nginx and TorchServe.
-FOREIGN = {"ContainerCreating", "job_queue_size", "max_batch_delay", "real_ip_header", "set_real_ip_from"}
+# Names of Home Assistant, Kubernetes, nginx and TorchServe.
+FOREIGN = {
+    "ContainerCreating",
+    "deepstack_object",
+    "job_queue_size",
+    "max_batch_delay",
+    "real_ip_header",
+    "set_real_ip_from",
+}
 
 
 def lines_of_code(text: str) -> Iterator[str]:

@@ -5,13 +5,14 @@ The field's name decides what is a file, not whether the part has a filename: ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 _MOST_OTHER_FIELDS = 100
+_MOST_OTHER_BYTES = 64 * 1024  # in all of them
 
 
 class FormError(ValueError):
@@ -28,28 +29,37 @@ class Form(NamedTuple):
     Attributes:
         files: the contents of the fields asked for, in order, each in the pieces in which it came.
         names: of the other fields.
+        texts: what those of them hold whose texts were asked for; of several of a name the last.
     """
 
     files: list[list[bytes]]
     names: set[str]
+    texts: dict[str, str]
 
 
 class _Parts:
     """Callbacks of the parser: keeps the pieces of some parts, and the names of the others."""
 
-    def __init__(self, field: str, most_files: int) -> None:
-        self.form = Form([], set())
+    def __init__(
+        self, field: str, most_files: int, texts: Collection[str], before_files: Callable[[dict[str, str]], None]
+    ) -> None:
+        self.form = Form([], set(), {})
         self.is_whole = False
         self._field = field
         self._most_files = most_files
+        self._texts = texts
+        self._before_files = before_files
         self._others = 0
+        self._other_bytes = 0
         self._kept: list[bytes] | None = None
+        self._text_of: str | None = None  # the field whose text is being read
+        self._text = b""
         self._header_name = b""
         self._header_value = b""
         self._disposition = b""
 
     def on_part_begin(self) -> None:
-        self._kept, self._disposition = None, b""
+        self._kept, self._text_of, self._text, self._disposition = None, None, b"", b""
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -70,6 +80,8 @@ class _Parts:
         if name == self._field:
             if len(self.form.files) == self._most_files:
                 raise TooManyFilesError
+            if not self.form.files:
+                self._before_files(self.form.texts)
             self._kept = []
             self.form.files.append(self._kept)
             return
@@ -77,17 +89,45 @@ class _Parts:
         if self._others > _MOST_OTHER_FIELDS:
             raise FormError(f"it has more than {_MOST_OTHER_FIELDS} other fields")
         self.form.names.add(name)
+        if name in self._texts:
+            self._text_of = name
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._kept is not None:
             self._kept.append(data[start:end])
+            return
+        self._other_bytes += end - start
+        if self._other_bytes > _MOST_OTHER_BYTES:
+            raise FormError(f"its other fields have more than {_MOST_OTHER_BYTES:,} bytes")
+        if self._text_of is not None:
+            self._text += data[start:end]
+
+    def on_part_end(self) -> None:
+        if self._text_of is not None:
+            self.form.texts[self._text_of] = self._text.decode("utf-8", "replace")
 
     def on_end(self) -> None:
         self.is_whole = True
 
 
-async def read_form(content_type: str, pieces: AsyncIterator[bytes], *, field: str, most_files: int) -> Form:
-    """The parts named `field`, and the names of the others.
+async def read_form(
+    content_type: str,
+    pieces: AsyncIterator[bytes],
+    *,
+    field: str,
+    most_files: int,
+    texts: Collection[str] = (),
+    before_files: Callable[[dict[str, str]], None] = lambda _: None,
+) -> Form:
+    """Read the parts named `field`, and the names of the others.
+
+    Args:
+        content_type: the header.
+        pieces: of the body.
+        field: name of the parts that are files.
+        most_files: most of them.
+        texts: names of other fields whose texts are read.
+        before_files: gets the texts that have come, before anything of the first file is kept; may raise.
 
     Raises:
         FormError: it is no form, is broken, or ends before its closing boundary.
@@ -97,12 +137,13 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], *, field: s
     boundary = options.get(b"boundary")
     if not boundary:
         raise FormError("its Content-Type names no boundary")
-    parts = _Parts(field, most_files)
+    parts = _Parts(field, most_files, texts, before_files)
     parser = MultipartParser(
         boundary,
         {
             "on_part_begin": parts.on_part_begin,
             "on_part_data": parts.on_part_data,
+            "on_part_end": parts.on_part_end,
             "on_header_field": parts.on_header_field,
             "on_header_value": parts.on_header_value,
             "on_header_end": parts.on_header_end,

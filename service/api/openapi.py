@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,11 +11,16 @@ from service.api.schemas import Health, Probe, Problem
 from service.api.uploads import FILE_FIELD
 from service.batching.batch_queue import PRIORITIES, Priority
 from service.errors import PROBLEM_TYPE
-from service.web.problems import is_oip_path
+from service.web.problems import is_deepstack_path, is_oip_path
 from service.wire import KEY_HEADER, LONGEST_TIMEOUT_MS, PRIORITY_HEADER, PROBE_PATHS, TIMEOUT_HEADER
 
 _BINARY = {"type": "string", "format": "binary"}
 _PROTOCOL_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_DEEPSTACK_ERROR = {
+    "type": "object",
+    "required": ["success", "error", "duration"],
+    "properties": {"success": {"const": False}, "error": {"type": "string"}, "duration": {"type": "number"}},
+}
 _MEANINGS = {
     400: "The body is broken, or is no image",
     401: "No API key, or a wrong one",
@@ -42,7 +48,16 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def oip_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The same of a route of the Open Inference Protocol, which has a form of its own for them."""
-    content = {"application/json": {"schema": _PROTOCOL_ERROR}}
+    return _errors(_PROTOCOL_ERROR, statuses)
+
+
+def deepstack_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same of DeepStack's route, which has another."""
+    return _errors(_DEEPSTACK_ERROR, statuses)
+
+
+def _errors(schema: dict[str, Any], statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": schema}}
     return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
 
 
@@ -143,10 +158,16 @@ def complete(app: FastAPI, *, keys_needed: bool) -> None:
     app.openapi = document  # type: ignore[method-assign]
 
 
+def _errors_of(path: str) -> Callable[..., dict[int | str, dict[str, Any]]]:
+    if is_oip_path(path):
+        return oip_errors
+    return deepstack_errors if is_deepstack_path(path) else problems
+
+
 def _ask_for_keys(paths: dict[str, dict[str, Any]]) -> None:
     for path, operations in paths.items():
         if path not in PROBE_PATHS:
-            refusals = oip_errors(401) if is_oip_path(path) else problems(401)
+            refusals = _errors_of(path)(401)
             for operation in operations.values():
                 operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
                 operation["responses"] |= {str(status): told for status, told in refusals.items()}

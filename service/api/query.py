@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -106,20 +106,25 @@ class DetectQuery(SelectionQuery):
     normalized: bool = Field(False, description="Boxes as fractions of the image's width and height, not in pixels.")
 
 
-Parameters = Annotated[DetectQuery, Query()]
+SelectionParameters = Annotated[SelectionQuery, Query()]
+DetectParameters = Annotated[DetectQuery, Query()]
+Q = TypeVar("Q", bound=SelectionQuery)
 
 
-def parse_query(query_string: bytes) -> DetectQuery:
-    """Parse the query of `/detect` and `/detect/batch`.
+def parse_query(query_string: bytes, kind: type[Q]) -> Q:
+    """Parse a query of some kind.
 
     Raises:
         BadParameterError: a parameter is unknown, wrong, or given twice; only `labels` may be.
     """
-    return _parse(query_string) if len(query_string) <= _LONGEST_CACHED_QUERY else _parse.__wrapped__(query_string)
+    parse = _parse if len(query_string) <= _LONGEST_CACHED_QUERY else _parse.__wrapped__
+    query = parse(query_string, kind)
+    assert isinstance(query, kind), "the cache gives each kind its own"
+    return query
 
 
 @lru_cache(maxsize=256)
-def _parse(query_string: bytes) -> DetectQuery:
+def _parse(query_string: bytes, kind: type[SelectionQuery]) -> SelectionQuery:
     query = QueryParams(query_string)
     given: dict[str, Any] = {}
     for name, value in query.multi_items():
@@ -130,20 +135,20 @@ def _parse(query_string: bytes) -> DetectQuery:
         else:
             given[name] = value
     try:
-        return DetectQuery.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise BadParameterError(in_words(error)) from error
+        raise BadParameterError(in_words(error, kind)) from error
 
 
-def in_words(error: ValidationError) -> str:
+def in_words(error: ValidationError, kind: type[SelectionQuery]) -> str:
     """What is wrong with the parameters, each by its name."""
-    return "; ".join(map(_one_in_words, error.errors()))
+    return "; ".join(_one_in_words(one, kind) for one in error.errors())
 
 
-def _one_in_words(error: ErrorDetails) -> str:
+def _one_in_words(error: ErrorDetails, kind: type[SelectionQuery]) -> str:
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
-        return f"{name}: there is no such parameter; there are {', '.join(DetectQuery.model_fields)}"
+        return f"{name}: there is no such parameter; there are {', '.join(kind.model_fields)}"
     return f"{name}: {error['msg'].removeprefix('Value error, ')}"
 
 

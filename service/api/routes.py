@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from service.api import openapi, schemas
 from service.api.job import admit, service_of
 from service.api.pipeline import ImageResult, detect_image, detect_images
-from service.api.query import DetectQuery, Parameters, parse_query
+from service.api.query import DetectParameters, DetectQuery, SelectionQuery, parse_query
 from service.api.schemas import FastJSONResponse
 from service.api.selection import Selection
 from service.api.uploads import read_files, read_image
@@ -25,30 +25,31 @@ from service.images.drawing import DrawnFormat, draw, encode
 from service.web.problems import problem_of
 
 router = APIRouter(redirect_slashes=False)
-DetectEndpoint = Callable[[Request, DetectQuery], Awaitable[Response]]
+Q = TypeVar("Q", bound=SelectionQuery)
 
 _JSON_RANGES = frozenset({"application/json", "application/*", "*/*"})
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
-class DetectRoute(APIRoute):
-    """A route that FastAPI documents, and that calls its endpoint with the parsed query.
+class QueryRoute(APIRoute):
+    """A route that FastAPI documents, and that calls its endpoint with the parsed query, of the type that it names.
 
     It leaves out what FastAPI wraps around an endpoint and detection does not use: dependencies, two exit stacks, and a
     second place that handles exceptions. `ExceptionMiddleware` handles them.
     """
 
-    def __init__(self, path: str, endpoint: DetectEndpoint, **options: Any) -> None:
+    def __init__(self, path: str, endpoint: Callable[[Request, Q], Awaitable[Response]], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
+        kind: type[Q] = get_type_hints(endpoint)["query"]
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await endpoint(Request(scope, receive, send), parse_query(scope["query_string"]))
+            response = await endpoint(Request(scope, receive, send), parse_query(scope["query_string"], kind))
             await response(scope, receive, send)
 
         self.app = answer
 
 
-detect_router = APIRouter(redirect_slashes=False, route_class=DetectRoute, tags=["detection"])
+detect_router = APIRouter(redirect_slashes=False, route_class=QueryRoute, tags=["detection"])
 
 
 @detect_router.post(
@@ -58,7 +59,7 @@ detect_router = APIRouter(redirect_slashes=False, route_class=DetectRoute, tags=
     responses=openapi.DETECT_RESPONSES,
     openapi_extra=openapi.DETECT_REQUEST,
 )
-async def detect(request: Request, query: Parameters) -> Response:
+async def detect(request: Request, query: DetectParameters) -> Response:
     """Send an image as the body, as the multipart field `file`, or in base64 in JSON.
 
     With `Accept: image/jpeg` or `image/png` the answer is the picture with the boxes drawn.
@@ -86,7 +87,7 @@ async def detect(request: Request, query: Parameters) -> Response:
     responses=openapi.BATCH_RESPONSES,
     openapi_extra=openapi.BATCH_REQUEST,
 )
-async def detect_batch(request: Request, query: Parameters) -> Response:
+async def detect_batch(request: Request, query: DetectParameters) -> Response:
     """Send several multipart fields named `file`. Each gets its result or its own problem, in order."""
     accept = request.headers.get("accept", "")
     if _drawn_type(accept) is not None and not _takes_json(accept):

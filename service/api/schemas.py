@@ -121,11 +121,16 @@ def result_json(found: Detections, query: DetectQuery, size_hw: tuple[int, int],
     return {
         "boxes": boxes.tolist(),
         "labels": found.labels.tolist(),
-        "scores": found.scores.astype(np.float64).round(_SCORE_DECIMALS).tolist(),
+        "scores": score_json(found.scores),
         "label_names": label_names(found.labels.tolist(), info.categories),
         "image": {"width": size_hw[1], "height": size_hw[0]},
         "model": model_json(info),
     }
+
+
+def score_json(scores: npt.NDArray[np.float32]) -> list[float]:
+    rounded: list[float] = scores.astype(np.float64).round(_SCORE_DECIMALS).tolist()
+    return rounded
 
 
 def captions(found: Detections, categories: Categories) -> list[str]:

@@ -37,17 +37,28 @@ def parse_thresholds(text: str) -> ScoreThresholds:
             name = ",".join([*name_so_far, words]).strip()
             if name in of_classes:
                 raise ValueError(f"{name!r} has two thresholds")
-            of_classes[name] = _threshold(number)
+            of_classes[name] = parse_threshold(number)
             name_so_far = []
         elif name_so_far or not _is_number(word):
             name_so_far.append(word)
         elif others is None:
-            others = _threshold(word)
+            others = parse_threshold(word)
         else:
             raise ValueError("has two thresholds for every class")
     if name_so_far:
         raise ValueError(f"{_EXPECTED}; {','.join(name_so_far)!r} has no threshold")
     return ScoreThresholds(others or 0.0, of_classes)
+
+
+def parse_threshold(text: str) -> float:
+    """Read a single threshold.
+
+    Raises:
+        ValueError: it is no number from 0 to 1.
+    """
+    if not _is_number(text) or not 0 <= float(text) <= 1:
+        raise ValueError(f"a threshold is a number from 0 to 1, not {text.strip()!r}")
+    return float(text)
 
 
 def _is_number(text: str) -> bool:
@@ -56,9 +67,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _threshold(text: str) -> float:
-    if not _is_number(text) or not 0 <= float(text) <= 1:
-        raise ValueError(f"{_EXPECTED}; not {text.strip()!r}")
-    return float(text)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from service.api.bounded_json import read_object
-from service.api.forms import FormError, TooManyFilesError, read_form
+from service.api.forms import Form, FormError, TooManyFilesError, read_form
 from service.api.query import DetectQuery
 from service.errors import (
     BadParameterError,
@@ -108,23 +108,68 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
     """
     if _content_type(request) != "multipart/form-data":
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
-    # Read piece by piece, as it arrives: at once, a hundred megabytes would block the event loop, and be there twice.
+    form = await _read_form(request, limits, FILE_FIELD)
+    _refuse_options(form.names)
+    _check_files(form, FILE_FIELD)
+    return await limits.in_thread(lambda: [b"".join(pieces) for pieces in form.files])
+
+
+async def read_image_field(
+    request: Request,
+    limits: UploadLimits,
+    *,
+    field: str,
+    texts: Collection[str],
+    before_image: Callable[[dict[str, str]], None],
+) -> tuple[bytes, dict[str, str]]:
+    """Read the one image of a form, and the texts of other fields.
+
+    Args:
+        request: its body is a form.
+        limits: bounds on it.
+        field: name of the image's field.
+        texts: names of the other fields.
+        before_image: gets the texts that stand before the image, before anything of the image is kept; may raise.
+
+    Raises:
+        ServiceError: what `read_files` raises, except for options; and what `before_image` raises.
+    """
+    if _content_type(request) != "multipart/form-data":
+        raise UnsupportedTypeError(f"send multipart/form-data with the image in a field named {field!r}")
+    form = await _read_form(request, limits._replace(files=1), field, texts, before_image)
+    if not form.files:
+        before_image(form.texts)
+    _check_files(form, field)
+    return await limits.in_thread(lambda: b"".join(form.files[0])), form.texts
+
+
+async def _read_form(
+    request: Request,
+    limits: UploadLimits,
+    field: str,
+    texts: Collection[str] = (),
+    before_files: Callable[[dict[str, str]], None] = lambda _: None,
+) -> Form:
+    """Read a form piece by piece, as it arrives: at once it would block the event loop, and be there twice."""
     try:
         async with _arriving(limits.seconds):
-            form = await read_form(
+            return await read_form(
                 request.headers["content-type"],
                 _pieces(request, limits.in_form()),
-                field=FILE_FIELD,
+                field=field,
                 most_files=limits.files,
+                texts=texts,
+                before_files=before_files,
             )
     except TooManyFilesError as error:
         raise _too_many(limits) from error
     except FormError as error:
         raise BadRequestError(f"the multipart form is broken: {error}") from error
-    _refuse_options(form.names)
+
+
+def _check_files(form: Form, field: str) -> None:
     if not form.files:
-        raise BadRequestError(f"the form has no field named {FILE_FIELD!r}; it has {_named(form.names)}")
-    return await limits.in_thread(lambda: [b"".join(pieces) for pieces in form.files])
+        raise BadRequestError(f"the form has no field named {field!r}; it has {_named(form.names)}")
 
 
 def _named(names: set[str]) -> str:

@@ -125,7 +125,7 @@ def _selection(asked: InferRequest, info: ModelInfo) -> Selection:
     try:
         return SelectionQuery(**chosen).selection(info)
     except ValidationError as error:
-        raise BadRequestError(f"parameters: {in_words(error)}") from error
+        raise BadRequestError(f"parameters: {in_words(error, SelectionQuery)}") from error
     except BadParameterError as error:
         raise BadRequestError(f"parameters: {error.detail}") from error
 

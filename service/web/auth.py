@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import UnauthorizedError
 from service.settings import Settings
 from service.web.problems import error_response
-from service.wire import KEY_HEADER, PROBE_PATHS
+from service.wire import DEEPSTACK_PATH, KEY_HEADER, PROBE_PATHS
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 _PAGE, _PAGE_FILES = "/", "/page/"
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
 _CHALLENGE = 'Bearer realm="faster-rcnn-service"'
+_WRONG_KEY = f'{_CHALLENGE}, error="invalid_token"'
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _SHORTEST_SAFE = 16
+_OPENS = "opens"  # in a request's state: whether a key opens, where its route checks it
 
 
 class KeysError(ValueError):
@@ -65,7 +67,8 @@ def _checked(entries: Collection[str], source: str) -> set[str]:
 class ApiKeys:
     """Rejects requests without a key before their path is looked up and their body is read.
 
-    The key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+    The key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`. DeepStack's clients have it in their form instead:
+    that route checks it by `check_key`, before it keeps anything of the image.
 
     Args:
         app: the application.
@@ -89,13 +92,16 @@ class ApiKeys:
         if any([self._opens(key) for key in shown]):  # noqa: C419 - a list: as long for a right key as for a wrong one
             await self.app(scope, receive, send)
             return
+        if not shown and (scope["method"], scope["path"]) == ("POST", DEEPSTACK_PATH):
+            scope["state"][_OPENS] = self._opens
+            await self.app(scope, receive, send)
+            return
         if shown:
-            error = UnauthorizedError("the API key is not one of those that are accepted")
-            challenge = f'{_CHALLENGE}, error="invalid_token"'
+            error = _wrong_key()
         else:
-            error = UnauthorizedError(f"send an API key as 'Authorization: Bearer KEY' or '{KEY_HEADER}: KEY'")
-            challenge = _CHALLENGE
-        response = error_response(scope, error, {"WWW-Authenticate": challenge})
+            wanted = f"send an API key as 'Authorization: Bearer KEY' or '{KEY_HEADER}: KEY'"
+            error = UnauthorizedError(wanted, challenge=_CHALLENGE)
+        response = error_response(scope, error)
         await response(scope, receive, send)
 
     def _opens(self, key: bytes) -> bool:
@@ -104,6 +110,25 @@ class ApiKeys:
         for accepted in self._digests:  # all of them, so that the time tells nothing of which one it was
             opens |= self._equal(digest, accepted)
         return opens
+
+
+def check_key(scope: Scope, key: str) -> None:
+    """Check the key in a request's form, where `ApiKeys` has left that to its route.
+
+    Raises:
+        UnauthorizedError: it is missing or wrong.
+    """
+    opens: Callable[[bytes], bool] | None = scope["state"].get(_OPENS)
+    if opens is None or opens(key.encode()):
+        return
+    if key:
+        raise _wrong_key()
+    wanted = f"send an API key in the form's field 'api_key', before the image, or as '{KEY_HEADER}: KEY'"
+    raise UnauthorizedError(wanted, challenge=_CHALLENGE)
+
+
+def _wrong_key() -> UnauthorizedError:
+    return UnauthorizedError("the API key is not one of those that are accepted", challenge=_WRONG_KEY)
 
 
 def _is_open(path: str) -> bool:

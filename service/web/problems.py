@@ -13,6 +13,7 @@ from starlette.types import Scope
 from service.errors import PROBLEM_TYPE, ServiceError, problem
 
 _OIP_PATHS = re.compile(r"/v2(/|$)")
+_DEEPSTACK_PATHS = re.compile(r"/v1/vision(/|$)")
 
 
 def problem_response(
@@ -20,11 +21,14 @@ def problem_response(
 ) -> JSONResponse:
     """Make the response to a failed request. `RequestContext` has given the request its id.
 
-    Under /v2 it has the form that the Open Inference Protocol wants.
+    Under /v2 it has the form that the Open Inference Protocol wants, and under /v1/vision DeepStack's.
     """
     scope["state"]["problem"] = code
     if is_oip_path(scope["path"]):
         return JSONResponse({"error": detail}, status_code=status, headers=headers)
+    if is_deepstack_path(scope["path"]):
+        document = {"success": False, "error": detail, "duration": 0}
+        return JSONResponse(document, status_code=status, headers=headers)
     body = problem(status=status, code=code, detail=detail, request_id=scope["state"]["request_id"])
     return JSONResponse(body, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
 
@@ -34,12 +38,20 @@ def is_oip_path(path: str) -> bool:
     return _OIP_PATHS.match(path) is not None
 
 
-def error_response(scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def is_deepstack_path(path: str) -> bool:
+    """Whether DeepStack's API says what a path answers."""
+    return _DEEPSTACK_PATHS.match(path) is not None
+
+
+def has_own_form(path: str) -> bool:
+    """Whether the errors of a path have the form of another protocol."""
+    return is_oip_path(path) or is_deepstack_path(path)
+
+
+def error_response(scope: Scope, error: ServiceError) -> JSONResponse:
     """Make the response to an expected failure, and release its frames."""
     release_frames(error)
-    return problem_response(
-        scope, status=error.status, code=error.code, detail=error.detail, headers={**error.headers, **(headers or {})}
-    )
+    return problem_response(scope, status=error.status, code=error.code, detail=error.detail, headers=error.headers)
 
 
 def release_frames(error: BaseException | None) -> None:

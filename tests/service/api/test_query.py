@@ -29,7 +29,7 @@ INFO = ModelInfo("detector", "fake", Categories.of_objects(["person", "car", "Ca
     ],
 )
 def test_a_query_is_parsed(query: bytes, parsed: DetectQuery) -> None:
-    assert parse_query(query) == parse_query(query) == parsed
+    assert parse_query(query, DetectQuery) == parse_query(query, DetectQuery) == parsed
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_query_is_parsed(query: bytes, parsed: DetectQuery) -> None:
     [
         (b"max_detections=1&max_detections=2", "max_detections is given 2 times"),
         (b"score_threshold=", "score_threshold: "),
-        (b"score_threshold=2", "score_threshold: should be a number from 0 to 1"),
+        (b"score_threshold=2", "score_threshold: a threshold is a number from 0 to 1, not '2'"),
         (b"score_threshold=0.5,dog", "score_threshold: should be a number from 0 to 1, or"),
         (b"iou_threshold=1.5", "iou_threshold: Input should be less than or equal to 1"),
         (b"iou_threshold=nan", "iou_threshold: "),
@@ -50,7 +50,7 @@ def test_a_query_is_parsed(query: bytes, parsed: DetectQuery) -> None:
 def test_a_wrong_query_is_named(query: bytes, words: str) -> None:
     for _ in range(2):
         with pytest.raises(BadParameterError) as caught:
-            parse_query(query)
+            parse_query(query, DetectQuery)
         assert words in caught.value.detail
 
 

@@ -159,7 +159,7 @@ async def test_the_document_asks_for_keys_only_where_they_are_needed() -> None:
         for operation in operations.values():
             assert ("security" in operation) == ("401" in operation["responses"]) == (path not in OPEN)
             if path not in OPEN:
-                form = "application/json" if path.startswith("/v2") else "application/problem+json"
+                form = "application/json" if path.startswith(("/v1/", "/v2")) else "application/problem+json"
                 assert list(operation["responses"]["401"]["content"]) == [form]
     async with serving(FakeDetector()) as client:
         assert "securitySchemes" not in (await client.get("/openapi.json")).text

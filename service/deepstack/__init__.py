@@ -1,0 +1,1 @@
+"""DeepStack's detection API under `/v1/vision`: for cameras' software that speaks it."""
