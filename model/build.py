@@ -115,25 +115,33 @@ def _build(
     **kwargs: Any,
 ) -> FasterRCNN:
     if weights is not None:
-        checkpoint = _resolve(weights, architecture, progress=progress)
-        check_architecture(checkpoint, architecture)
-        if num_classes is not None and num_classes != checkpoint.num_classes:
-            raise ValueError(f"num_classes is {num_classes}, but the weights have {checkpoint.num_classes} classes")
-        return from_checkpoint(checkpoint, trainable_backbone_layers=trainable_backbone_layers, **kwargs)
-    frozen = architecture.frozen_norm and weights_backbone is not None
-    body = resnet50_body(frozen_norm=frozen)
-    if weights_backbone is not None:
-        _load_backbone(body, weights_backbone, progress)
-    elif trainable_backbone_layers is not None:
+        return from_checkpoint(
+            _fitting(_resolve(weights, architecture, progress=progress), architecture, num_classes),
+            trainable_backbone_layers=trainable_backbone_layers,
+            **kwargs,
+        )
+    if weights_backbone is None and trainable_backbone_layers is not None:
         warnings.warn(
             "trainable_backbone_layers means nothing without weights: all five train", UserWarning, stacklevel=3
         )
-    trainable = _trainable(trainable_backbone_layers) if weights_backbone is not None else 5
     if num_classes is None and kwargs.get("box_predictor") is None:
         num_classes = len(coco_categories())
+    frozen = architecture.frozen_norm and weights_backbone is not None
     return architecture.build(
-        body, num_classes, norm_layer=batch_norm(frozen=frozen), trainable_layers=trainable, **kwargs
+        _loaded(resnet50_body(frozen_norm=frozen), weights_backbone, progress=progress),
+        num_classes,
+        norm_layer=batch_norm(frozen=frozen),
+        trainable_layers=5 if weights_backbone is None else _trainable(trainable_backbone_layers),
+        **kwargs,
     )
+
+
+def _fitting(checkpoint: Checkpoint, architecture: Architecture, num_classes: int | None) -> Checkpoint:
+    """The checkpoint, if it is of this architecture and has as many classes, where a number is given."""
+    check_architecture(checkpoint, architecture)
+    if num_classes is not None and num_classes != checkpoint.num_classes:
+        raise ValueError(f"num_classes is {num_classes}, but the weights have {checkpoint.num_classes} classes")
+    return checkpoint
 
 
 def untrained(architecture: Architecture, *, num_classes: int, **kwargs: Any) -> FasterRCNN:
@@ -252,7 +260,10 @@ def _resolve(weights: WeightsSource, architecture: Architecture, *, progress: bo
     return read_checkpoint(weights)
 
 
-def _load_backbone(body: ResNet, weights: WeightsSource, progress: bool) -> None:
+def _loaded(body: ResNet, weights: WeightsSource | None, *, progress: bool) -> ResNet:
+    """The body with the weights of a classifier, if any are given."""
+    if weights is None:
+        return body
     if isinstance(weights, WeightsEnum):
         weights = weights.name
     is_file = isinstance(weights, os.PathLike) or Path(weights).suffix in {".pth", ".pt", ".safetensors"}
@@ -261,6 +272,7 @@ def _load_backbone(body: ResNet, weights: WeightsSource, progress: bool) -> None
     # A classifier's last layer has no place in a detector.
     tensors = {key: tensor for key, tensor in checkpoint.state_dict.items() if not key.startswith("fc.")}
     load_strictly(body, tensors, source=checkpoint.name)
+    return body
 
 
 def _trainable(layers: int | None) -> int:

@@ -29,7 +29,7 @@ _OLD_SPELLINGS = (
 class FasterRCNN(nn.Module):
     """A two-stage detector on any backbone. The arguments, their names and defaults are torchvision's.
 
-    But for `box_vote_thresh`, which it does not have, and which changes nothing by default.
+    Only `box_vote_thresh` is ours; by default it changes nothing.
 
     In eval mode `model(images)` gives one `Detection` per image; in training mode `model(images, targets)` gives the
     four losses. Images are a list of `[C, H, W]` floats in 0..1, each of its own size.
@@ -86,22 +86,16 @@ class FasterRCNN(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        out_channels = getattr(backbone, "out_channels", None)
-        if out_channels is None:
-            raise ValueError("the backbone needs an attribute out_channels: the channels of each feature map")
-        if (num_classes is None) == (box_predictor is None):
-            raise ValueError("give either num_classes or a box_predictor, which has its own")
+        channels = _channels(backbone)
+        anchors = default_anchor_generator() if rpn_anchor_generator is None else rpn_anchor_generator
+        pool = default_roi_pool() if box_roi_pool is None else box_roi_pool
         self.transform = GeneralizedRCNNTransform(
             min_size, max_size, image_mean or IMAGENET_MEAN, image_std or IMAGENET_STD, **kwargs
         )
         self.backbone = backbone
-        if rpn_anchor_generator is None:
-            rpn_anchor_generator = default_anchor_generator()
-        if rpn_head is None:
-            rpn_head = RPNHead(out_channels, rpn_anchor_generator.num_anchors_per_location()[0])
         self.rpn = RegionProposalNetwork(
-            rpn_anchor_generator,
-            rpn_head,
+            anchors,
+            RPNHead(channels, anchors.num_anchors_per_location()[0]) if rpn_head is None else rpn_head,
             fg_iou_thresh=rpn_fg_iou_thresh,
             bg_iou_thresh=rpn_bg_iou_thresh,
             batch_size_per_image=rpn_batch_size_per_image,
@@ -111,18 +105,10 @@ class FasterRCNN(nn.Module):
             nms_thresh=rpn_nms_thresh,
             score_thresh=rpn_score_thresh,
         )
-        if box_roi_pool is None:
-            box_roi_pool = MultiScaleRoIAlign(("0", "1", "2", "3"), output_size=7, sampling_ratio=2)
-        if box_head is None:
-            cells = box_roi_pool.output_size[0] ** 2
-            box_head = TwoMLPHead(out_channels * cells, REPRESENTATION_SIZE)
-        if box_predictor is None:
-            assert num_classes is not None
-            box_predictor = FastRCNNPredictor(REPRESENTATION_SIZE, num_classes)
         self.roi_heads = RoIHeads(
-            box_roi_pool,
-            box_head,
-            box_predictor,
+            pool,
+            TwoMLPHead(channels * pool.output_size[0] ** 2, REPRESENTATION_SIZE) if box_head is None else box_head,
+            _predictor(box_predictor, num_classes),
             fg_iou_thresh=box_fg_iou_thresh,
             bg_iou_thresh=box_bg_iou_thresh,
             batch_size_per_image=box_batch_size_per_image,
@@ -168,6 +154,25 @@ class FasterRCNN(nn.Module):
 
 def default_anchor_generator() -> AnchorGenerator:
     return AnchorGenerator(sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
+
+
+def default_roi_pool() -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(("0", "1", "2", "3"), output_size=7, sampling_ratio=2)
+
+
+def _channels(backbone: nn.Module) -> int:
+    channels: int | None = getattr(backbone, "out_channels", None)
+    if channels is None:
+        raise ValueError("the backbone needs an attribute out_channels: the channels of each feature map")
+    return channels
+
+
+def _predictor(given: nn.Module | None, num_classes: int | None) -> nn.Module:
+    if given is None and num_classes is not None:
+        return FastRCNNPredictor(REPRESENTATION_SIZE, num_classes)
+    if given is not None and num_classes is None:
+        return given
+    raise ValueError("give either num_classes or a box_predictor, which has its own")
 
 
 def modern_key(key: str) -> str:

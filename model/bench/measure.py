@@ -108,10 +108,9 @@ def bench_model(
     with torch.inference_mode():
         if "fp32" in forms:
             _check_same(theirs([image])[0], forms["fp32"].detect([picture])[0])
-        peaks = [_peaks_gflops(precisions, device)]
+        before = _peaks_gflops(precisions, device)
         times = _interleaved(_runs(theirs, forms, (image, picture), batch_sizes), rounds, device, advance)
-        peaks.append(_peaks_gflops(precisions, device))
-        peak = {name: max(reached[name] for reached in peaks) for name in peaks[0]}
+        peak = {name: max(before[name], after) for name, after in _peaks_gflops(precisions, device).items()}
         stages = {f"ours {name}": stage_seconds(form, picture, rounds) for name, form in forms.items()}
     names = [BASELINE, *stages]
     del forms, theirs, model

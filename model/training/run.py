@@ -14,6 +14,7 @@ from model.architectures import FASTERRCNN_RESNET50_FPN, Architecture, architect
 from model.build import resolve_checkpoint
 from model.data.samples import DataError, DetectionData
 from model.evaluation.average_precision import check_evaluator
+from model.faster_rcnn import FasterRCNN
 from model.training.board import TensorBoard
 from model.training.detector import detector_from, result_info, untrained_detector
 from model.training.log import JsonLog
@@ -135,24 +136,13 @@ def run_training(
         TrainingError: the losses are no longer finite.
         TrainingInterrupted: Ctrl-C or SIGTERM came; the state is saved.
     """
-    settings, folder = request.settings, request.folder
+    settings, folder, begin = request.settings, request.folder, request.begin
     check_folder(folder, resume=request.resume)
-    parts = processes.count * settings.accumulate
-    if settings.batch_size % parts:
-        raise DataError(
-            f"a batch of {settings.batch_size} images cannot be shared out equally over {processes.count} processes "
-            f"times {settings.accumulate} accumulated parts. Give a --batch-size that is a multiple of {parts}"
-        )
+    _check_shares(settings, processes)
     if request.validation is not None:
         check_evaluator()
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(settings.seed)
     categories = request.data.categories
-    begin = request.begin
-    if begin is None:
-        model = untrained_detector(request.architecture, categories, settings)
-    else:
-        model = detector_from(begin, categories, settings)
     with ExitStack() as stack:
         torch.set_flush_denormal(True)  # weights that decay towards zero would slow a CPU down a hundredfold
         stack.callback(torch.set_flush_denormal, False)  # it is the whole thread's
@@ -160,7 +150,7 @@ def run_training(
         if processes.is_first and request.tensorboard:
             listeners.append(stack.enter_context(TensorBoard(folder)))
         trainer = Trainer(
-            model=model,
+            model=_initial_model(request),
             categories=categories,
             data=request.data,
             validation=request.validation,
@@ -175,3 +165,20 @@ def run_training(
     best = "" if result.best_ap is None else f", AP {result.best_ap:.3f}"
     tell(f"done{best}. Serve it: frcnn serve --weights {folder / BEST_NAME}")
     return result
+
+
+def _check_shares(settings: TrainSettings, processes: Processes) -> None:
+    parts = processes.count * settings.accumulate
+    if settings.batch_size % parts:
+        raise DataError(
+            f"a batch of {settings.batch_size} images cannot be divided equally among {processes.count} processes "
+            f"times {settings.accumulate} accumulated parts. Give a --batch-size that is a multiple of {parts}"
+        )
+
+
+def _initial_model(request: RunRequest) -> FasterRCNN:
+    """The detector before the first update, the same for the same seed."""
+    torch.manual_seed(request.settings.seed)
+    if request.begin is None:
+        return untrained_detector(request.architecture, request.data.categories, request.settings)
+    return detector_from(request.begin, request.data.categories, request.settings)
