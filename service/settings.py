@@ -40,6 +40,9 @@ class Settings(BaseSettings):
         None,
         description="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file says its own.",
     )
+    class_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names of the classes after the background, in order; by default the weights' own."
+    )
     device: str = Field("auto", description="auto, cpu, cuda, or several: cuda:0,cuda:1.")
     precision: Precision = Field(
         "auto", description="Arithmetic of the network; auto: the fastest of fp32 and the 16-bit ones; boxes are fp32."
@@ -106,10 +109,10 @@ class Settings(BaseSettings):
         description="Where to send OpenTelemetry traces: http://localhost:4318. Also OTEL_EXPORTER_OTLP_ENDPOINT.",
     )
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "class_names", mode="before")
     @classmethod
-    def _origins_from_text(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    def _words_from_text(cls, value: object) -> object:
+        return words(value) if isinstance(value, str) else value
 
     @field_validator("cors_origins")
     @classmethod
@@ -124,6 +127,11 @@ class Settings(BaseSettings):
     @classmethod
     def _number_from_text(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list that commas separate."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def misspelt_variables(environment: Iterable[str] = os.environ) -> list[str]:

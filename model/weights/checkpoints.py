@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +53,21 @@ class Checkpoint:
                 f"Its first keys: {', '.join(list(self.state_dict)[:4]) or 'none'}"
             )
         return self.state_dict[PREDICTOR_KEY].shape[0]
+
+    def named(self, objects: Sequence[str]) -> Checkpoint:
+        """The same with these names of its classes, the background's not among them; without any, itself.
+
+        Raises:
+            WeightsError: they are not as many as its classes.
+        """
+        if not objects:
+            return self
+        if len(objects) != self.num_classes - 1:
+            raise WeightsError(
+                f"{self.name} has {self.num_classes - 1} classes besides the background, but {len(objects)} names are "
+                f"given: {', '.join(objects)}"
+            )
+        return replace(self, info=replace(self.info, class_names=Categories.of_objects(objects).names))
 
     @property
     def categories(self) -> Categories:

@@ -12,7 +12,7 @@ import typer
 from model.weights.names import argument_error
 from service.api.thresholds import parse_thresholds
 from service.cli.errors import USAGE, fail, refuse, say, usage_errors
-from service.cli.options import Device, Json, Model, number
+from service.cli.options import ClassNames, Device, Json, Model, number
 from service.cli.progress import counting
 from service.cli.serve import settings_from
 from service.images.files import IMAGE_SUFFIXES, ImageFile, image_files
@@ -49,6 +49,7 @@ def detect(
         bool, typer.Option("--class-agnostic", help="Of two that overlap so, drop the lower whatever their classes.")
     ] = False,
     model: Model = None,
+    class_names: ClassNames = None,
     device: Device = "auto",
     precision: Annotated[
         Precision,
@@ -62,7 +63,14 @@ def detect(
     logging.basicConfig(level="WARNING", format="%(levelname)s: %(message)s")
     # One image at a time: to measure how many are fastest would take longer than most folders.
     settings = settings_from(
-        {"weights": weights, "model": model, "device": device, "precision": precision, "max_batch_size": 1}
+        {
+            "weights": weights,
+            "model": model,
+            "class_names": class_names or (),
+            "device": device,
+            "precision": precision,
+            "max_batch_size": 1,
+        }
     )
     with usage_errors():
         parse_thresholds(score_threshold)

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from model.weights.names import argument_error
 from service.cli.errors import refuse, say, stdout
-from service.cli.options import DATA, IMAGES, Device, Json, Model, folder, number
+from service.cli.options import DATA, IMAGES, ClassNames, Device, Json, Model, folder, number
 from service.cli.progress import counting
-from service.settings import Precision
+from service.settings import Precision, words
 
 if TYPE_CHECKING:
     from model.evaluation import average_precision
@@ -39,6 +39,7 @@ def evaluate(
     min_size: Annotated[int | None, number(min=32, help="Shorter side, px; by default the weights' own")] = None,
     max_size: Annotated[int | None, number(min=32, help="Longer side, px; by default the weights' own")] = None,
     model: Model = None,
+    class_names: ClassNames = None,
     device: Device = "auto",
 ) -> None:
     """Measure a detector's average precision by COCO's rules.
@@ -60,7 +61,7 @@ def evaluate(
 
     check_precision(precision, find_device(device))
     check_evaluator()  # before pictures are looked at for minutes
-    checkpoint = resolve_checkpoint(weights, architecture_named(model), tell=say)
+    checkpoint = resolve_checkpoint(weights, architecture_named(model), tell=say).named(words(class_names or ""))
     chosen: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
     detector = from_checkpoint(checkpoint, **{key: size for key, size in chosen.items() if size is not None})
     whole = is_named_for(Path(data), split)

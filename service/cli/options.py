@@ -22,6 +22,12 @@ Model = Annotated[
         help="fasterrcnn_resnet50_fpn (also by default) or fasterrcnn_resnet50_fpn_v2; a file says its own",
     ),
 ]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="L,L", help="Names of the classes after the background, in order; by default the weights' own"
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, or a GPU such as cuda:0.")]
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # What stands for a setting's value in the help, where its type says too little.
 _METAVARS = {
     "host": "ADDRESS", "weights": "W", "model": "MODEL", "device": "DEVICE", "calibration_images": "DIR",
-    "max_batch_size": "N|auto", "api_keys_file": "FILE", "cors_origins": "ORIGINS",
+    "max_batch_size": "N|auto", "api_keys_file": "FILE", "cors_origins": "ORIGINS", "class_names": "L,L",
     "otlp_endpoint": "URL", "decode_threads": "N",
 }  # fmt: skip
 

@@ -10,8 +10,8 @@ import typer
 
 from model.weights.names import SUFFIXES, argument_error
 from service.cli.errors import refuse, stderr
-from service.cli.options import Model, number
-from service.settings import MODELS
+from service.cli.options import ClassNames, Model, number
+from service.settings import MODELS, words
 
 
 def list_weights() -> None:
@@ -73,10 +73,7 @@ def pack(
     target: Annotated[
         Path, typer.Argument(metavar="TARGET", help="To write: .frcnn is rounded; .safetensors and .pth are exact")
     ],
-    class_names: Annotated[
-        str | None,
-        typer.Option(metavar="L,L", help="Names of the classes after the background, in order; as SOURCE has them"),
-    ] = None,
+    class_names: ClassNames = None,
     step: Annotated[float, number(min=0.01, max=1.0, help="Rounding, in standard deviations of a channel")] = 0.125,
     box_vote_thresh: Annotated[
         float | None,
@@ -100,15 +97,10 @@ def pack(
         raise typer.BadParameter(f"there is no folder {target.parent}", param_hint="TARGET")
     refuse(argument_error(weights=source))
     from model.build import resolve_checkpoint
-    from model.weights.categories import Categories
     from model.weights.checkpoints import save_checkpoint
 
-    checkpoint = resolve_checkpoint(source)
+    checkpoint = resolve_checkpoint(source).named(words(class_names or ""))
     info = checkpoint.info
-    if class_names is not None:
-        names = Categories.of_objects([name.strip() for name in class_names.split(",")]).names
-        info = replace(info, class_names=names)
-        replace(checkpoint, info=info).categories.objects()  # refuses names that are too many or too few
     if box_vote_thresh is not None:
         info = replace(info, model_kwargs=info.model_kwargs | {"box_vote_thresh": box_vote_thresh or None})
     with stderr.status("packing, which takes about a minute"):

@@ -259,6 +259,7 @@ def load_detectors(settings: Settings) -> list[Detector]:
     torch.set_num_threads(compute_threads(devices))
     wanted = architecture_named(settings.model)
     checkpoint = resolve_checkpoint(settings.weights, wanted, tell=lambda text: logger.warning("%s", text))
+    checkpoint = checkpoint.named(settings.class_names)
     model = from_checkpoint(checkpoint)
     info = ModelInfo(
         checkpoint.architecture.name, checkpoint.name, checkpoint.categories, iou_threshold=model.roi_heads.nms_thresh

@@ -52,6 +52,12 @@ def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Settings(cors_origins="").cors_origins == ()
 
 
+def test_names_of_classes_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().class_names == ()
+    monkeypatch.setenv("FRCNN_CLASS_NAMES", "traffic light, dog")
+    assert Settings().class_names == ("traffic light", "dog")
+
+
 def test_a_collector_is_named_as_everywhere_or_by_our_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://everywhere:4318")
     assert Settings().otlp_endpoint == "http://everywhere:4318"

@@ -212,6 +212,14 @@ def test_class_names_are_the_files_own_or_cocos_or_stand_ins() -> None:
     assert checkpoint_of(3).categories.names == ("__background__", "class 1", "class 2")
 
 
+def test_classes_can_be_named() -> None:
+    checkpoint = checkpoint_of(3)
+    assert checkpoint.named(["cat", "dog"]).categories.objects() == {1: "cat", 2: "dog"}
+    assert checkpoint.named(()) is checkpoint
+    with pytest.raises(WeightsError, match=r"x\.pth has 2 classes besides the background, but 1 names are given: cat"):
+        checkpoint.named(["cat"])
+
+
 def test_as_many_class_names_as_classes_are_needed() -> None:
     with pytest.raises(WeightsError, match=r"x\.pth names 4 classes but has 5"):
         _ = checkpoint_of(5, INFO).categories

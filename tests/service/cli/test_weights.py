@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from model.build import fasterrcnn_resnet50_fpn
 from model.weights.checkpoints import read_checkpoint
@@ -34,3 +35,9 @@ def test_the_classes_of_foreign_weights_are_named_in_a_file(tmp_path: Path) -> N
     assert checkpoint.categories.objects() == {1: "cat", 2: "dog"}
     given = model.state_dict()
     assert all(torch.equal(tensor, given[key]) for key, tensor in checkpoint.state_dict.items())
+    # Or on the command line, each time.
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    words = ("detect", tmp_path / "a.png", "--weights", foreign, "--class-names")
+    assert "has 2 classes besides the background" in invoke(*words, "cat").stderr
+    assert invoke(*words, "cat,dog", "--labels", "dog").exit_code == 0
+    assert "unicorn" in invoke(*words, "cat,dog", "--labels", "unicorn").stderr
