@@ -88,8 +88,8 @@ def fasterrcnn_resnet50_fpn_v2(
 ) -> FasterRCNN:
     """Build the second version of the detector, equal to torchvision's function of this name.
 
-    It finds more than `fasterrcnn_resnet50_fpn` (COCO AP 46.7 instead of 37.0, as published) and takes longer. What it
-    differs in, `model.architectures` tells. Batch norm is live, also if weights are given.
+    It finds more than `fasterrcnn_resnet50_fpn` (COCO AP 46.7 instead of 37.0, as published) and takes longer.
+    `model.architectures` says how it differs. Batch norm is live, also if weights are given.
 
     Args, returns, raises: as for `fasterrcnn_resnet50_fpn`. "bundled" is not of this architecture.
     """

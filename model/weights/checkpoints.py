@@ -36,7 +36,7 @@ class Checkpoint:
 
     @property
     def architecture(self) -> Architecture:
-        """The detector that the tensors belong to, told by their names."""
+        """The detector that the tensors belong to, by their names."""
         return architecture_of(self.state_dict)
 
     @property
@@ -175,7 +175,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _refuse_unreadable(path: Path) -> None:
-    """Readers of the formats tell it each in another way, and some as a missing file, or a broken one."""
+    """Refuse a path that cannot be read: each format's reader has another error for it, some a misleading one."""
     if message := unreadable_weights(path):
         raise WeightsError(message)
 
@@ -196,7 +196,7 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
     Batch counters of live batch norms may be absent or left over: detection does not use them.
 
     Raises:
-        WeightsError: keys are missing, unexpected, or of another shape; the first are told, or the name of the
+        WeightsError: keys are missing, unexpected, or of another shape; the first are named, or the name of the
             detector that they are of.
     """
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -220,7 +220,7 @@ def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
     """Refuse a checkpoint of another architecture.
 
     Raises:
-        WeightsError: tells which one it holds.
+        WeightsError: names the one that it has.
     """
     _refuse_other_architecture(checkpoint.name, checkpoint.state_dict, wanted)
 

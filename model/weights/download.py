@@ -52,7 +52,7 @@ def fetch(url: str, *, progress: bool = True, timeout_s: float | None = None) ->
     Args:
         url: its last part ends in `-<first digits of the SHA-256>.<ending>`.
         progress: show a bar on standard error.
-        timeout_s: give up after so many seconds in all; None to go on as long as bytes arrive.
+        timeout_s: give up after this many seconds in all; None to go on as long as bytes arrive.
 
     Raises:
         WeightsUnavailableError: no network, no such file, no space, or bytes that do not have the hash.
@@ -95,7 +95,7 @@ def _download(url: str, partial: Path, progress: bool, deadline: float | None) -
     timeout = httpx.Timeout(_within(deadline, _READ_TIMEOUT_S), connect=_within(deadline, _CONNECT_TIMEOUT_S))
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # all of it is here already; the hash will tell
+            return  # all of it is here already; the hash will show
         response.raise_for_status()
         goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
         length = response.headers.get("Content-Length")

@@ -1,4 +1,4 @@
-"""Files of weights: tensors by name, and what they do not tell of their detector.
+"""Files of weights: tensors by name, and what tensors do not say about their detector.
 
 Three formats are read and written: `.safetensors`; `.pth` with `weights_only=True`, so that a file from anywhere
 cannot run code; and `.frcnn`, which is small but rounds the weights (see `packed`). All may carry a `CheckpointInfo`
@@ -37,12 +37,12 @@ _MODEL_KWARGS = frozenset(
 
 
 class WeightsError(ValueError):
-    """A file of weights cannot be read, or does not fit the model. The message tells what to do."""
+    """A file of weights cannot be read, or does not fit the model. The message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What tensors alone do not tell about a detector.
+    """What tensors alone do not say about a detector.
 
     Attributes:
         class_names: names of all K classes, `__background__` first; None if unknown.
@@ -56,7 +56,7 @@ class CheckpointInfo:
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
-    """The tensors of a file as they are called there, and what else it tells.
+    """The tensors of a file by their names there, and its `CheckpointInfo`.
 
     Raises:
         WeightsError: it is broken, or of another kind, or holds numbers with which nothing can be found.
@@ -81,7 +81,7 @@ def save_checkpoint(
     *,
     packing_step: float = DEFAULT_STEP,
 ) -> None:
-    """Write a file of the kind that its ending tells; a crash leaves the old file or the new one.
+    """Write a file of the kind that its ending names; a crash leaves the old file or the new one.
 
     Args:
         packing_step: how coarsely a `.frcnn` rounds the weights, see `pack`.
@@ -93,7 +93,7 @@ def save_checkpoint(
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         if path.suffix == ".safetensors":
-            # Not by `save_file`, whose files nobody else may read.
+            # Not by `save_file`, whose files only their owner may read.
             partial.write_bytes(safetensors.torch.save(tensors, metadata={INFO_KEY: json.dumps(asdict(info))}))
         elif path.suffix == ".frcnn":
             partial.write_bytes(_packed(path, tensors, info, packing_step))

@@ -22,7 +22,7 @@ _LIKELY_WRAPPERS = ("model", "state_dict", "model_state_dict")
 _MOST_WRAPPERS = 3  # one in another
 # Components that torch.compile and DataParallel put into names, in any place.
 _WRAPPING_COMPONENTS = frozenset({"_orig_mod", "module"})
-_MOST_TOLD = 12
+_MOST_SHOWN = 12
 
 
 def _plain_dict(_factory: Any = None) -> dict[Any, Any]:
@@ -44,7 +44,7 @@ HARMLESS_GLOBALS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 
-# name of a detector, a pattern that one of its tensors' names matches; the first that fits is told.
+# name of a detector, a pattern that one of its tensors' names matches; the first that fits counts.
 _ARCHITECTURES = (
     ("Mask R-CNN", r"^roi_heads\.mask_(head|predictor)\."),
     ("Keypoint R-CNN", r"^roi_heads\.keypoint_(head|predictor)\."),
@@ -124,9 +124,9 @@ def other_architecture(keys: Collection[str]) -> str | None:
 
 def in_few_lines(problems: list[str]) -> str:
     """The first problems, one on each line, and how many more there are."""
-    told = problems[:_MOST_TOLD]
-    more = [f"and {len(problems) - len(told)} more"] if len(problems) > len(told) else []
-    return "\n  ".join([*told, *more])
+    shown = problems[:_MOST_SHOWN]
+    more = [f"and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
+    return "\n  ".join([*shown, *more])
 
 
 def unusable_values(tensors: Mapping[str, Tensor]) -> str | None:
@@ -146,7 +146,7 @@ def unusable_values(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def foreign_objects(path: pathlib.Path) -> list[str]:
-    """Names of what a `.pth` holds besides tensors and what is harmless; empty where that cannot be told."""
+    """Names of what a `.pth` holds besides tensors and what is harmless; empty where that is unknown."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # noqa: BLE001 - like torch.load, whatever the broken bytes lead it to

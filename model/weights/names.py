@@ -1,4 +1,4 @@
-"""What the command line calls weights and data. Without torch, which takes seconds: a wrong path is told at once."""
+"""The names of weights and data on the command line. Needs no torch, so that a wrong path fails without delay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".frcnn")
 
 
 def no_such_weights(weights: str | os.PathLike[str]) -> str:
-    """What to tell somebody whose weights are neither a name nor a file."""
+    """The message for weights that are neither a name nor a file."""
     return (
         f"no such file of weights: {weights}. "
         f"Give {COCO_V1}, {BUNDLED}, or the path of a .pth, .safetensors or .frcnn file"
@@ -20,7 +20,7 @@ def no_such_weights(weights: str | os.PathLike[str]) -> str:
 
 
 def unreadable_weights(path: str | os.PathLike[str]) -> str | None:
-    """What to tell somebody whose file of weights cannot be read; None if it can."""
+    """The message for a file of weights that cannot be read; None if it can."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -34,7 +34,7 @@ def unreadable_weights(path: str | os.PathLike[str]) -> str | None:
 
 
 def no_such_data(data: str) -> str:
-    """What to tell somebody whose data are neither a path nor `synthetic`."""
+    """The message for data that are neither a path nor `synthetic`."""
     return (
         f"no such data: {data}. Give a Pascal VOC folder (JPEGImages, Annotations, ImageSets/Main), a folder with COCO "
         f"JSON and images, or the word {SYNTHETIC}"

@@ -5,7 +5,7 @@ codes frequent numbers in few bits. Vectors (biases, batch norm) stay float32. R
 float32, so nothing else knows about packing.
 
 The step is a share of the channel's standard deviation, not of its largest weight: rounding noise is then equally
-small beside every channel's weights, and the entropy, hence the file, depends on that share alone.
+small beside every channel's weights, and the entropy, which decides the size of the file, depends on that share alone.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def pack(state_dict: Mapping[str, Tensor], info: Mapping[str, Any], *, step: flo
 
 
 def _coded(content: bytes) -> bytes:
-    """Compressed by pieces: one call for all of them takes many seconds, during which Python heeds no Ctrl-C."""
+    """Compressed by pieces: one call for all of them takes many seconds, during which Python does not handle Ctrl-C."""
     compressor = lzma.LZMACompressor(format=lzma.FORMAT_XZ, filters=_FILTERS)
     pieces = (content[start : start + _PIECE_BYTES] for start in range(0, len(content), _PIECE_BYTES))
     return b"".join([*map(compressor.compress, pieces), compressor.flush()])

@@ -128,7 +128,7 @@ class _Span(_Timed):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         super().__exit__(kind, error, traceback)
         span = self._tracer.start_span(self._name, start_time=self._started_ns)
-        # An exception's message may tell of the image: only its name goes into the span.
+        # An exception's message may describe the image: only its name goes into the span.
         (span if error is None else _mark(span, error)).end()
 
 

@@ -118,7 +118,7 @@ def test_a_file_that_torchvision_fetched_is_found(server: Server) -> None:
     assert server.asked == []
 
 
-@pytest.mark.parametrize("resumes", [True, False], ids=["server resumes", "server starts anew"])
+@pytest.mark.parametrize("resumes", [True, False], ids=["server resumes", "server starts again"])
 def test_a_download_that_broke_off_is_taken_up(server: Server, resumes: bool) -> None:
     server.resumes = resumes
     server.breaks_off_at = 400_000
