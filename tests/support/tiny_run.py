@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +69,8 @@ def tiny_detector(settings: TrainSettings, num_classes: int = 4) -> FasterRCNN:
     )
 
 
-def tiny_settings(iterations: int, **changes: object) -> TrainSettings:
-    values = {
+def tiny_settings(iterations: int, **changes: Any) -> TrainSettings:
+    values: dict[str, Any] = {
         "iterations": iterations,
         "batch_size": 4,
         "learning_rate": 0.02,
@@ -85,7 +86,7 @@ def tiny_settings(iterations: int, **changes: object) -> TrainSettings:
         "flips": "dihedral",
         "colour": 0.1,
     }
-    return TrainSettings(**(values | changes))  # type: ignore[arg-type]
+    return TrainSettings(**(values | changes))
 
 
 def main() -> None:

@@ -34,12 +34,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 
-_SETTINGS = {"weights": "bundled", "device": "cuda:0", "precision": "fp16", "max_batch_size": 16}
+_SETTINGS: dict[str, Any] = {"weights": "bundled", "device": "cuda:0", "precision": "fp16", "max_batch_size": 16}
 
 
 @pytest.fixture(scope="module")
 def detector() -> GPUDetector:
-    (detector,) = load_detectors(Settings(**_SETTINGS))  # type: ignore[arg-type]
+    (detector,) = load_detectors(Settings(**_SETTINGS))
     assert isinstance(detector, GPUDetector)
     return detector
 
