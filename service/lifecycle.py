@@ -215,7 +215,7 @@ class Service:
 
     @property
     def loading(self) -> bool:
-        """Whether the thread that loads the model at the start is at work."""
+        """Whether the thread that loads the model at the start still runs."""
         return self._loader is not None and self._loader.is_alive()
 
     @property
@@ -249,7 +249,7 @@ class Service:
         return future
 
     def _load_detectors(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Runs in a thread of its own, and hands over to the event loop."""
+        """Load, in a separate thread, and pass the result to the event loop."""
         try:
             detectors = self._load(self.settings)
         except LOAD_ERRORS as error:

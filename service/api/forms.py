@@ -1,4 +1,4 @@
-"""Reading multipart forms (RFC 7578) piece by piece, as they come.
+"""Reading multipart forms (RFC 7578) piece by piece, as they arrive.
 
 The field's name decides what is a file, not whether the part has a filename: many clients send none.
 """
@@ -131,7 +131,7 @@ async def read_form(
 
     Raises:
         FormError: it is no form, is broken, or ends before its closing boundary.
-        TooManyFilesError: it has more than `most_files` parts of that name; told before the rest is read.
+        TooManyFilesError: it has more than `most_files` parts of that name; raised before the rest is read.
     """
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")

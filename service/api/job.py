@@ -69,7 +69,7 @@ class Job:
 
     def __init__(self, service: Service, request: Request, *, seconds: float, priority: Priority) -> None:
         admission = service.admission
-        self.batcher = service.batcher  # accepted work goes on to it, also when the service has begun to drain since
+        self.batcher = service.batcher  # accepted work still uses it when the service has begun to drain since
         self.service = service
         self.settings = service.settings
         self.request = request
@@ -111,7 +111,7 @@ class Job:
         return self._deadline - self._loop.time()
 
     def shorten(self, seconds: float) -> None:
-        """Move the deadline to so many seconds after the admission, if that is sooner."""
+        """Move the deadline to `seconds` after the admission, if that is sooner."""
         self._deadline = min(self._deadline, self._admitted + seconds)
         self._end_scope_at(self._deadline)
 
@@ -159,7 +159,7 @@ class Job:
     async def gather(self, works: list[Awaitable[T]]) -> list[T | ServiceError]:
         """The results in order. A work that fails, or is not done by the deadline, gets its own error instead."""
         tasks = [asyncio.ensure_future(work) for work in works]
-        self._end_scope_at(None)  # the wait ends at the deadline by itself, and keeps what is done
+        self._end_scope_at(None)  # the wait itself ends at the deadline, and keeps what is done
         try:
             await asyncio.wait(tasks, timeout=max(self.seconds_left, 0))
         finally:

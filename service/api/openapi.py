@@ -30,7 +30,7 @@ _MEANINGS = {
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
     422: "A parameter is out of range",
-    429: "The queue is full, or too long for the deadline; `Retry-After` tells when to come back",
+    429: "The queue is full, or too long for the deadline; `Retry-After` says when to try again",
     431: "The address and the headers are too long",
     500: "The device failed on this image",
     503: "Loading, draining or failing",
@@ -82,7 +82,7 @@ def _priority(default: Priority) -> dict[str, Any]:
     return {
         "name": PRIORITY_HEADER,
         "in": "header",
-        "description": "Who goes first in the queue.",
+        "description": "The place in the queue.",
         "schema": {"type": "string", "enum": list(PRIORITIES), "default": default.name.lower()},
     }
 
@@ -139,7 +139,7 @@ _SECURITY_SCHEMES = {
 
 
 def complete(app: FastAPI, *, keys_needed: bool) -> None:
-    """Have the document tell problems and keys, and not FastAPI's own error schemas, which are never sent."""
+    """Document problems and keys, and not FastAPI's own error schemas, which are never sent."""
     generate = app.openapi
 
     def document() -> dict[str, Any]:

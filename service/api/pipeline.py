@@ -66,7 +66,7 @@ async def detect_image(job: Job, data: bytes, *, keep_picture: bool = False, pat
 
 
 async def detect_pixels(job: Job, pixels: npt.NDArray[np.uint8]) -> ImageResult:
-    """Detect in an image that comes as pixels: uint8 `[H, W, 3]` RGB.
+    """Detect in an image that is sent as pixels: uint8 `[H, W, 3]` RGB.
 
     Raises:
         ServiceError: it has too many pixels; or what is wrong with the service.

@@ -21,7 +21,7 @@ _LONGEST_CACHED_QUERY = 256  # bytes
 
 
 def _checked_thresholds(value: Any) -> Any:
-    """A number stands for itself, also where it comes as a text."""
+    """Accept a number, also one that is written as a text."""
     if not isinstance(value, str):
         return value
     thresholds = parse_thresholds(value)
@@ -58,7 +58,7 @@ class SelectionQuery(BaseModel):
         "name or id. The model itself drops those of 0.05 and less.",
         examples=[0.5],
     )
-    max_detections: int = Field(100, ge=1, le=100, description="Keep so many of the best.")
+    max_detections: int = Field(100, ge=1, le=100, description="Keep this many of the best.")
     labels: Annotated[list[str] | None, BeforeValidator(_texts), AfterValidator(_bounded)] = Field(
         None,
         description="Keep only these classes: names or ids, separated by commas or in parameters of their own; empty "

@@ -146,7 +146,7 @@ async def livez() -> Response:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", tags=["health"], response_model=schemas.Probe, responses=openapi.READINESS_RESPONSES)
 async def readyz(request: Request) -> Response:
-    """200 while requests are taken, else 503: send them elsewhere when this fails."""
+    """200 while requests are accepted, else 503: send them elsewhere when this fails."""
     status = service_of(request).condition.status
     return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
 

@@ -1,4 +1,4 @@
-"""What goes out as JSON."""
+"""The JSON of the answers."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class UploadLimits(NamedTuple):
         body_bytes: most bytes of the body.
         files: most files in it.
         seconds: for the whole body, however slowly it arrives.
-        reserve: reserves memory for so many more bytes, or raises QueueFullError.
+        reserve: reserves memory for a number of further bytes, or raises QueueFullError.
         in_thread: unpacks forms and JSON.
     """
 

@@ -86,7 +86,7 @@ class Permit:
         self.released = False
 
     def reserve(self, units: int) -> bool:
-        """Reserve so many more, or none and return False. Any thread may call this.
+        """Reserve `units` more, or none and return False. Any thread may call this.
 
         Raises:
             CancelledError: the permit has been released: its request has ended.
@@ -105,7 +105,7 @@ class Permit:
 
 
 class Admission:
-    """Decides which requests are taken. Lives on the event loop; decoding threads only reserve pixels.
+    """Decides which requests are accepted. Runs on the event loop; decoding threads only reserve pixels.
 
     Args:
         capacity: most images accepted and not yet answered.
@@ -179,7 +179,7 @@ class Admission:
         return self._full("pixels-full", detail)
 
     def record_batch(self, images: int, seconds: float) -> None:
-        """Update the measured rate: a device has answered so many images in so long."""
+        """Update the measured rate after a batch."""
         rate = images / max(seconds, 1e-6)
         before = rate if self._images_per_s is None else self._images_per_s
         self._images_per_s = before + (_RISING if rate > before else _FALLING) * (rate - before)
@@ -199,7 +199,7 @@ class Admission:
         return (ahead + count) / self._rate(self._images_per_s) if ahead else 0.0
 
     def _retry_after_s(self, count: int, priority: Priority) -> int:
-        """Seconds until so many of the images in flight are answered that `count` more fit."""
+        """Seconds until enough of the images in flight are answered for `count` more to fit."""
         if self._images_per_s is None:
             return 1
         excess = self.images.used + count - self.images.capacity_for(priority)

@@ -1,12 +1,12 @@
 """Which images run next, together. Pure: no clock, no asyncio, no threads.
 
 Images share a batch only with images of the same padded shape, because padding is what lets neighbours change an
-image's detections. So there is a line per shape. In a line, and between lines, jobs go by their turn:
+image's detections. So there is a line for each shape. Within a line, and between lines, jobs run by their turn:
 
     turn = arrived + head_start * priority        (high 0, normal 1, low 2)
 
-A job goes before one of the next lower priority, unless that one has waited a head start longer. So nobody starves: no
-job is ever overtaken by one that arrives more than two head starts after it, however many of those there are.
+A job goes before one of the next lower priority, unless that one has waited a head start longer. So no job starves:
+none is ever overtaken by one that arrives more than two head starts after it, however many of those there are.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class BatchQueue(Generic[Job]):
         self._lines.setdefault(job.shape, {}).setdefault(job.priority, OrderedDict())[id(job)] = job
 
     def put_back(self, job: Job) -> None:
-        """Put a job that was taken and not run back at the head of its priority."""
+        """Put a job that was taken but not run back at the head of its priority."""
         self.put(job)
         self._lines[job.shape][job.priority].move_to_end(id(job), last=False)
 

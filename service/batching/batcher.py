@@ -128,7 +128,7 @@ class Batcher:
 
     @property
     def busy(self) -> bool:
-        """Whether a device's thread is at work, or hangs."""
+        """Whether a device's thread is busy, or hangs."""
         return any(device.busy for device in self._devices)
 
     def allocate(self, shape: tuple[int, int, int]) -> Pixels:
@@ -158,7 +158,7 @@ class Batcher:
             self._start_worker(device)
 
     async def stop(self) -> None:
-        """Stop serving. Fail the callers that still wait; a batch that runs ends by itself."""
+        """Stop serving. Fail the callers that still wait; a batch that runs ends on its own."""
         self._stopped = True
         for worker in self._workers.values():
             worker.cancel()
@@ -171,8 +171,8 @@ class Batcher:
         """Queue a picture and wait for its detections. A caller who is cancelled leaves the queue.
 
         Args:
-            picture: what to look at.
-            priority: who goes first.
+            picture: what to detect in.
+            priority: its place in the queue.
 
         Raises:
             InferenceError: the device failed on this picture.

@@ -27,7 +27,7 @@ from service.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _CHECK_INTERVAL_S = 1.0
-# Without a request for so long, a device may prepare for later ones: to prepare delays whatever comes meanwhile.
+# After this long without a request a device may prepare for later ones: preparing delays requests that come meanwhile.
 _QUIET_S = 1.0
 
 
@@ -204,7 +204,7 @@ class DeviceWorker:
             self._wait_beside(self._flights[0])
 
     def _wait_beside(self, flight: _Flight) -> None:
-        """Wait for it while the next batch is looked for."""
+        """Wait for it while the next batch is chosen."""
         flight.finish = asyncio.create_task(self.device.finish(flight.begun), name=f"finish-{self.device.name}")
         flight.finish.add_done_callback(lambda _: self._shared.wake())
 
@@ -320,7 +320,7 @@ def no_device() -> UnavailableError:
 
 
 def _ignore(finish: asyncio.Task[list[Detections]]) -> None:
-    """Read the error of a batch that has been answered, or asyncio logs it as one that nobody has read."""
+    """Read the error of a batch that has been answered, or asyncio logs it as never retrieved."""
     if not finish.cancelled():
         finish.exception()
 

@@ -20,7 +20,7 @@ class Pace:
         self._seconds: OrderedDict[tuple[Shape, int], float] = OrderedDict()
 
     def measure(self, shape: Shape, size: int, seconds: float) -> None:
-        """A batch has taken so long."""
+        """Record how long a batch took."""
         before = self._seconds.pop((shape, size), seconds)
         self._seconds[shape, size] = before + _NEW_SHARE * (seconds - before)
         if len(self._seconds) > _MOST_KINDS:

@@ -56,7 +56,7 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the service tells about the model it serves.
+    """What the service says about the model that it serves.
 
     Attributes:
         iou_threshold: overlap above which the model drops the lower of two detections of a class.
@@ -108,7 +108,7 @@ class Launched(Protocol):
 
 @runtime_checkable
 class Pipelined(Protocol):
-    """A detector whose device works by itself: it takes pictures early, and a batch while it works on another."""
+    """A detector whose device works without the host: it takes pictures early, and a batch while it runs another."""
 
     def allocate(self, shape: tuple[int, int, int]) -> Pixels:
         """Memory to decode a picture into: see `service.images.Allocate`. Called by any thread."""
@@ -136,7 +136,7 @@ class ModelDetector:
 
     Args:
         model: its parameters are moved to the device.
-        info: what to tell about it.
+        info: its name, weights and classes.
         device: "cpu", "cuda", "cuda:1", ...
         settings: precision and calibration.
 
@@ -210,7 +210,7 @@ class GPUDetector(ModelDetector):
         """See `Pipelined`. Where the picture cannot be sent, it stays where it is."""
         try:
             return self._uploads.send(image)
-        except RuntimeError:  # no memory, or no device any more: its own thread will meet that, and tell
+        except RuntimeError:  # no memory, or no device any more: its own thread will find and report that
             return image
 
     def launch(self, images: Sequence[Tensor]) -> Launched:
@@ -229,7 +229,7 @@ class GPUDetector(ModelDetector):
 
 
 class _ArraysLaunched:
-    """`Launched`, of a batch whose detections come as tensors."""
+    """`Launched`, of a batch whose detections are tensors."""
 
     def __init__(self, pending: Pending) -> None:
         self._pending = pending
@@ -297,7 +297,7 @@ def batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
 
 
 def check_device(detector: Detector) -> None:
-    """Have the device answer for one small grey picture; whatever it raises tells that it cannot."""
+    """Run one small grey picture on the device; an exception means that it cannot answer."""
     detector.detect([_grey((64, 64))])
 
 

@@ -169,7 +169,7 @@ class Device:
         def work() -> Detector:
             asked = reload(name) if renew else detector
             check_device(asked)
-            trim_host_memory()  # nobody is in a hurry now
+            trim_host_memory()  # no caller waits now
             return asked
 
         try:
@@ -187,7 +187,7 @@ class Device:
         return True
 
     def close(self) -> None:
-        """Take no more work; a call that runs is left to end by itself."""
+        """Take no more work; a call that runs ends on its own."""
         for thread in (self._thread, self._waiter):
             if thread is not None:
                 thread.retire()
@@ -233,11 +233,11 @@ class Device:
 
 @cache
 def _is_pipelined(kind: type[Detector]) -> bool:
-    return issubclass(kind, Pipelined)  # a look at a protocol takes longer than all else that is done for a picture
+    return issubclass(kind, Pipelined)  # checking a protocol takes longer than all else that is done for a picture
 
 
 def pipelined(detector: Detector) -> Pipelined | None:
-    """The detector, if its device works by itself."""
+    """The detector, if its device works without the host."""
     return cast(Pipelined, detector) if _is_pipelined(type(detector)) else None
 
 

@@ -47,11 +47,11 @@ class DeviceThread:
 
     @property
     def busy(self) -> bool:
-        """Whether work that was begun has not come to an end."""
+        """Whether work has begun and not ended."""
         return self._outcome is not None and self.alive
 
     async def run(self, work: Callable[[], T], *, timeout_s: float) -> T:
-        """The result of `work`. The thread goes on with it when the caller is cancelled or no longer waits.
+        """The result of `work`. The thread finishes it also when the caller is cancelled or no longer waits.
 
         Raises:
             WorkTimeoutError: it takes longer than that; the thread must not be used again.
@@ -76,7 +76,7 @@ class DeviceThread:
             del work, outcome, error  # a failure holds this frame: else only the collector would free the pictures
 
     def retire(self) -> None:
-        """End as soon as the work in hand has come to an end, if it ever does."""
+        """End as soon as the current work has ended, if it ever does."""
         self._inbox.put(None)
 
     def _live(self) -> None:

@@ -17,7 +17,7 @@ _ANOTHER_TORCH = "another build of torch (TORCH_INDEX=ADDRESS for make serve and
 
 
 class DetectorError(Exception):
-    """The detector cannot be set up as asked. The message tells what to do."""
+    """The detector cannot be set up as asked. The message says what to do."""
 
 
 def device_name(device: str) -> str:
@@ -62,7 +62,7 @@ def parse_devices(text: str) -> list[str]:
 
 
 def device_caveat(asked: str, devices: Sequence[str]) -> str | None:
-    """What to say loudly where a machine with a GPU serves on its CPU and nobody has asked for that.
+    """What to say loudly where a machine with a GPU serves on its CPU without having been asked to.
 
     Args:
         asked: the `--device` argument.

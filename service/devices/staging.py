@@ -1,10 +1,10 @@
-"""The way of a picture to a GPU: decoded into page-locked memory, then one asynchronous copy.
+"""The path of a picture to a GPU: decoded into page-locked memory, then one asynchronous copy.
 
-A GPU copies by itself from memory that the system cannot move: page-locked memory. To lock pages takes milliseconds, so
-it is done once, at start-up, for one buffer. Decoders write into slots of it.
+A GPU copies without the CPU only from memory that the system cannot move: page-locked memory. Locking pages takes
+milliseconds, so it is done once, at start-up, for one buffer. Decoders write into slots of it.
 
-A slot lives as long as something refers to its pixels: the request, the batch, or a copy that is not over. Nobody frees
-it by hand, so it is freed exactly once however a request ends.
+A slot lives as long as something refers to its pixels: the request, the batch, or a copy that is not over. No code
+frees it by hand, so it is freed exactly once however a request ends.
 """
 
 from __future__ import annotations

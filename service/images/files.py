@@ -13,7 +13,7 @@ IMAGE_SUFFIXES = frozenset(PICTURE_ENDINGS)
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file to look at, and the name under which its drawn copy is kept."""
+    """A file to detect in, and the name of its drawn copy."""
 
     path: Path
     name: Path  # relative

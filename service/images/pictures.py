@@ -93,7 +93,7 @@ def upright_rgb(image: OpenedImage, *, allocate: Allocate = pageable) -> Picture
     """
     with _problems():
         pixels = decoding.read_pixels(image, allocate=allocate)
-    # Left in the decoder's order: the detector goes through the pixels once anyway, to make them floats.
+    # Left in the decoder's order: the detector reads all pixels once anyway, to make them floats.
     return Picture(torch.from_numpy(pixels).permute(2, 0, 1))
 
 

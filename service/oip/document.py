@@ -64,7 +64,7 @@ _REQUEST = {
     "required": ["inputs"],
     "properties": {
         "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _TENSOR},
-        "id": {"type": "string", "description": "To come back with the answer."},
+        "id": {"type": "string", "description": "Returned in the answer."},
         "parameters": _PARAMETERS,
         "outputs": {"type": "array", "items": _OUTPUT, "description": "Those to send; all by default."},
     },

@@ -41,7 +41,7 @@ async def live() -> Response:
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", response_model=document.Ready, responses=document.READY_RESPONSES)
 async def ready(request: Request) -> Response:
-    """200 while requests are taken, else 503."""
+    """200 while requests are accepted, else 503."""
     return _readiness(request, {})
 
 

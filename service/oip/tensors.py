@@ -31,7 +31,7 @@ OUTPUTS = (
 )
 _LAYOUT = {"FP32": "<f4", "INT64": "<i8"}
 _DATATYPES = {str(output["name"]): str(output["datatype"]) for output in OUTPUTS}
-# JSON is read in one go, and everybody waits: as many numbers as 640 x 480 pixels have take some tens of milliseconds.
+# JSON is parsed in one call, and all callers wait: the numbers of 640 x 480 pixels take some tens of milliseconds.
 _MOST_JSON_PARTS = 1 << 20
 _EXPECTED_JSON = (
     "the request must be a JSON object of a million values at most; send tensors as binary data, or images as BYTES"

@@ -1,4 +1,4 @@
-"""The page for people: its files come from the package, and its policy forbids it to load or call anything else."""
+"""The page for people: its files come from the package, and its policy forbids everything else."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from service.wire import DEEPSTACK_PATH, KEY_HEADER, PROBE_PATHS
 
 logger = logging.getLogger(__name__)
 
-# The page is the same for everybody and knows nothing; it asks for a key before it detects.
+# The page is the same for all visitors and has no data; it asks for a key before it detects.
 _PAGE, _PAGE_FILES = "/", "/page/"
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
 _CHALLENGE = 'Bearer realm="faster-rcnn-service"'
@@ -30,7 +30,7 @@ _OPENS = "opens"  # in a request's state: whether a key opens, where its route c
 
 
 class KeysError(ValueError):
-    """The API keys cannot be used as they are given. The message tells what to do, and no key."""
+    """The API keys cannot be used as they are given. The message says what to do, and shows no key."""
 
 
 def load_keys(settings: Settings) -> frozenset[str]:
@@ -81,7 +81,7 @@ class ApiKeys:
     ) -> None:
         self.app = app
         self._equal = equal
-        # Digests have one length, so that comparing them does not tell a key's either.
+        # Digests have one length, so that comparing them does not reveal a key's either.
         self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +107,7 @@ class ApiKeys:
     def _opens(self, key: bytes) -> bool:
         digest = _digest(key)
         opens = False
-        for accepted in self._digests:  # all of them, so that the time tells nothing of which one it was
+        for accepted in self._digests:  # all of them, so that the time does not reveal which one it was
             opens |= self._equal(digest, accepted)
         return opens
 

@@ -98,7 +98,7 @@ class RequestContext:
         if code is not None:
             self.metrics.problems.labels(code).inc()
         if self.access_log:
-            # Probes come every few seconds, and say the same until they do not.
+            # Probes come every few seconds with the same answer; only a change is worth a line.
             level = logging.DEBUG if scope["path"] in PROBE_PATHS and status == 200 else logging.INFO
             # The path as asked for, and the query, are the caller's: they may hold anything.
             fields = {"method": scope["method"], "route": route, "status": status}
