@@ -78,7 +78,10 @@ class Settings(BaseSettings):
         120.0, gt=0, description="A device that works longer than this on one batch counts as failing."
     )
     canary_interval_s: float = Field(
-        60.0, ge=0, description="An idle device that does not answer is noticed within this; 0: when it is next used."
+        60.0,
+        ge=0,
+        description="An idle device that does not answer, or wrongly, is noticed within this, a busy one within five "
+        "times as long; 0: one that does not answer when it is next used.",
     )
     on_failure: Literal["restart", "exit"] = Field(
         "restart", description="When no device answers: restart them in this process, or exit for its supervisor."

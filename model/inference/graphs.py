@@ -120,6 +120,11 @@ class GraphedModel(ServingModel):
         with self._current_device():
             return self._launch(images, shapes.pop())
 
+    def raw_scores(self, image: Tensor) -> Tensor:
+        """See `ServingModel.raw_scores`."""
+        with self._current_device():
+            return super().raw_scores(image)
+
     def capture_for(self, image_hw: SizeHW, count: int) -> None:
         """Have the graph for `count` pictures of this size now, unless it cannot be made."""
         self._graph_or_make((self.padded_hw(image_hw), count))

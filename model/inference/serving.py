@@ -23,6 +23,8 @@ from model.roi_pool import MultiScaleRoIAlign
 from model.rpn import Predictions
 from model.structures import Detection, ImageBatch, SizeHW
 
+_RAW_SCORES = 1000
+
 
 class Pending(Protocol):
     """A batch that a device works on."""
@@ -129,6 +131,25 @@ class ServingModel:
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         return output
+
+    @torch.inference_mode()
+    def raw_scores(self, image: Tensor) -> Tensor:
+        """What the detector scores in a picture before any threshold, in an order that rounding hardly changes.
+
+        Args:
+            image: `[3, H, W]`, as for `detect`.
+
+        Returns:
+            The highest objectness logits, sorted, and the highest logit of each class; on the host.
+        """
+        self._set_arithmetic()
+        batch: ImageBatch = self.transform.batch([self._resized(image)])
+        output = self.network(batch.tensors)
+        proposals = self.rpn.propose(self._predictions(batch, output), batch.image_sizes)
+        logits, _ = self._run_box_head(output, proposals)
+        objectness = torch.cat(self.per_anchor(output)[0], dim=1)[0].float()
+        best = objectness.topk(min(_RAW_SCORES, len(objectness))).values
+        return torch.cat((best, logits.amax(dim=0) if len(logits) else logits.new_zeros(logits.shape[1]))).cpu()
 
     def launch(self, images: Sequence[Tensor]) -> Pending:
         """Begin to detect, as `detect` does. This form has to wait for its device before it returns."""

@@ -23,6 +23,8 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+_BUSY_INTERVALS = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherLimits:
@@ -33,7 +35,8 @@ class BatcherLimits:
         max_queue_delay_s: how long an idle device waits for a batch to fill.
         priority_head_start_s: see `batch_queue`.
         hang_timeout_s: a device that works longer than this on one batch counts as failing.
-        canary_interval_s: an idle device that does not answer is noticed within this; 0 for never.
+        canary_interval_s: an idle device that does not answer, or answers wrongly, is noticed within this; a busy one
+            that answers wrongly within five times as long. 0 for never.
     """
 
     max_batch_size: int
@@ -69,6 +72,7 @@ class Batcher:
             raise ValueError("a batcher needs at least one detector")
         # Idle for half of the interval, then checked, with the other half to answer.
         self._idle_s = limits.canary_interval_s / 2 or math.inf
+        self._busy_s = limits.canary_interval_s * _BUSY_INTERVALS or math.inf
         self._devices = [
             Device(
                 detector,
@@ -197,6 +201,7 @@ class Batcher:
             device,
             self._shared,
             idle_s=self._idle_s,
+            busy_s=self._busy_s,
             others_answer=lambda: self.failure is None,
             on_lost=self._on_device_lost,
             on_measured=self._on_batch,

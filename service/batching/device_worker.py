@@ -98,6 +98,7 @@ class DeviceWorker:
         device: what runs the batches.
         shared: where they come from.
         idle_s: how long the device may be idle before it is checked.
+        busy_s: how long it may be busy.
         others_answer: whether another device does.
         on_lost: called when the device does not answer, perhaps again and again.
         on_measured: called with how many images the device has answered, and in how many seconds.
@@ -110,6 +111,7 @@ class DeviceWorker:
         shared: SharedQueue,
         *,
         idle_s: float,
+        busy_s: float,
         others_answer: Callable[[], bool],
         on_lost: Callable[[], None],
         on_measured: Callable[[int, float], None],
@@ -118,6 +120,8 @@ class DeviceWorker:
         self.device = device
         self._shared = shared
         self._idle_s = idle_s
+        self._busy_s = busy_s
+        self._checked_at = time.perf_counter()
         self._others_answer = others_answer
         self._on_lost = on_lost
         self._on_measured = on_measured
@@ -149,16 +153,26 @@ class DeviceWorker:
         device, flights = self.device, self._flights
         if len(flights) == device.depth:
             await self._settle()
-        elif device.failure is None and (batch := await self._next_batch()):
+        elif device.failure is None and not self._check_due and (batch := await self._next_batch()):
             self._taken.append(batch)
             await self._launch(batch)
         elif flights:  # the oldest is over, or the device fails
             await self._settle()
-        elif self._may_prepare and device.failure is None:
+        elif self._may_prepare and device.failure is None and not self._check_due:
             await self._prepare()
-        elif not await device.check():
+        elif not await self._check():
             self._on_lost()
             await asyncio.sleep(_CHECK_INTERVAL_S)
+
+    @property
+    def _check_due(self) -> bool:
+        """Whether the device has been busy for so long that the next batch waits until it is checked."""
+        return time.perf_counter() - self._checked_at >= self._busy_s
+
+    async def _check(self) -> bool:
+        answers = await self.device.check()
+        self._checked_at = time.perf_counter()
+        return answers
 
     async def _next_batch(self) -> Batch:
         """What to launch next. Nothing once the oldest batch in flight is over, or the device was idle for long."""
@@ -293,7 +307,7 @@ class DeviceWorker:
         elif isinstance(error, DeviceHungError):
             _fail(batch, UnavailableError("the device hangs; one of these images may be why"))
             self._on_lost()
-        elif self.device.failure is not None or not await self.device.check():
+        elif self.device.failure is not None or not await self._check():
             self._hand_over(batch)
         elif len(batch) > 1:
             for one in batch:

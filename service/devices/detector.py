@@ -28,6 +28,7 @@ from model.structures import Detection
 from model.weights.categories import Categories
 from model.weights.checkpoints import WeightsError, WeightsUnavailableError
 from model.weights.names import AUTO, BUNDLED, RANDOM
+from service.devices.canary import KnownAnswer, ask
 from service.devices.cores import compute_threads
 from service.devices.gpus import DetectorError, device_caveat, parse_devices
 from service.devices.staging import cuda_uploads, page_locked
@@ -127,6 +128,13 @@ class Pipelined(Protocol):
         ...
 
 
+@runtime_checkable
+class Known(Protocol):
+    """A detector that has been asked about the known picture when it was loaded."""
+
+    known_answer: KnownAnswer | None
+
+
 # Errors that the operator can fix; the message says how.
 LOAD_ERRORS = (DetectorError, WeightsError, WeightsUnavailableError)
 
@@ -159,6 +167,7 @@ class ModelDetector:
             raise DetectorError(str(error)) from error
         self.precision = self._model.precision
         self.best_batch_size = 1
+        self.known_answer: KnownAnswer | None = None  # from when it was loaded
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         return self._model.padded_hw(size_hw)
@@ -172,6 +181,9 @@ class ModelDetector:
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         return [_as_arrays(found) for found in self._model.detect(images)]
+
+    def raw_scores(self, image: Tensor) -> Tensor:
+        return self._model.raw_scores(image)
 
 
 class GPUDetector(ModelDetector):
@@ -271,7 +283,7 @@ def load_detectors(settings: Settings) -> list[Detector]:
         own = model if len(devices) == 1 else copy.deepcopy(model)
         kind = GPUDetector if device.startswith("cuda") else ModelDetector
         detector = kind(own, info, device=device, settings=settings)
-        check_device(detector)
+        detector.known_answer = ask(detector)
         if settings.max_batch_size == AUTO:
             detector.measure_batch_size()
         if isinstance(detector, GPUDetector):
@@ -294,11 +306,6 @@ def batch_size(settings: Settings, detectors: Sequence[Detector]) -> int:
     if settings.max_batch_size != "auto":
         return settings.max_batch_size
     return min(detector.best_batch_size for detector in detectors)
-
-
-def check_device(detector: Detector) -> None:
-    """Run one small grey picture on the device; an exception means that it cannot answer."""
-    detector.detect([_grey((64, 64))])
 
 
 def release_memory(device: str) -> None:

@@ -12,12 +12,13 @@ from typing import TypeVar, cast
 from torch import Tensor
 
 from service.devices.batch_cap import BatchCap
+from service.devices.canary import KnownAnswer, WrongAnswerError, ask, check_answer, known_picture
 from service.devices.detector import (
     Detections,
     Detector,
+    Known,
     Launched,
     Pipelined,
-    check_device,
     is_out_of_memory,
     release_memory,
     trim_host_memory,
@@ -61,6 +62,8 @@ class Device:
     call, so its successor gets a new detector of its own, and the stuck one ends when its call returns. Memory
     bounds how often that can be done: with three stuck threads the device is beyond repair, until one returns.
 
+    A detector that no longer gives the known answer is replaced once, as its weights may have been damaged in memory.
+
     Args:
         detector: what runs on the device.
         reload: makes another one for a device of this name; blocks.
@@ -89,6 +92,10 @@ class Device:
         self._waiter: DeviceThread | None = None
         self._stuck: list[DeviceThread] = []
         self._held_by: DeviceThread | None = None  # the one of them that is stuck in `detector`
+        known_picture()  # drawn now: it would be part of the first check's time
+        self._known = detector.known_answer if isinstance(detector, Known) else None
+        self._is_wrong = False  # the last answer to the known picture was
+        self._replaced = False  # since it has been wrong
 
     @property
     def name(self) -> str:
@@ -159,23 +166,32 @@ class Device:
         return False
 
     async def check(self) -> bool:
-        """Whether it answers for a picture that cannot be at fault. Repairs what it can before it asks."""
+        """Whether it gives the known answer to the known picture. Repairs what it can before it asks."""
         self._stuck = [thread for thread in self._stuck if thread.alive]
         if self.beyond_repair:
             return False
-        renew = self._held_by is not None and self._held_by.alive
-        reload, name, detector = self._reload, self.name, self.detector
+        replace = self._is_wrong and not self._replaced
+        renew = replace or (self._held_by is not None and self._held_by.alive)
+        reload, name, detector, known = self._reload, self.name, self.detector, self._known
+        self._replaced = self._replaced or replace
 
-        def work() -> Detector:
+        def work() -> tuple[Detector, KnownAnswer]:
             asked = reload(name) if renew else detector
-            check_device(asked)
+            answer = _checked(asked, known)
             trim_host_memory()  # no caller waits now
-            return asked
+            return asked, answer
 
         try:
-            self.detector = await self._run(work, self._hang_timeout_s if renew else self._canary_timeout_s)
+            self.detector, self._known = await self._run(
+                work, self._hang_timeout_s if renew else self._canary_timeout_s
+            )
         except DeviceHungError:
             logger.error("%s hangs", name)  # noqa: TRY400 - there is no more to tell
+            return False
+        except WrongAnswerError as error:
+            logger.error("%s answers wrongly to the known picture: %s", name, error)  # noqa: TRY400 - nor here
+            self.failure = f"{name} answers wrongly: {error}"
+            self._is_wrong = True
             return False
         except Exception as error:
             logger.exception("%s does not answer", name)
@@ -184,6 +200,7 @@ class Device:
         if self.failure is not None:
             logger.warning("%s answers again", name)
         self.failure = self._held_by = None
+        self._is_wrong = self._replaced = False
         return True
 
     def close(self) -> None:
@@ -239,6 +256,14 @@ def _is_pipelined(kind: type[Detector]) -> bool:
 def pipelined(detector: Detector) -> Pipelined | None:
     """The detector, if its device works without the host."""
     return cast(Pipelined, detector) if _is_pipelined(type(detector)) else None
+
+
+def _checked(detector: Detector, known: KnownAnswer | None) -> KnownAnswer:
+    """The known answer, which the detector has just given; its first answer if none is known."""
+    if known is None:
+        return ask(detector)
+    check_answer(detector, known)
+    return known
 
 
 def _alive(thread: DeviceThread | None, name: str) -> DeviceThread:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import calls
 from tests.support.calls import Reply, record
-from tests.support.faulty_server import ServerProcess, faulty, numbered_png
+from tests.support.faulty_server import CANARY, ServerProcess, faulty, numbered_png
 
 pytestmark = pytest.mark.reliability
 
@@ -53,7 +53,7 @@ async def killed_under_load(server: ServerProcess, *, polls_readiness: bool) -> 
     async def caller() -> None:
         while not (polls_readiness and leaving.is_set()):
             number = next(numbers)
-            if number == 127 * 256 + 127:
+            if number == CANARY:
                 continue
             reply = await calls.call(server.port, calls.post(numbered_png(number)))
             replies.append((number, reply))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.support import calls
 from tests.support.calls import record
-from tests.support.faulty_server import faulty
+from tests.support.faulty_server import CANARY, faulty
 
 pytestmark = pytest.mark.reliability
 
@@ -20,7 +20,6 @@ REQUESTS = int(os.environ.get("RELIABILITY_SOAK", "10000"))
 WARM_UP = 2000
 AT_ONCE = 32
 SIZES = [(32, 32), (640, 480), (480, 640), (333, 777), (1280, 720), (64, 1000), (800, 800), (1, 1), (1920, 1080)]
-CANARY = 127 * 256 + 127
 
 
 def test_memory_stays_and_nobody_gets_anothers_answer() -> None:

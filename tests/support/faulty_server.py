@@ -16,7 +16,11 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
+from service.devices.canary import known_picture
 from tests.support.processes import script_environment
+
+_RED, _GREEN = known_picture()[:2, 0, 0].tolist()
+CANARY = 256 * _RED + _GREEN  # the number of the picture that devices are checked with
 
 
 @dataclass
@@ -35,7 +39,7 @@ class ServerProcess:
     def ran(self) -> list[list[int]]:
         """The numbers of the pictures of each batch, canaries not among them."""
         batches = [[int(number) for number in line.split()] for line in self._ran.read_text().splitlines()]
-        return [batch for batch in batches if batch != [127 * 256 + 127]]
+        return [batch for batch in batches if batch != [CANARY]]
 
     def memory_kib(self) -> int:
         """Resident memory."""
@@ -49,7 +53,7 @@ class ServerProcess:
         return self.memory_kib()
 
     def _canaries(self) -> int:
-        return self._ran.read_text().splitlines().count(str(127 * 256 + 127))
+        return self._ran.read_text().splitlines().count(str(CANARY))
 
     def health(self) -> str:
         return str(httpx.get(f"{self.url}/healthz", timeout=10).json()["status"])
