@@ -300,7 +300,8 @@ class Service:
         self._move_to(State.READY)
         assert self._loaded is not None, "it has been started"
         self._loaded.set_result(None)
-        self.metrics.set_model_info(detectors[0].info.name, detectors[0].info.weights, self.version)
+        info = detectors[0].info
+        self.metrics.set_model_info(info.name, info.weights, info.version, self.version)
         for detector in detectors:
             self.metrics.set_device_info(detector.device, device_name(detector.device), detector.precision)
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in detectors})

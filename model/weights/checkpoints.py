@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models._api import Weights
@@ -23,6 +24,7 @@ from model.weights.files import CheckpointInfo, WeightsError, is_counter, read_f
 from model.weights.foreign import PREDICTOR_KEY, in_few_lines, other_architecture, without_prefix
 from model.weights.names import BUNDLED, COCO_V1, unreadable_weights
 
+_VERSION_DIGITS = 12
 BUNDLED_PATH = Path(__file__).parents[1] / "bundled" / "blood_cells.frcnn"
 
 
@@ -33,11 +35,17 @@ class Checkpoint:
     name: str  # "COCO_V1", "bundled", or the file's name
     state_dict: dict[str, Tensor]
     info: CheckpointInfo
+    sha256: str | None = None  # of the file, in hexadecimal; None without one
 
     @property
     def architecture(self) -> Architecture:
         """The detector that the tensors belong to, by their names."""
         return architecture_of(self.state_dict)
+
+    @property
+    def version(self) -> str:
+        """Tells weights apart: the first 12 digits of the file's SHA-256; without a file, of the tensors'."""
+        return (self.sha256 or _tensors_sha256(self.state_dict))[:_VERSION_DIGITS]
 
     @property
     def num_classes(self) -> int:
@@ -135,9 +143,10 @@ def read_coco(architecture: Architecture = FASTERRCNN_RESNET50_FPN, *, progress:
     """
     path = fetch_coco(architecture, progress=progress)
     _refuse_unreadable(path)
-    if _official_coco(path) is not architecture:
+    digest = _sha256(path)
+    if _official_coco(digest) is not architecture:
         raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
-    return _coco_checkpoint(read_file(path)[0], architecture)
+    return _coco_checkpoint(read_file(path)[0], architecture, digest)
 
 
 def bundled_is_present() -> bool:
@@ -164,14 +173,23 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     wherever it lies and whatever it is called.
 
     Raises:
-        WeightsError: the file is missing, may not be read, is broken, or of another kind.
+        WeightsError: the file is missing, may not be read, is broken, or of another kind, or changes meanwhile.
     """
     path = Path(path)
     _refuse_unreadable(path)
+    before = _state(path)
+    digest = _sha256(path)
     tensors, info = read_file(path)
-    if info is None and (architecture := _official_coco(path)) is not None:
-        return _coco_checkpoint(tensors, architecture)
-    return Checkpoint(name=path.name, state_dict=_modern(without_prefix(tensors)), info=info or CheckpointInfo())
+    if _state(path) != before:
+        raise WeightsError(f"{path} changed while it was read. Write the new file beside it, and rename that")
+    if info is None and (architecture := _official_coco(digest)) is not None:
+        return _coco_checkpoint(tensors, architecture, digest)
+    return Checkpoint(
+        name=path.name,
+        state_dict=_modern(without_prefix(tensors)),
+        info=info or CheckpointInfo(),
+        sha256=digest,
+    )
 
 
 def _refuse_unreadable(path: Path) -> None:
@@ -180,10 +198,10 @@ def _refuse_unreadable(path: Path) -> None:
         raise WeightsError(message)
 
 
-def _coco_checkpoint(tensors: Mapping[str, Tensor], architecture: Architecture) -> Checkpoint:
+def _coco_checkpoint(tensors: Mapping[str, Tensor], architecture: Architecture, digest: str) -> Checkpoint:
     """The official tensors, with the class names and the epsilon that the file lacks."""
     info = CheckpointInfo(class_names=coco_categories().names, norm_eps=architecture.coco_norm_eps)
-    return Checkpoint(name=COCO_V1, state_dict=_modern(tensors), info=info)
+    return Checkpoint(name=COCO_V1, state_dict=_modern(tensors), info=info, sha256=digest)
 
 
 def _modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -234,10 +252,27 @@ def _refuse_other_architecture(source: str, tensors: Mapping[str, Tensor], wante
         raise WeightsError(f"{source} holds {name}, and the detector is {wanted.name}. Its first keys: {first_keys}")
 
 
-def _official_coco(path: Path) -> Architecture | None:
-    """The architecture whose official COCO file this is: a published file's name ends with the start of its SHA-256."""
+def _state(path: Path) -> tuple[int, int, int]:
+    """What another file at this path, or other content, would change."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _official_coco(digest: str) -> Architecture | None:
+    """The architecture whose official COCO file this is: a published file's name ends with the start of its SHA-256."""
     published = ((one, Path(coco_weights(one).url).stem.rsplit("-", 1)[1]) for one in ARCHITECTURES.values())
     return next((one for one, digits in published if digest.startswith(digits)), None)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_MODEL = {"name": "fasterrcnn_resnet50_fpn", "weights": "bundled"}
+_MODEL = {"name": "fasterrcnn_resnet50_fpn", "weights": "bundled", "version": "9bf86393ebff"}
 QUERY = {"max_detections": 3}
 DETECTION: dict[str, Any] = {
     "boxes": [

@@ -124,7 +124,7 @@ async def healthz(request: Request) -> Response:
         detail=condition.detail,
         version=service.version,
         uptime_s=round(service.uptime_s, 3),
-        model=None if info is None else schemas.Model(name=info.name, weights=info.weights),
+        model=None if info is None else schemas.Model(**schemas.model_json(info)),
         devices=[detector.device for detector in service.detectors],
         precision=next((detector.precision for detector in service.detectors), None),
         max_batch_size=service.max_batch_size,

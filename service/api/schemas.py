@@ -32,6 +32,7 @@ class ImageSize(BaseModel):
 class Model(BaseModel):
     name: str
     weights: str
+    version: str  # the first 12 hexadecimal digits of the SHA-256 of the file of weights
 
 
 class DetectionResult(BaseModel):
@@ -153,7 +154,7 @@ def label_names(labels: Sequence[int], categories: Categories) -> list[str]:
 
 
 def model_json(info: ModelInfo) -> dict[str, str]:
-    return {"name": info.name, "weights": info.weights}
+    return {"name": info.name, "weights": info.weights, "version": info.version}
 
 
 def labels_json(categories: Categories) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def inspect_weights(
     names = checkpoint.categories.objects()
     typer.echo(f"name        {checkpoint.name}")
     typer.echo(f"model       {checkpoint.architecture.name}")
+    typer.echo(f"version     {checkpoint.version}")
     typer.echo(f"tensors     {len(checkpoint.state_dict)}")
     typer.echo(f"parameters  {sum(t.numel() for t in checkpoint.state_dict.values()):,}")
     typer.echo(f"classes     {len(names)}: {', '.join(list(names.values())[:8])}{', ...' if len(names) > 8 else ''}")

@@ -42,6 +42,7 @@ class DetectionResult:
         names: the classes' names.
         width, height: of the image, in pixels.
         model, weights: what found them.
+        version: of the weights: two results of one version come from the same file.
         box_format, normalized: what the boxes' numbers mean.
         timing: where the time went.
         request_id: finds the request in the service's log.
@@ -55,6 +56,7 @@ class DetectionResult:
     height: int
     model: str
     weights: str
+    version: str
     box_format: BoxFormat = "xyxy"
     normalized: bool = False
     timing: Timing = field(default_factory=Timing)
@@ -145,6 +147,7 @@ def from_json(
             height=body["image"]["height"],
             model=body["model"]["name"],
             weights=body["model"]["weights"],
+            version=body["model"]["version"],
             box_format=box_format,
             normalized=normalized,
             timing=Timing.parse(headers.get("server-timing", "")),

@@ -66,6 +66,7 @@ class ModelInfo:
     name: str
     weights: str
     categories: Categories
+    version: str = ""  # of the weights: see `Checkpoint.version`
     iou_threshold: float = 0.5
 
 
@@ -274,7 +275,11 @@ def load_detectors(settings: Settings) -> list[Detector]:
     checkpoint = checkpoint.named(settings.class_names)
     model = from_checkpoint(checkpoint)
     info = ModelInfo(
-        checkpoint.architecture.name, checkpoint.name, checkpoint.categories, iou_threshold=model.roi_heads.nms_thresh
+        checkpoint.architecture.name,
+        checkpoint.name,
+        checkpoint.categories,
+        checkpoint.version,
+        iou_threshold=model.roi_heads.nms_thresh,
     )
     if AUTO in {settings.precision, settings.max_batch_size}:
         logger.info("measuring what is fastest here, for some seconds; --precision and --max-batch-size do without")
@@ -290,8 +295,8 @@ def load_detectors(settings: Settings) -> list[Detector]:
             detector.get_ready(min(batch_size(settings, [detector]), _LARGEST_GPU_BATCH))
         detectors.append(detector)
         logger.info(
-            "%s weights are on %s in %s, best %d at a time",
-            info.weights, device, detector.precision, detector.best_batch_size,
+            "%s weights, version %s, are on %s in %s, best %d at a time",
+            info.weights, info.version, device, detector.precision, detector.best_batch_size,
         )  # fmt: skip
     # The log has what `auto` fell back to, with the reason.
     about_weights = None if settings.weights == AUTO else weights_caveat(settings.weights, info)

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_MODEL_LABELS = ("model", "weights", "version")
+_MODEL_LABELS = ("model", "weights", "weights_version", "version")
 _DEVICE_LABELS = ("device", "name", "precision")
 _REFUSALS = ("queue-full", "too-late", "pixels-full", "bytes-full")
 
@@ -57,8 +57,10 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.ready = Gauge("frcnn_ready", "1 while the service takes requests.", registry=self.registry)
 
-    def set_model_info(self, model: str, weights: str, version: str) -> None:
-        self.model.labels(model, weights, version).set(1)
+    def set_model_info(self, model: str, weights: str, weights_version: str, version: str) -> None:
+        """Tell what is served, in place of what was."""
+        self.model.clear()
+        self.model.labels(model, weights, weights_version, version).set(1)
 
     def set_device_info(self, device: str, name: str, precision: str) -> None:
         self.device.labels(device, name, precision).set(1)

@@ -24,7 +24,7 @@ def rules() -> list[dict[str, str]]:
 
 def test_every_metric_in_an_alert_is_one_of_ours() -> None:
     metrics = Metrics()
-    metrics.set_model_info("m", "w", "1")
+    metrics.set_model_info("m", "w", "0123456789ab", "1")
     known = set(re.findall(r"^# TYPE (\w+)", metrics.exposition()[0].decode(), re.MULTILINE))
     for rule in rules():
         for name in re.findall(r"frcnn_\w+", rule["expr"]):

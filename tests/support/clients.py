@@ -17,7 +17,7 @@ FOUND = {
     "scores": [0.5],
     "label_names": ["person"],
     "image": {"width": 8, "height": 8},
-    "model": {"name": "m", "weights": "w"},
+    "model": {"name": "m", "weights": "w", "version": "0123456789ab"},
 }
 
 

@@ -69,6 +69,7 @@ function facts(found) {
   const all = [
     ["Model", found.model?.name],
     ["Weights", found.model?.weights],
+    ["Weights version", found.model?.version],
     ["Device", found.devices?.join(", ")],
     ["Precision", found.precision],
     ["Largest batch", found.max_batch_size],

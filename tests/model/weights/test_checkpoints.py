@@ -30,6 +30,7 @@ from model.weights.checkpoints import (
     read_coco,
     save_checkpoint,
 )
+from model.weights.files import read_file
 
 CLS_SCORE = "roi_heads.box_predictor.cls_score.weight"
 TENSORS = {"rpn.head.conv.0.0.weight": torch.arange(12.0).reshape(3, 4), CLS_SCORE: torch.ones(4, 2).half()}
@@ -251,6 +252,37 @@ def test_the_official_file_is_known_by_its_hash_wherever_it_lies(
     checkpoint = read_checkpoint(path)
     assert checkpoint.name == "COCO_V1"
     assert checkpoint.info == CheckpointInfo(class_names=tuple(entry.meta["categories"]), norm_eps=0.0)
+
+
+def test_a_version_is_the_start_of_the_files_hash(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, TENSORS, CheckpointInfo())
+    assert read_checkpoint(path).version == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def test_weights_without_a_file_have_a_version_of_their_values() -> None:
+    def version(tensors: dict[str, torch.Tensor]) -> str:
+        return Checkpoint(name="random", state_dict=tensors, info=CheckpointInfo()).version
+
+    tensors = {"a": torch.zeros(2, 3), "n": torch.tensor(1), "h": torch.ones(2, dtype=torch.bfloat16)}
+    assert version(tensors) == version({key: tensor.clone() for key, tensor in tensors.items()})
+    others = ({"a": torch.ones(2, 3)}, {"a": torch.zeros(6)}, {"b": torch.zeros(1)})
+    assert len({version(tensors), *(version(tensors | other) for other in others)}) == 4
+    assert len(version(tensors)) == 12
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = tmp_path / "a.pth", tmp_path / "b.pth"
+    torch.save(TENSORS, path)
+    torch.save(TENSORS, other)
+
+    def read_and_replace(asked: Path) -> Any:
+        other.replace(asked)
+        return read_file(asked)
+
+    monkeypatch.setattr(model.weights.checkpoints, "read_file", read_and_replace)
+    with pytest.raises(WeightsError, match="changed while it was read"):
+        read_checkpoint(path)
 
 
 def test_load_strictly_lets_batch_counters_come_and_go() -> None:

@@ -23,7 +23,7 @@ DETECTED = {
     "scores": [0.9, 0.3],
     "label_names": ["person", "dog"],
     "image": {"width": 40, "height": 32},
-    "model": {"name": "fasterrcnn_resnet50_fpn", "weights": "fake"},
+    "model": {"name": "fasterrcnn_resnet50_fpn", "weights": "fake", "version": "fa4e01234567"},
 }
 
 
@@ -285,7 +285,11 @@ async def test_health_labels_and_metrics() -> None:
         health = await client.get("/healthz")
         assert health.status_code == 200
         assert health.json()["status"] == "ok"
-        assert health.json()["model"] == {"name": "fasterrcnn_resnet50_fpn", "weights": "fake"}
+        assert health.json()["model"] == {
+            "name": "fasterrcnn_resnet50_fpn",
+            "weights": "fake",
+            "version": "fa4e01234567",
+        }
         assert (await client.get("/livez")).status_code == (await client.get("/readyz")).status_code == 200
         for path in ("/healthz", "/livez", "/readyz"):
             assert (await client.head(path)).status_code == 200

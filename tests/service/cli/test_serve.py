@@ -68,7 +68,12 @@ def test_serve_as_a_process_ends_cleanly_on_sigterm() -> None:
             assert time.monotonic() < give_up
             time.sleep(0.1)
         health = httpx.get(f"{url}/healthz").json()
-        assert health["model"] == {"name": "fasterrcnn_resnet50_fpn", "weights": "random"}
+        assert health["model"] | {"version": ""} == {
+            "name": "fasterrcnn_resnet50_fpn",
+            "weights": "random",
+            "version": "",
+        }
+        assert re.fullmatch("[0-9a-f]{12}", health["model"]["version"])
         child.send_signal(signal.SIGTERM)
         assert child.wait(30) == 0
 

@@ -55,7 +55,7 @@ def test_every_kind_of_image_is_taken(calling: type[Sync], tmp_path: Path) -> No
     assert result.labels.tolist() == [1, 4]
     assert result.scores.tolist() == [0.9, 0.3]
     assert result.names == ("person", "dog")
-    assert (result.model, result.weights) == ("fasterrcnn_resnet50_fpn", "fake")
+    assert (result.model, result.weights, result.version) == ("fasterrcnn_resnet50_fpn", "fake", "fa4e01234567")
     assert result.timing.batch_size == 1
     assert {"decode", "queue", "inference"} <= set(result.timing.stages_ms)
     assert result.request_id

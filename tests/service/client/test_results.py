@@ -16,7 +16,7 @@ BODY = {
     "scores": [0.75, 0.5],
     "label_names": ["dog", "person"],
     "image": {"width": 80, "height": 100},
-    "model": {"name": "m", "weights": "w"},
+    "model": {"name": "m", "weights": "w", "version": "0123456789ab"},
 }
 FORMATS = {
     ("xyxy", False): [10, 20, 40, 60],

@@ -60,7 +60,7 @@ async def test_what_an_operator_asks_is_told() -> None:
     assert told["frcnn_ready"][""] == 1
     (model,) = told["frcnn_model_info"]
     assert model.startswith("model=fasterrcnn_resnet50_fpn,version=")
-    assert model.endswith("weights=fake")
+    assert model.endswith("weights=fake,weights_version=fa4e01234567")
     assert told["frcnn_device_info"] == {"device=cpu,name=cpu,precision=fp32": 1}
     assert "frcnn_device_memory_bytes" not in told
     assert told["process_resident_memory_bytes"][""] > 1e6
