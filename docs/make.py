@@ -100,8 +100,8 @@ def error_rows() -> list[tuple[int, str, str, str]]:
 
 def api_page() -> str:
     """Every path, object and error."""
-    # With a key, so that each path lists its 401.
-    document = create_app(Settings(api_keys=SecretStr("0" * 16))).openapi()
+    # With a key, so that each path lists its 401, and with every path.
+    document = create_app(Settings(api_keys=SecretStr("0" * 16), enable_reload=True)).openapi()
     lines = [_API_HEAD]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from service.api import openapi
+from service.api.admin import router as admin_router
 from service.api.job import ClientGoneError
 from service.api.routes import detect_router, router
 from service.api.swagger import FILES_PATH, docs_files
@@ -111,7 +112,8 @@ def _add_middlewares(app: FastAPI, settings: Settings, keys: frozenset[str]) -> 
 
 
 def _add_routes(app: FastAPI) -> None:
-    for part in (detect_router, router, oip_router, deepstack_router, page_router, docs_router):
+    admin = [admin_router] if app.state.service.settings.enable_reload else []
+    for part in (detect_router, router, oip_router, deepstack_router, page_router, docs_router, *admin):
         app.router.routes += part.routes  # `include_router` matches each request twice
     app.mount("/page", PackageFiles(directory=STATIC))
     app.mount(FILES_PATH, docs_files())

@@ -6,6 +6,8 @@ ServiceError
 +- UnauthorizedError        401  no API key, or a wrong one
 +- NotAcceptableError       406  no form of the answer is one that the caller takes
 +- BodyTimeoutError         408  the body came too slowly; the connection is closed
++- ReloadError              409  the weights cannot be replaced; unless it paused, the service goes on with the old ones
++- ReloadMemoryError        409  there is no memory for a second model; a reload with a pause needs less
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken
 +- BadParameterError        422  a query parameter is out of range
@@ -86,6 +88,14 @@ class BodyTimeoutError(ServiceError):
     status, code = HTTPStatus.REQUEST_TIMEOUT, "body-timeout"
     close_connection = True
     retry = "on a new connection"
+
+
+class ReloadError(ServiceError):
+    status, code = HTTPStatus.CONFLICT, "reload-failed"
+
+
+class ReloadMemoryError(ServiceError):
+    status, code = HTTPStatus.CONFLICT, "reload-needs-memory"
 
 
 class TooLargeError(ServiceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -19,9 +20,10 @@ from opentelemetry.trace import TracerProvider
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher, BatcherLimits
 from service.devices.cores import usable_cores
-from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, weights_caveat
-from service.devices.gpus import device_caveat, device_memory, device_name
+from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, release_memory, weights_caveat
+from service.devices.gpus import DetectorError, device_caveat, device_memory, device_name
 from service.errors import UnavailableError
+from service.reloading import Reloader
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.stages import Stages
@@ -103,6 +105,8 @@ class Service:
         threads = settings.decode_threads or usable_cores()
         self.metrics.ready.set_function(lambda: self.condition.status == "ok")
         self._decoders = ThreadPoolExecutor(threads, "decode")
+        self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in self.detectors})
+        self._reloader = Reloader(self, load=load, settings=settings, metrics=self.metrics)
 
     async def start(self) -> None:
         """Begin to load, in a thread that does not keep the process from ending. Returns at once."""
@@ -280,6 +284,44 @@ class Service:
     def _open(self, detectors: Sequence[Detector]) -> None:
         if self._state is State.STOPPED:
             return
+        self.put_up(detectors)
+        self._move_to(State.READY)
+        assert self._loaded is not None, "it has been started"
+        self._loaded.set_result(None)
+        logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
+
+    async def reload(self, *, pause: bool = False) -> ModelInfo:
+        """Serve with the weights as they are now: see `Reloader.reload`."""
+        return await self._reloader.reload(pause=pause)
+
+    @property
+    def serving(self) -> Batcher | None:
+        """What the devices serve from, also while none answers; None without a model, and after the end."""
+        return None if self._state is State.STOPPED else self._batcher
+
+    async def take_down(self) -> None:
+        """Answer what is accepted, reject what comes, and let the model go."""
+        batcher, self._batcher = self._batcher, None
+        assert batcher is not None, "there is a model to let go"
+        images = self.admission.images
+        while images.used:
+            await images.wait_for_release()
+        await batcher.stop()
+        devices = [detector.device for detector in batcher.detectors]
+        del batcher
+        gc.unfreeze()
+        gc.collect()
+        for device in devices:
+            release_memory(device)
+
+    def lose_model(self, reason: str) -> None:
+        """Fail for good: the old model is gone, and there is no new one."""
+        self._fail(reason, reason)
+
+    def put_up(self, detectors: Sequence[Detector]) -> None:
+        """Serve with these detectors, unless the service has stopped."""
+        if self._state is State.STOPPED:
+            return
         settings = self.settings
         self._batcher = Batcher(
             detectors,
@@ -297,15 +339,14 @@ class Service:
         )
         self._device_caveat = device_caveat(settings.device, [detector.device for detector in detectors])
         self._batcher.start()
-        self._move_to(State.READY)
-        assert self._loaded is not None, "it has been started"
-        self._loaded.set_result(None)
+        self.announce_model()
+
+    def announce_model(self) -> None:
+        """Tell the metrics what is served."""
+        detectors = self.detectors
         info = detectors[0].info
         self.metrics.set_model_info(info.name, info.weights, info.version, self.version)
-        for detector in detectors:
-            self.metrics.set_device_info(detector.device, device_name(detector.device), detector.precision)
-        self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in detectors})
-        logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
+        self.metrics.set_device_info([(one.device, device_name(one.device), one.precision) for one in detectors])
 
     def _reload(self, device: str) -> Detector:
         """Runs in the device's thread."""
@@ -319,7 +360,10 @@ class Service:
         if self.settings.weights == "auto":
             asked["weights"] = lost.info.weights
         detectors = self._load(self.settings.model_copy(update=asked))
-        return next(detector for detector in detectors if detector.device == device)
+        found = next(detector for detector in detectors if detector.device == device)
+        if found.info.version != lost.info.version:
+            raise DetectorError("the file of weights has changed since it was read; reload it, by SIGHUP for one")
+        return found
 
     def _on_failure(self, beyond_repair: bool) -> None:
         """No device answers."""

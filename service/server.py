@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -16,6 +18,7 @@ import uvicorn
 
 from service.app import create_app
 from service.devices.detector import load_detectors
+from service.errors import ServiceError
 from service.lifecycle import LoadDetectors, Service
 from service.settings import Settings
 from service.web.protocol import MAX_HEAD_BYTES, LimitedProtocol
@@ -37,6 +40,12 @@ class Server(uvicorn.Server):
         self._service = service
         self._stop_accepting_at: float | None = None  # on the monotonic clock; None before a signal
         self._frozen = False
+        self._reload_asked = False
+        self._reload: asyncio.Task[None] | None = None
+
+    def reload_soon(self, *_: object) -> None:
+        """Have the weights read again, as on SIGHUP. For a signal handler: `on_tick` begins the work, on the loop."""
+        self._reload_asked = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal. uvicorn calls this in its signal handler; the state changes in `on_tick`, on the loop."""
@@ -54,6 +63,9 @@ class Server(uvicorn.Server):
         if not self._frozen and self._service.condition.status == "ok":
             self._frozen = True
             _freeze_loaded_objects()
+        if self._reload_asked:
+            self._reload_asked = False
+            self._reload = asyncio.create_task(_reload(self._service), name="reload")
         if self._stop_accepting_at is None:
             return done
         self._service.start_draining()
@@ -64,6 +76,11 @@ class Server(uvicorn.Server):
             return done
         self._service.stop_accepting()
         return True
+
+
+async def _reload(service: Service) -> None:
+    with contextlib.suppress(ServiceError):  # it is logged, and nobody waits for it
+        await service.reload()
 
 
 def _freeze_loaded_objects() -> None:
@@ -108,6 +125,8 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
     # Before uvicorn handles signals, and after: a clean end is exit code 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, server.reload_soon)
     server.run(sockets=[listener])
     gc.unfreeze()  # or what triton's bindings hold is never freed, and they say so in dozens of lines
     if service.loading and service.fatal_error is None:

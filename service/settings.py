@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     on_failure: Literal["restart", "exit"] = Field(
         "restart", description="When no device answers: restart them in this process, or exit for its supervisor."
     )
+    enable_reload: bool = Field(
+        False, description="Let POST /-/reload read the weights again and serve with them, as SIGHUP does."
+    )
     drain_delay_s: float = Field(
         0.0, ge=0, description="After SIGTERM, how long requests are still taken while /readyz says draining."
     )

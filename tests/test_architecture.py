@@ -32,6 +32,7 @@ LAYERS = {
         settings images loadtest
         devices telemetry
         batching web
+        reloading
         lifecycle page
         api
         deepstack oip

@@ -26,6 +26,7 @@ _MEANINGS = {
     401: "No API key, or a wrong one",
     404: "There is no such model",
     406: "The answer is JSON alone, and the caller takes only pictures",
+    409: "The weights cannot be replaced",
     408: "The body came too slowly",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
@@ -130,6 +131,17 @@ METRICS_RESPONSES: dict[int | str, dict[str, Any]] = {
             "application/openmetrics-text": {"schema": {"type": "string"}},
         },
     }
+}
+
+RELOAD_REQUEST = {
+    "parameters": [
+        {
+            "name": "pause",
+            "in": "query",
+            "description": "Let the old model go before the new one is loaded.",
+            "schema": {"type": "boolean", "default": False},
+        }
+    ]
 }
 
 _SECURITY_SCHEMES = {

@@ -16,10 +16,9 @@ from service.api.job import admit, service_of
 from service.api.pipeline import ImageResult, detect_image, detect_images
 from service.api.query import DetectParameters, DetectQuery, SelectionQuery, parse_query
 from service.api.schemas import FastJSONResponse
-from service.api.selection import Selection
 from service.api.uploads import read_files, read_image
 from service.batching.batch_queue import Priority
-from service.devices.detector import ModelInfo
+from service.devices.detector import Detections
 from service.errors import NotAcceptableError, ServiceError, UnavailableError
 from service.images.drawing import DrawnFormat, draw, encode
 from service.web.problems import problem_of
@@ -66,8 +65,7 @@ async def detect(request: Request, query: DetectParameters) -> Response:
     """
     drawn_type = _drawn_type(request.headers.get("accept", ""))
     async with admit(request, Priority.NORMAL) as job:
-        info = job.batcher.info
-        selection = query.selection(info)
+        query.selection(job.batcher.info)  # a wrong one is rejected before the body is read
         data = await job.read(read_image, body_bytes=job.settings.max_body_bytes)
         finding = detect_image(job, data, keep_picture=drawn_type is not None)
         del data  # once decoded, nothing needs it
@@ -75,8 +73,8 @@ async def detect(request: Request, query: DetectParameters) -> Response:
         headers = {"Server-Timing": result.server_timing()}
         with job.stage("encode"):
             if drawn_type is None:
-                return FastJSONResponse(_result(result, query, selection, info), headers=headers)
-            drawn = await job.in_thread(lambda: _drawn(result, selection, info, _DRAWN[drawn_type]))
+                return FastJSONResponse(_result(result, query), headers=headers)
+            drawn = await job.in_thread(lambda: _drawn(result, query, _DRAWN[drawn_type]))
             return Response(drawn, media_type=drawn_type, headers=headers)
 
 
@@ -95,8 +93,8 @@ async def detect_batch(request: Request, query: DetectParameters) -> Response:
             "/detect/batch answers with application/json alone; /detect gives one picture with its boxes drawn"
         )
     async with admit(request, Priority.LOW) as job:
-        info, settings = job.batcher.info, job.settings
-        selection = query.selection(info)
+        settings = job.settings
+        query.selection(job.batcher.info)
         files = await job.read(read_files, body_bytes=settings.max_batch_body_bytes, files=settings.max_batch_files)
         outcomes = await detect_images(job, files)
         for outcome in outcomes:
@@ -104,9 +102,7 @@ async def detect_batch(request: Request, query: DetectParameters) -> Response:
                 job.service.metrics.problems.labels(outcome.code).inc()
         with job.stage("encode"):
             results = [
-                problem_of(request.scope, outcome)
-                if isinstance(outcome, ServiceError)
-                else _result(outcome, query, selection, info)
+                problem_of(request.scope, outcome) if isinstance(outcome, ServiceError) else _result(outcome, query)
                 for outcome in outcomes
             ]
             return FastJSONResponse({"results": results})
@@ -169,14 +165,19 @@ async def metrics(request: Request) -> Response:
     return Response(body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
 
-def _result(result: ImageResult, query: DetectQuery, selection: Selection, info: ModelInfo) -> dict[str, Any]:
-    return schemas.result_json(selection.apply(result.answer.detections), query, result.size_hw, info)
+def _result(result: ImageResult, query: DetectQuery) -> dict[str, Any]:
+    return schemas.result_json(_chosen(result, query), query, result.size_hw, result.answer.info)
 
 
-def _drawn(result: ImageResult, selection: Selection, info: ModelInfo, image_format: DrawnFormat) -> bytes:
+def _chosen(result: ImageResult, query: DetectQuery) -> Detections:
+    """The detections that are wanted, by the classes of the model that answered: it may have come meanwhile."""
+    return query.selection(result.answer.info).apply(result.answer.detections)
+
+
+def _drawn(result: ImageResult, query: DetectQuery, image_format: DrawnFormat) -> bytes:
     assert result.picture is not None, "it is kept for this"
-    chosen = selection.apply(result.answer.detections)
-    captions = schemas.captions(chosen, info.categories)
+    chosen = _chosen(result, query)
+    captions = schemas.captions(chosen, result.answer.info.categories)
     image = draw(result.picture, chosen.boxes.tolist(), chosen.labels.tolist(), captions)
     return encode(image, image_format)
 

@@ -48,6 +48,13 @@ class DetectionResult(BaseModel):
     model: Model
 
 
+class Reloaded(BaseModel):
+    """What is served after a reload, and how long that took."""
+
+    model: Model
+    seconds: float
+
+
 class Problem(BaseModel):
     """RFC 9457 problem document."""
 

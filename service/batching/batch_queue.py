@@ -86,6 +86,12 @@ class BatchQueue(Generic[Job]):
             if not line:
                 del self._lines[job.shape]
 
+    def take_all(self) -> list[Job]:
+        """Remove and return every job, by turn."""
+        waiting = [job for line in self._lines.values() for file in line.values() for job in file.values()]
+        self._lines.clear()
+        return sorted(waiting, key=self._turn)
+
     def take(self, now: float, *, at_most: int | None = None, hold_until: float = -math.inf) -> list[Job]:
         """Remove and return the batch to run now, by turn: from the line that holds the earliest.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from service.batching.batch_queue import BatchQueue, Priority
 from service.batching.device_worker import Answer, DeviceWorker, QueuedPicture, SharedQueue, no_device
+from service.devices.canary import KnownAnswer
 from service.devices.detector import Detector, ModelInfo
 from service.devices.device import Device, Reload, pipelined
 from service.errors import ServiceError, UnavailableError
@@ -93,7 +94,8 @@ class Batcher:
         self._on_failure = on_failure
         self._on_batch = on_batch
         self._metrics = metrics
-        metrics.queued.set_function(lambda: len(self._queue))
+        queue = self._queue
+        metrics.queued.set_function(lambda: len(queue))  # not `self`, which has the model
         self._workers: dict[Device, asyncio.Task[None]] = {}
         self._stopped = False
 
@@ -170,6 +172,20 @@ class Batcher:
         self._fail_all_waiting(_shutting_down())
         for device in self._devices:
             device.close()
+
+    def switch(self, detectors: Sequence[Detector], answers: Sequence[KnownAnswer]) -> None:
+        """Run the next batches with another model. Batches in flight end with the old one.
+
+        Args:
+            detectors: one per device, in the same order.
+            answers: what each has answered to the known picture.
+        """
+        for device, detector, answer in zip(self._devices, detectors, answers, strict=True):
+            device.switch(detector, answer)
+        for job in self._queue.take_all():  # it may pad pictures otherwise
+            job.shape = detectors[0].padded_shape(job.picture.size_hw)
+            self._queue.put(job)
+        self._shared.wake()
 
     async def submit(self, picture: Picture, *, priority: Priority = Priority.NORMAL) -> Answer:
         """Queue a picture and wait for its detections. A caller who is cancelled leaves the queue.

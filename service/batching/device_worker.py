@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from service.batching.batch_queue import BatchQueue, Priority, Shape
 from service.batching.pace import Pace
-from service.devices.detector import Detections
+from service.devices.detector import Detections, ModelInfo
 from service.devices.device import Device, DeviceHungError, DeviceMemoryError, InFlight
 from service.errors import InferenceError, ServiceError, UnavailableError
 from service.images.pictures import Picture
@@ -38,6 +38,7 @@ class Answer(NamedTuple):
     queue_s: float
     inference_s: float
     batch_size: int
+    info: ModelInfo  # of the model that answered
 
 
 @dataclass(eq=False, slots=True)
@@ -259,11 +260,11 @@ class DeviceWorker:
             self._flights.popleft()
             if self._flights:
                 self._flights[0].started = max(self._flights[0].started, time.perf_counter())
-        self._answer(flight.batch, found, flight.started)
+        self._answer(flight.batch, found, flight.started, flight.begun.detector.info)
         self._taken.remove(flight.batch)
         return None
 
-    def _answer(self, batch: Batch, found: Sequence[Detections], started: float) -> None:
+    def _answer(self, batch: Batch, found: Sequence[Detections], started: float, info: ModelInfo) -> None:
         elapsed = time.perf_counter() - started
         self._pace.measure(batch[0].shape, len(batch), elapsed)
         self._on_measured(len(batch), elapsed)
@@ -271,7 +272,7 @@ class DeviceWorker:
         for one, detections in zip(batch, found, strict=True):
             self._queue_seconds.observe(started - one.arrived)
             if not one.answer.done():
-                one.answer.set_result(Answer(detections, started - one.arrived, elapsed, len(batch)))
+                one.answer.set_result(Answer(detections, started - one.arrived, elapsed, len(batch), info))
 
     async def _sort_out(self, failed: Sequence[tuple[Batch, Exception]]) -> None:
         """Give the callers of failed batches an answer each, one batch after the other: nothing is in flight now."""
@@ -291,12 +292,13 @@ class DeviceWorker:
         started = time.perf_counter()
         self._batch_size.observe(len(batch))
         try:
-            found = await self.device.detect([one.picture for one in batch])
+            begun = await self.device.launch([one.picture for one in batch])
+            found = await self.device.finish(begun)
         except Exception as error:
             logger.exception("%s failed on a batch of %d", self.device.name, len(batch))
             await self._recover(batch, error)
             return
-        self._answer(batch, found, started)
+        self._answer(batch, found, started, begun.detector.info)
 
     async def _recover(self, batch: Batch, error: Exception) -> None:
         """Find out whether the size of the batch, the device or a picture failed, and answer all other callers."""

@@ -47,32 +47,37 @@ async def detection(request: Request, query: SelectionParameters) -> Response:
         check_key(request.scope, texts.get(KEY_FIELD, ""))
 
     async with admit(request, Priority.NORMAL) as job:
-        info = job.batcher.info
-        selection = query.selection(info)
+        query.selection(job.batcher.info)  # a wrong one is rejected before the body is read
         reader = partial(
             read_image_field, field=IMAGE_FIELD, texts={CONFIDENCE_FIELD, KEY_FIELD}, before_image=before_image
         )
         data, texts = await job.read(reader, body_bytes=job.settings.max_body_bytes)
-        selection = _above(selection, texts.get(CONFIDENCE_FIELD, ""))
+        least = _least(texts.get(CONFIDENCE_FIELD, ""))
         finding = detect_image(job, data)
         del data  # once decoded, nothing needs it
         result = await finding
         with job.stage("encode"):
-            predictions = _predictions(selection.apply(result.answer.detections), info)
+            info = result.answer.info  # of the model that answered: it may have come meanwhile
+            chosen = _above(query.selection(info), least).apply(result.answer.detections)
+            predictions = _predictions(chosen, info)
             body = {"success": True, "predictions": predictions, "duration": round(time.perf_counter() - started, 6)}
             return FastJSONResponse(body, headers={"Server-Timing": result.server_timing()})
 
 
-def _above(selection: Selection, min_confidence: str) -> Selection:
-    """The selection with a least score for every class.
+def _least(min_confidence: str) -> float:
+    """The least score that the form asks for.
 
     Raises:
         BadParameterError: it is no score.
     """
     try:
-        least = parse_threshold(min_confidence) if min_confidence.strip() else USUAL_CONFIDENCE
+        return parse_threshold(min_confidence) if min_confidence.strip() else USUAL_CONFIDENCE
     except ValueError as error:
         raise BadParameterError(f"{CONFIDENCE_FIELD}: {error}") from error
+
+
+def _above(selection: Selection, least: float) -> Selection:
+    """The selection with a least score for every class."""
     return replace(
         selection,
         score_threshold=max(selection.score_threshold, least),

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -31,7 +31,7 @@ from model.weights.names import AUTO, BUNDLED, RANDOM
 from service.devices.canary import KnownAnswer, ask
 from service.devices.cores import compute_threads
 from service.devices.gpus import DetectorError, device_caveat, parse_devices
-from service.devices.staging import cuda_uploads, page_locked
+from service.devices.staging import Uploads, cuda_uploads, page_locked
 from service.images.pictures import Pixels
 from service.settings import Precision, Settings
 
@@ -66,8 +66,8 @@ class ModelInfo:
     name: str
     weights: str
     categories: Categories
-    version: str = ""  # of the weights: see `Checkpoint.version`
     iou_threshold: float = 0.5
+    version: str = ""  # of the weights: see `Checkpoint.version`
 
 
 class Detector(Protocol):
@@ -136,6 +136,12 @@ class Known(Protocol):
     known_answer: KnownAnswer | None
 
 
+def known_answer(detector: Detector) -> KnownAnswer:
+    """What the detector said of the known picture when it was loaded; asks it if that has not been done. May block."""
+    known = detector.known_answer if isinstance(detector, Known) else None
+    return known or ask(detector)
+
+
 # Errors that the operator can fix; the message says how.
 LOAD_ERRORS = (DetectorError, WeightsError, WeightsUnavailableError)
 
@@ -192,9 +198,7 @@ class GPUDetector(ModelDetector):
 
     def __init__(self, model: FasterRCNN, info: ModelInfo, *, device: str, settings: Settings) -> None:
         super().__init__(model, info, device=device, settings=settings)
-        # Of the other priority than those that graphs are captured on, as torch hands out the same ones again.
-        self._upload_stream = torch.cuda.Stream(self._device, priority=-1)
-        self._uploads = cuda_uploads(self._device, self._upload_stream)
+        self._upload_stream, self._uploads = _uploads_of(self._device)
         self._staging = page_locked(min(3 * settings.queue_capacity_pixels, _MOST_STAGED_BYTES))
 
     def measure_batch_size(self) -> None:
@@ -241,6 +245,14 @@ class GPUDetector(ModelDetector):
         return launched.fetch()
 
 
+@cache
+def _uploads_of(device: torch.device) -> tuple[torch.cuda.Stream, Uploads]:
+    """The way of pictures to a device. Its detectors share it: one may get what was sent before it came."""
+    # Of the other priority than the streams that graphs are captured on, as torch hands out the same ones again.
+    stream = torch.cuda.Stream(device, priority=-1)
+    return stream, cuda_uploads(device, stream)
+
+
 class _ArraysLaunched:
     """`Launched`, of a batch whose detections are tensors."""
 
@@ -278,8 +290,8 @@ def load_detectors(settings: Settings) -> list[Detector]:
         checkpoint.architecture.name,
         checkpoint.name,
         checkpoint.categories,
-        checkpoint.version,
         iou_threshold=model.roi_heads.nms_thresh,
+        version=checkpoint.version,
     )
     if AUTO in {settings.precision, settings.max_batch_size}:
         logger.info("measuring what is fastest here, for some seconds; --precision and --max-batch-size do without")

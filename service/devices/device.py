@@ -116,6 +116,17 @@ class Device:
         """Batches that may be in flight at a time."""
         return 1 if pipelined(self.detector) is None else _DEPTH
 
+    def switch(self, detector: Detector, known: KnownAnswer) -> None:
+        """Run the next batch on another detector. What is in flight ends on the old one.
+
+        Args:
+            detector: of the same device.
+            known: what it has answered to the known picture.
+        """
+        self.detector, self._known = detector, known
+        self.failure = self._held_by = None
+        self._is_wrong = self._replaced = False
+
     async def detect(self, pictures: Sequence[Picture]) -> list[Detections]:
         """Detections for each picture. Raises what `launch` and `finish` raise."""
         return await self.finish(await self.launch(pictures))
@@ -182,13 +193,13 @@ class Device:
             return asked, answer
 
         try:
-            self.detector, self._known = await self._run(
-                work, self._hang_timeout_s if renew else self._canary_timeout_s
-            )
+            asked, answer = await self._run(work, self._hang_timeout_s if renew else self._canary_timeout_s)
         except DeviceHungError:
             logger.error("%s hangs", name)  # noqa: TRY400 - there is no more to tell
             return False
         except WrongAnswerError as error:
+            if self.detector is not detector:
+                return True  # another one has come meanwhile
             logger.error("%s answers wrongly to the known picture: %s", name, error)  # noqa: TRY400 - nor here
             self.failure = f"{name} answers wrongly: {error}"
             self._is_wrong = True
@@ -197,6 +208,9 @@ class Device:
             logger.exception("%s does not answer", name)
             self.failure = f"{name}: {type(error).__name__}"
             return False
+        if self.detector is not detector:
+            return True
+        self.detector, self._known = asked, answer
         if self.failure is not None:
             logger.warning("%s answers again", name)
         self.failure = self._held_by = None

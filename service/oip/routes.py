@@ -95,25 +95,26 @@ async def infer(request: Request) -> Response:
     The parameters `score_threshold`, `max_detections`, `labels`, `iou_threshold` and `class_agnostic` choose as they do
     in `/detect`; `timeout` is in microseconds.
     """
-    name = _find_model(request)
+    _find_model(request)
     async with admit(request, Priority.NORMAL) as job:
         length = request.headers.get(LENGTH_HEADER)
         body = await job.read(read_base64_body, body_bytes=job.settings.max_body_bytes)
         reading = job.in_thread(partial(read_request, body, length))
         del body
         asked = await reading
-        selection = _selection(asked, job.batcher.info)
+        _selection(asked, job.batcher.info)  # a wrong one is rejected before the image is decoded
         if (timeout_s := _timeout_s(asked)) is not None:
             job.shorten(timeout_s)
         image = asked.image
         result = await (detect_image(job, image) if isinstance(image, bytes) else detect_pixels(job, image))
         with job.stage("encode"):
-            return _response(result, asked, selection, name)
+            return _response(result, asked)
 
 
-def _response(result: ImageResult, asked: InferRequest, selection: Selection, name: str) -> Response:
-    chosen = selection.apply(result.answer.detections)
-    body, json_length = write_response(chosen, asked, model=name, version=VERSION)
+def _response(result: ImageResult, asked: InferRequest) -> Response:
+    info = result.answer.info  # of the model that answered: it may have come meanwhile
+    chosen = _selection(asked, info).apply(result.answer.detections)
+    body, json_length = write_response(chosen, asked, model=info.name, version=VERSION)
     headers = {"Server-Timing": result.server_timing()}
     if json_length is None:
         return Response(body, media_type="application/json", headers=headers)

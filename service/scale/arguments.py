@@ -30,6 +30,7 @@ _NOT_HERE = {
     "host": "Serve's proxies listen; set http_options",
     "port": "Serve's proxies listen; set http_options",
     "request_timeout_ms": "request_timeout_s in http_options bounds it too; set FRCNN_REQUEST_TIMEOUT_MS on every node",
+    "enable_reload": "a request reaches one replica alone; deploy again, and Serve replaces them all",
     "drain_delay_s": "Serve stops sending requests to a replica before it ends it",
 }
 

@@ -15,6 +15,7 @@ from prometheus_client.utils import floatToGoString
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MODEL_LABELS = ("model", "weights", "weights_version", "version")
 _DEVICE_LABELS = ("device", "name", "precision")
+_RELOADS = ("ok", "failed", "no-memory")
 _REFUSALS = ("queue-full", "too-late", "pixels-full", "bytes-full")
 
 
@@ -54,6 +55,9 @@ class Metrics:
         self.capacity = Gauge("frcnn_images_capacity", "Most images in flight.", registry=self.registry)
         self.model = Gauge("frcnn_model_info", "1 of what is served.", _MODEL_LABELS, registry=self.registry)
         self.device = Gauge("frcnn_device_info", "1 of each device.", _DEVICE_LABELS, registry=self.registry)
+        self.reloads = Counter("frcnn_reloads", "Reloads of the weights.", ["result"], registry=self.registry)
+        for result in _RELOADS:
+            self.reloads.labels(result)
         ProcessCollector(registry=self.registry)
         self.ready = Gauge("frcnn_ready", "1 while the service takes requests.", registry=self.registry)
 
@@ -62,8 +66,11 @@ class Metrics:
         self.model.clear()
         self.model.labels(model, weights, weights_version, version).set(1)
 
-    def set_device_info(self, device: str, name: str, precision: str) -> None:
-        self.device.labels(device, name, precision).set(1)
+    def set_device_info(self, devices: Sequence[tuple[str, str, str]]) -> None:
+        """Tell the devices, in place of those that were: of each its address, name and precision."""
+        self.device.clear()
+        for labels in devices:
+            self.device.labels(*labels).set(1)
 
     def watch_memory(self, read: Callable[[], Mapping[str, Mapping[str, int]]]) -> None:
         """Export the bytes of each device by their kind, from `read`, which each scrape calls."""

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -52,6 +53,27 @@ def listens(port: int) -> bool:
     return True
 
 
+def test_sighup_reads_the_weights_again_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_text("first")
+    with faulty(weights=weights) as server:
+        first = detect(server, numbered_png(1)).json()
+        assert first["label_names"] == ["first"]
+        weights.write_text("second")
+        server.child.send_signal(signal.SIGHUP)
+        server.until(lambda: httpx.get(f"{server.url}/labels").json()["labels"] == [{"id": 1, "name": "second"}])
+        second = detect(server, numbered_png(1)).json()
+        assert second["label_names"] == ["second"]
+        assert second["model"]["version"] != first["model"]["version"]
+        weights.unlink()
+        server.child.send_signal(signal.SIGHUP)
+        server.until(lambda: "the weights are not replaced: no such file of weights: weights" in server.log.read_text())
+        assert detect(server, numbered_png(1)).json() == second
+        assert httpx.get(f"{server.url}/healthz").json()["status"] == "ok"
+        server.child.send_signal(signal.SIGTERM)
+        assert server.child.wait(20) == 0
+
+
 def test_a_second_signal_ends_it_at_once() -> None:
     with faulty(batch_s=60) as server, ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(detect, server, numbered_png(1))
@@ -93,7 +115,7 @@ def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set() -> N
         assert "has not answered for 0.5 s" in server.log.read_text()
 
 
-def test_by_default_a_device_that_hangs_is_loaded_anew() -> None:
+def test_by_default_a_device_that_hangs_is_loaded_again() -> None:
     with faulty(hang_timeout_s=0.5) as server:
         assert detect(server, numbered_png(1, HANGS)).status_code == 503
         server.until_ok()

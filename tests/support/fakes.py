@@ -43,7 +43,7 @@ class FakeDetector:
         memory: int = 1000,
         device: str = "cpu",
     ) -> None:
-        self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", CATEGORIES, "fa4e01234567")
+        self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", CATEGORIES, version="fa4e01234567")
         self.device = device
         self.precision = "fp32"
         self.best_batch_size = 1

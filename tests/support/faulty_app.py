@@ -5,12 +5,14 @@ a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, 
 
     FAULTY_BATCH_S   seconds that a batch takes, however large it is
     FAULTY_LOAD_S    seconds until the model is loaded
+    FAULTY_BUILD     if set, a detector of full size is built at each load, and does nothing but take the time
     FAULTY_SLOW_PX   pictures of this width are never done being decoded
     FAULTY_RAN       a file that gets a line per batch: the numbers of its pictures
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
@@ -26,7 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.build import from_checkpoint, random_checkpoint
+from model.inference.build import serving_model
 from model.weights.categories import Categories
+from model.weights.checkpoints import WeightsError
 from service.devices.detector import Detections, Detector, ModelInfo
 from service.server import serve
 from service.settings import Settings
@@ -43,15 +48,16 @@ class Fault(IntEnum):
 
 
 SIGNED = (13, 37, 42)
+CPU = torch.device("cpu")
 
 
 class FaultyDetector:
-    info = ModelInfo("fasterrcnn_resnet50_fpn", "faulty", Categories.of_objects(["person"]))
     precision = "fp32"
     best_batch_size = 1
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, info: ModelInfo) -> None:
         self.device = device
+        self.info = info
         self._batch_s = float(os.environ.get("FAULTY_BATCH_S", "0"))
         self._ran = Path(os.environ["FAULTY_RAN"])
         self._slow_px = int(os.environ.get("FAULTY_SLOW_PX", "0"))
@@ -101,7 +107,21 @@ def zero_to_one(image: Tensor) -> float:
 
 def load(settings: Settings) -> list[Detector]:
     time.sleep(float(os.environ.get("FAULTY_LOAD_S", "0")))
-    return [FaultyDetector("cpu" if settings.device == "auto" else settings.device)]
+    if os.environ.get("FAULTY_BUILD"):
+        form = serving_model(from_checkpoint(random_checkpoint(), min_size=64), device=CPU, precision="fp32")
+        form.detect([torch.zeros(3, 64, 64, dtype=torch.uint8)])
+    return [FaultyDetector("cpu" if settings.device == "auto" else settings.device, info_of(settings.weights))]
+
+
+def info_of(weights: str) -> ModelInfo:
+    """What a file of weights tells: its text is the name of the only class. A name such as COCO_V1 is no file."""
+    name, version = "person", ""
+    if "/" in weights:
+        if not Path(weights).is_file():
+            raise WeightsError(f"no such file of weights: {weights}")
+        name = Path(weights).read_text()
+        version = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return ModelInfo("fasterrcnn_resnet50_fpn", "faulty", Categories.of_objects([name]), version=version)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def test_replicas_are_told_what_serves_options_follow_from(monkeypatch: pytest.M
         ({"port": 9000}, "http_options"),
         ({"host": "0.0.0.0"}, "http_options"),
         ({"drain_delay_s": 5}, "Serve stops sending"),
+        ({"enable_reload": True}, "one replica alone"),
         ({"request_timeout_ms": 300_000}, "FRCNN_REQUEST_TIMEOUT_MS"),  # at a proxy, too, which would end it earlier
         ({"detectors": "service.devices.detector"}, "module:name"),
         ({"detectors": "no_such_module:load"}, "no_such_module"),

@@ -1,0 +1,66 @@
+"""Work of seconds and minutes beside requests, in a thread that gives way to those that answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_NICENESS = 10
+# CPython's own interval is 5 ms: for so long a thread that builds a model keeps one that answers from the interpreter.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+async def in_background(work: Callable[[], T], *, name: str) -> T:
+    """The result of work that blocks. The end of the process does not wait for it.
+
+    Args:
+        work: runs in a thread of its own, with a lower priority than the others; threads that it starts inherit that.
+        name: of the thread.
+
+    Raises:
+        Exception: whatever `work` raises.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_outcome: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
+            loop.call_soon_threadsafe(lambda: None if outcome.done() else set_outcome())
+
+    def run() -> None:
+        _give_way()
+        try:
+            with _short_turns():
+                result = work()
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            failure = error  # the name `error` ends with this block
+            tell(lambda: outcome.set_exception(failure))
+        else:
+            tell(lambda: outcome.set_result(result))
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await outcome
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread, where the system has such a thing."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+@contextlib.contextmanager
+def _short_turns() -> Iterator[None]:
+    """Have the threads of this process take shorter turns in the interpreter."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

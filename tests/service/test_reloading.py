@@ -1,0 +1,330 @@
+"""New weights without downtime: what serves changes between two batches, and a failure changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from model.weights.categories import Categories
+from model.weights.checkpoints import WeightsError
+from service.app import create_app
+from service.devices.detector import Detections
+from service.devices.host_memory import available_memory
+from service.lifecycle import Service
+from service.reloading import Reloader
+from service.settings import Settings
+from tests.support.fakes import FakeDetector, FakeGPU, red_png
+from tests.support.servers import serving
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[FakeDetector, FakeGPU], ids=["one in flight", "two in flight"])
+def fake(request: pytest.FixtureRequest) -> Any:
+    """The class of the detectors."""
+    return request.param
+
+
+class Weights:
+    """What `--weights` names, for a service of fake detectors: each version finds its own classes at its own places.
+
+    Args:
+        kind: of the detectors.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self.version = "a"
+        self.fault: Exception | None = None
+        self.loaded: list[Any] = []
+        self.asked: list[Settings] = []
+        self.service: Service  # once it serves
+
+    def load(self, settings: Settings) -> list[Any]:
+        self.asked.append(settings)
+        if self.fault is not None:
+            raise self.fault
+        made, version = self._kind(), self.version
+        made.info = dataclasses.replace(
+            made.info, version=version * 12, categories=Categories.of_objects([f"{version}{n}" for n in range(4)])
+        )
+        made.expected = lambda red: Detections(
+            boxes=np.array([[ord(version), red, ord(version) + 4, red + 9]], dtype=np.float32),
+            labels=np.array([2]),
+            scores=np.array([0.9], dtype=np.float32),
+        )
+        self.loaded.append(made)
+        return [made]
+
+
+@asynccontextmanager
+async def reloadable(
+    source: Weights, *, memory: int | None = None, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service whose weights are `source`, on a host with so many bytes of memory left."""
+    app = create_app(Settings(enable_reload=True, **settings), load=source.load)
+    service = source.service = app.state.service
+    service._reloader = Reloader(
+        service, load=source.load, settings=service.settings, metrics=service.metrics, memory=lambda: memory
+    )
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client,
+        asyncio.timeout(60),
+    ):
+        await service.until_loaded()
+        yield client
+
+
+def version_of(answer: dict[str, Any], red: int) -> str:
+    """The version that an answer is of, in all its parts."""
+    version = str(answer["model"]["version"])[0]
+    assert answer["model"]["version"] == version * 12
+    assert answer["label_names"] == [f"{version}1"]
+    assert answer["boxes"] == [[ord(version), red, ord(version) + 4, red + 9]]
+    return version
+
+
+async def test_every_answer_is_of_one_version_while_weights_are_reloaded(fake: Any) -> None:
+    weights = Weights(fake)
+    seen: list[str] = []
+    async with reloadable(weights, max_batch_size=4) as client:
+        ended = asyncio.Event()
+
+        async def ask(number: int) -> None:
+            red = number % 200
+            answer = await client.post("/detect", content=red_png(red))
+            assert answer.status_code == 200, answer.text
+            seen.append(version_of(answer.json(), red))
+
+        async def callers() -> None:
+            async with asyncio.TaskGroup() as group:
+                for number in range(100_000):
+                    if ended.is_set():
+                        return
+                    group.create_task(ask(number))
+                    await asyncio.sleep(0.005)
+
+        calling = asyncio.create_task(callers())
+        for version in "babab":
+            weights.version = version
+            answer = await client.post("/-/reload")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["model"]["version"] == version * 12
+            await ask(7)
+            assert seen[-1] == version
+            assert (await client.get("/healthz")).json()["model"]["version"] == version * 12
+            assert (await client.get("/labels")).json()["labels"][0]["name"] == f"{version}0"
+            await asyncio.sleep(0.05)
+        ended.set()
+        await calling
+        metrics = (await client.get("/metrics")).text
+    assert set(seen) == {"a", "b"}
+    assert 'frcnn_reloads_total{result="ok"} 5.0' in metrics
+    assert metrics.count("frcnn_model_info{") == 1
+    assert f'weights_version="{"b" * 12}"' in metrics
+
+
+async def test_pictures_that_wait_are_answered_by_the_new_model(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights, max_batch_size=1) as client:
+        old = weights.loaded[0]
+        old.gate.clear()
+        callers = [asyncio.create_task(client.post("/detect", content=red_png(red))) for red in range(1, 6)]
+        while not old.started.is_set():
+            await asyncio.sleep(0.01)
+        weights.version = "b"
+        assert (await client.post("/-/reload")).status_code == 200
+        old.gate.set()
+        versions = [version_of((await caller).json(), red) for red, caller in enumerate(callers, start=1)]
+        assert 1 <= versions.count("a") <= 2  # what was in flight
+        assert set(versions) == {"a", "b"}
+
+
+async def test_labels_are_those_of_the_model_that_answers(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights, max_batch_size=1) as client:
+        old = weights.loaded[0]
+        old.gate.clear()
+        caller = asyncio.create_task(client.post("/detect", content=red_png(1)))
+        ids = asyncio.create_task(client.post("/detect?labels=2", content=red_png(2)))
+        names = asyncio.create_task(client.post("/detect?labels=a1", content=red_png(3)))
+        while weights.service.images_in_flight < 3:
+            await asyncio.sleep(0.01)
+        weights.version = "b"
+        assert (await client.post("/-/reload")).status_code == 200
+        old.gate.set()
+        assert (await caller).status_code == 200
+        for answer, red in ((await ids, 2), (await names, 3)):
+            if answer.status_code == 200:
+                version_of(answer.json(), red)
+            else:  # the class of the old model is none of the new one's
+                assert (red, answer.status_code) == (3, 422)
+                assert "b0" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "result", "told"),
+    [
+        (WeightsError("/models/w.pth is broken\nin many places"), "reload-failed", "failed", "w.pth is broken"),
+        (RuntimeError("secret"), "reload-failed", "failed", "RuntimeError"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "reload-needs-memory", "no-memory", "with a pause"),
+    ],
+)
+async def test_a_reload_that_fails_leaves_the_old_model_serving(
+    fault: Exception, code: str, result: str, told: str, fake: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights, weights="/models/w.pth") as client:
+        weights.version, weights.fault = "b", fault
+        answer = await client.post("/-/reload")
+        assert answer.status_code == 409
+        assert answer.json()["type"].endswith(code)
+        assert told in answer.json()["detail"]
+        assert "/models" not in answer.json()["detail"]
+        assert "the weights are not replaced" in caplog.text
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "a"
+        assert (await client.get("/healthz")).json()["status"] == "ok"
+        assert f'frcnn_reloads_total{{result="{result}"}} 1.0' in (await client.get("/metrics")).text
+        weights.fault = None
+        assert (await client.post("/-/reload")).status_code == 200
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "b"
+
+
+async def test_a_model_that_does_not_answer_is_not_switched_to(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights) as client:
+        weights.version = "b"
+        broken = weights._kind
+        weights._kind = lambda: broken(fails_on=frozenset(range(256)))
+        answer = await client.post("/-/reload")
+        assert answer.status_code == 409
+        assert answer.json()["detail"].startswith("RuntimeError while they were made ready")
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "a"
+
+
+async def test_what_was_measured_at_the_start_is_not_measured_again(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights) as client:
+        weights.loaded[0].precision = "bf16"
+        assert (await client.post("/-/reload")).status_code == 200
+    first, again = weights.asked
+    assert (first.precision, first.max_batch_size, first.device) == ("auto", "auto", "auto")
+    assert (again.precision, again.max_batch_size, again.device) == ("bf16", 1, "cpu")
+
+
+async def test_one_reload_at_a_time(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights) as client:
+        slow = weights._kind
+        held = slow()
+        held.gate.clear()
+        weights._kind = lambda: held
+        first = asyncio.create_task(client.post("/-/reload"))
+        while not held.started.is_set():
+            await asyncio.sleep(0.01)
+        second = await client.post("/-/reload")
+        assert (second.status_code, second.json()["detail"]) == (409, "the weights are being read already")
+        held.gate.set()
+        assert (await first).status_code == 200
+
+
+async def test_too_little_memory_for_two_models_is_told_before_anything_is_read(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights, memory=5 << 20) as client:
+        answer = await client.post("/-/reload")
+        assert answer.json()["type"].endswith("reload-needs-memory")
+        assert "a second model needs 1024 MiB, and 5 are left: ask for a reload with a pause" in answer.json()["detail"]
+        assert len(weights.asked) == 1
+        weights.version = "b"
+        assert (await client.post("/-/reload?pause=true")).json()["model"]["version"] == "b" * 12
+
+
+async def test_a_pause_answers_what_was_accepted_and_rejects_what_comes(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights) as client:
+        old = weights.loaded[0]
+        old.gate.clear()
+        accepted = asyncio.create_task(client.post("/detect", content=red_png(3)))
+        while not old.started.is_set():
+            await asyncio.sleep(0.01)
+        weights.version = "b"
+        reload = asyncio.create_task(client.post("/-/reload?pause=true"))
+        while (await client.get("/healthz")).status_code == 200:
+            await asyncio.sleep(0.01)
+        rejected = await client.post("/detect", content=red_png(4))
+        assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "5")
+        assert len(weights.loaded) == 1  # the old one is still there
+        gone = weakref.ref(old)
+        weights.loaded.clear()
+        old.gate.set()
+        del old
+        assert version_of((await accepted).json(), 3) == "a"
+        assert (await reload).json()["model"]["version"] == "b" * 12
+        gc.collect()
+        assert gone() is None
+        assert version_of((await client.post("/detect", content=red_png(5))).json(), 5) == "b"
+
+
+async def test_a_pause_without_a_new_model_at_its_end_ends_the_service(fake: Any) -> None:
+    weights, ends = Weights(fake), []
+    async with reloadable(weights) as client:
+        weights.service._on_fatal_error = lambda: ends.append(1)
+        weights.fault = WeightsError("it is broken")
+        assert (await client.post("/-/reload?pause=1")).status_code == 409
+        health = await client.get("/healthz")
+        assert (health.status_code, health.json()["detail"]) == (503, "it is broken")
+    assert ends == [1]
+
+
+async def test_the_old_model_is_let_go_without_the_collector(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights) as client:
+        assert (await client.post("/detect", content=red_png(1))).status_code == 200
+        gone = weakref.ref(weights.loaded.pop())
+        gc.collect()
+        gc.disable()
+        try:
+            assert (await client.post("/-/reload")).status_code == 200
+            assert (await client.post("/detect", content=red_png(1))).status_code == 200
+            assert gone() is None
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("query", ["pause=perhaps", "pause=", "path=/etc/passwd"])
+async def test_a_wrong_parameter_is_rejected(query: str, fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights) as client:
+        assert (await client.post(f"/-/reload?{query}")).status_code == 422
+    assert len(weights.asked) == 1
+
+
+async def test_without_the_setting_there_is_no_such_path_and_with_keys_it_needs_one() -> None:
+    async with serving(FakeDetector()) as client:
+        assert (await client.post("/-/reload")).status_code == 404
+    async with serving(FakeDetector(), enable_reload=True, api_keys="key-0123456789abcdef") as client:
+        assert (await client.post("/-/reload")).status_code == 401
+        assert (await client.get("/-/reload", headers={"X-API-Key": "key-0123456789abcdef"})).status_code == 405
+
+
+@pytest.mark.parametrize("limit", ["max", "3000000000"])
+def test_memory_that_is_left_is_the_machines_or_the_containers(limit: str, tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       8000000 kB\nMemAvailable:    4000000 kB\n")
+    for name, text in (("max", limit), ("current", "2500000000"), ("stat", "anon 1\ninactive_file 300000000\n")):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    assert available_memory(tmp_path, meminfo) == (4_096_000_000 if limit == "max" else 800_000_000)
+    assert available_memory(tmp_path / "none", tmp_path / "none") is None
