@@ -112,6 +112,6 @@ bench: install ## Compare with torchvision, side by side (minutes; make bench AR
 
 constraints: ## Resolve the pinned dependencies again, to the newest (1 min)
 	$(BIN)/python -m pip install --quiet uv
-	$(COMPILE) --extra dev --extra train --extra ray --upgrade --output-file constraints.txt
-	$(COMPILE) --extra otel --constraint constraints.txt --output-file docker/requirements.txt
-	$(COMPILE) --extra otel --extra openvino --constraint constraints.txt --output-file docker/requirements-openvino.txt
+	$(COMPILE) --extra dev --extra train --extra ray --extra gpu --upgrade --output-file constraints.txt
+	$(COMPILE) --extra otel --extra gpu --constraint constraints.txt --output-file docker/requirements.txt
+	$(COMPILE) --extra otel --extra gpu --extra openvino --constraint constraints.txt --output-file docker/requirements-openvino.txt

@@ -22,6 +22,7 @@ from service.batching.batcher import Batcher, BatcherLimits
 from service.devices.cores import usable_cores
 from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, release_memory, weights_caveat
 from service.devices.gpus import DetectorError, device_caveat, device_memory, device_name
+from service.devices.readings import GPUReadings
 from service.errors import UnavailableError
 from service.reloading import Reloader
 from service.settings import Settings
@@ -106,6 +107,8 @@ class Service:
         self.metrics.ready.set_function(lambda: self.condition.status == "ok")
         self._decoders = ThreadPoolExecutor(threads, "decode")
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in self.detectors})
+        self.readings = GPUReadings()
+        self.metrics.watch_readings(lambda: self.readings.latest)
         self._reloader = Reloader(self, load=load, settings=settings, metrics=self.metrics)
 
     async def start(self) -> None:

@@ -161,7 +161,9 @@ async def labels(request: Request) -> Response:
 @router.get("/metrics", tags=["health"], response_class=Response, responses=openapi.METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format, or in OpenMetrics where `Accept` prefers it."""
-    body, media_type = service_of(request).metrics.exposition(request.headers.get("accept", ""))
+    service = service_of(request)
+    await service.readings.refresh([detector.device for detector in service.detectors])
+    body, media_type = service.metrics.exposition(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
 

@@ -127,6 +127,7 @@ class DeviceWorker:
         self._on_lost = on_lost
         self._on_measured = on_measured
         self._batch_size = metrics.batch_size
+        self._busy_seconds = metrics.device_busy.labels(device.name)
         self._queue_seconds = metrics.stage_seconds.labels("queue")
         self._inference_seconds = metrics.stage_seconds.labels("inference")
         self._pace = Pace()
@@ -269,6 +270,7 @@ class DeviceWorker:
         self._pace.measure(batch[0].shape, len(batch), elapsed)
         self._on_measured(len(batch), elapsed)
         self._inference_seconds.observe(elapsed)
+        self._busy_seconds.inc(elapsed)
         for one, detections in zip(batch, found, strict=True):
             self._queue_seconds.observe(started - one.arrived)
             if not one.answer.done():

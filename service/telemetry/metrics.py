@@ -54,6 +54,10 @@ class Metrics:
         self.queued = Gauge("frcnn_images_queued", "Decoded images waiting for a device.", registry=self.registry)
         self.capacity = Gauge("frcnn_images_capacity", "Most images in flight.", registry=self.registry)
         self.model = Gauge("frcnn_model_info", "1 of what is served.", _MODEL_LABELS, registry=self.registry)
+        self.device_busy = Counter(
+            "frcnn_device_busy_seconds", "Seconds that a device has worked on batches.", ["device"],
+            registry=self.registry,
+        )  # fmt: skip
         self.device = Gauge("frcnn_device_info", "1 of each device.", _DEVICE_LABELS, registry=self.registry)
         self.reloads = Counter("frcnn_reloads", "Reloads of the weights.", ["result"], registry=self.registry)
         for result in _RELOADS:
@@ -71,6 +75,10 @@ class Metrics:
         self.device.clear()
         for labels in devices:
             self.device.labels(*labels).set(1)
+
+    def watch_readings(self, read: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
+        """Have `read`, called at each scrape, tell readings of each device by their name."""
+        self.registry.register(_DeviceReadings(read))
 
     def watch_memory(self, read: Callable[[], Mapping[str, Mapping[str, int]]]) -> None:
         """Export the bytes of each device by their kind, from `read`, which each scrape calls."""
@@ -145,3 +153,25 @@ class _DeviceMemory(Collector):
                 family.add_metric((device, kind), size)
         if family.samples:
             yield family
+
+
+_READINGS = {
+    "utilization_ratio": "Share of the time in which a GPU computes, by its driver.",
+    "power_watts": "Power that a GPU draws.",
+    "temperature_celsius": "Temperature of a GPU.",
+}
+
+
+class _DeviceReadings(Collector):
+    def __init__(self, read: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        readings = self._read()
+        for name, documentation in _READINGS.items():
+            family = GaugeMetricFamily(f"frcnn_device_{name}", documentation, labels=("device",))
+            for device, told in readings.items():
+                if name in told:
+                    family.add_metric((device,), told[name])
+            if family.samples:
+                yield family

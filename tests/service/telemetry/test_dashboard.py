@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
+from unittest import mock
 
 import httpx
 import pytest
 
+from service import lifecycle
+from service.devices.readings import GPUReadings
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import live
 
@@ -30,7 +33,7 @@ MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
 
 @dataclass
 class Busy:
-    """A service that has room for two images."""
+    """A service that has room for two images, on a device that tells what GPUs do."""
 
     url: str
     detector: FakeDetector
@@ -53,8 +56,12 @@ class Busy:
 
 @contextmanager
 def busy() -> Iterator[Busy]:
-    detector = FakeDetector(seconds=0.01)
-    with live(detector, max_batch_size=4, queue_capacity=2) as url:
+    detector = FakeDetector(seconds=0.01, device="xpu:0")
+    told = {"utilization_ratio": 0.5, "power_watts": 300.0, "temperature_celsius": 60.0}
+    with (
+        mock.patch.object(lifecycle, "GPUReadings", return_value=GPUReadings(lambda _: told)),
+        live(detector, max_batch_size=4, queue_capacity=2) as url,
+    ):
         yield Busy(url, detector)
 
 

@@ -115,6 +115,8 @@ def test_histograms_are_told_as_prometheus_own() -> None:
 def test_the_page_names_every_metric() -> None:
     metrics = Metrics()
     metrics.watch_memory(lambda: {"cuda:0": {"allocated": 1}})
+    told = ("utilization_ratio", "power_watts", "temperature_celsius")
+    metrics.watch_readings(lambda: {"cuda:0": dict.fromkeys(told, 1.0)})
     families = {family.name for family in text_string_to_metric_families(metrics.exposition()[0].decode())}
     ours = {name for name in families if name.startswith("frcnn_") and not name.endswith("_created")}
     named = {name.removesuffix("_total") for name in re.findall(r"`(frcnn_[a-z_]+)", DOCUMENT.read_text())}
