@@ -301,17 +301,58 @@ FIGURES: list[tuple[str, str, str, str, float]] = [
 ]  # fmt: skip
 
 
+_NUMBER = r"\d[\d,._]*\d|\d"
+
+
 def figure(path: str, phrase: str) -> float:
     """The number in the place of @ in a phrase of a file."""
+    return in_text((ROOT / path).read_text(encoding="utf-8"), phrase)
+
+
+def in_text(text: str, phrase: str) -> float:
     before, after = (re.escape(part).replace("\\ ", r"\s+") for part in phrase.split("@"))
-    text = (ROOT / path).read_text(encoding="utf-8")
-    found = {
-        match.replace(",", "").replace("_", "") for match in re.findall(rf"{before}(\d[\d,._]*\d|\d){after}", text)
-    }
-    assert len(found) == 1, f"{path} says {phrase!r} with {found or 'no figure'}"
+    found = {number.replace(",", "").replace("_", "") for number in re.findall(rf"{before}({_NUMBER}){after}", text)}
+    assert len(found) == 1, f"{phrase!r} is there with {found or 'no figure'}"
     return float(found.pop())
 
 
 @pytest.mark.parametrize(("page", "says", "source", "decides", "factor"), FIGURES)
 def test_a_figure_is_that_of_the_code(page: str, says: str, source: str, decides: str, factor: float) -> None:
     assert figure(page, says) == pytest.approx(figure(source, decides) * factor)
+
+
+BENCHMARKS = "benchmarks/README.md"
+
+
+@pytest.mark.parametrize(
+    ("page", "says", "measured"),
+    [
+        ("README.md", "bf16, batch of 1 | @ |", "| ours, bf16 | @ |"),
+        ("README.md", "bf16, batch of 1 | 1.09 | @ |", "| torchvision, eager, fp32 | @ | 1.00 |"),
+        ("README.md", "the same, int8 | @ |", "| ours, int8 | @ |"),
+        ("docs/scaling.md", "fp32, bf16, int8 | @, 1.09 or 1.79 images", "| ours, fp32 | @ | 1.32 |"),
+        ("docs/scaling.md", "fp32, bf16, int8 | 0.56, @ or 1.79 images", "| ours, bf16 | @ | 2.58 |"),
+        ("docs/scaling.md", "fp32, bf16, int8 | 0.56, 1.09 or @ images", "| ours, int8 | @ | 4.24 |"),
+    ],
+)
+def test_rates_are_those_of_the_measured_seconds(page: str, says: str, measured: str) -> None:
+    model = (ROOT / BENCHMARKS).read_text(encoding="utf-8").split("## The model")[1].split("## Over HTTP")[0]
+    assert figure(page, says) == pytest.approx(1 / in_text(model, measured), abs=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("page", "says", "measured"),
+    [
+        ("README.md", "the model alone | @ |", "| ours, fp16 | 270 | 389 | 499 | 573 | 589 | @ |"),
+        ("README.md", "the model alone | 692 | @ (batch of 1)", "| torchvision, eager, fp32 | @ | | | 42.0 |"),
+        (
+            "docs/scaling.md",
+            "fp16, batch 32 or 1 | @ or 270 images",
+            "| ours, fp16 | 270 | 389 | 499 | 573 | 589 | @ |",
+        ),
+        ("docs/scaling.md", "fp16, batch 32 or 1 | 692 or @ images", "| ours, fp16 | @ | 389 |"),
+        ("docs/scaling.md", "over HTTP @ a second", "| 64 | @ | 125 |"),
+    ],
+)
+def test_rates_are_the_measured_ones(page: str, says: str, measured: str) -> None:
+    assert figure(page, says) == figure(BENCHMARKS, measured)
