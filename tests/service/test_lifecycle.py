@@ -100,7 +100,7 @@ async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first() -> None:
         loaded.append(settings)
         return [good if len(loaded) > 1 else hung]
 
-    app = create_app(Settings(weights="auto", hang_timeout_s=0.2), load=load)
+    app = create_app(Settings(weights="auto", hang_timeout_s=1), load=load)
     async with app.router.lifespan_context(app), client_of(app) as client:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)

@@ -77,7 +77,7 @@ async def test_a_canary_has_a_patience_of_its_own() -> None:
 async def test_a_call_that_was_given_up_keeps_its_detector_to_itself() -> None:
     stuck, fresh = FakeDetector(), FakeDetector()
     stuck.gate.clear()
-    one = Device(stuck, reload=lambda _: fresh, max_batch_size=8, hang_timeout_s=0.1, canary_timeout_s=20)
+    one = Device(stuck, reload=lambda _: fresh, max_batch_size=8, hang_timeout_s=1, canary_timeout_s=20)
     with pytest.raises(DeviceHungError):
         await one.detect([Picture(red_picture(1))])
     assert await one.check()
