@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * MIB, ge=1, description="Largest body of /detect, and largest file of a batch.")
     max_batch_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body of /detect/batch.")
     max_batch_files: int = Field(64, ge=1, description="Most images in one /detect/batch request.")
+    max_tiles: int = Field(
+        128, ge=1, description="Most pictures that one may become by `tile`: its tiles, and itself as a whole."
+    )
     max_image_pixels: int = Field(8192 * 8192, ge=1, description="Largest width times height of an image.")
     hang_timeout_s: float = Field(
         120.0, gt=0, description="A device that works longer than this on one batch counts as failing."

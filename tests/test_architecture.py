@@ -62,8 +62,8 @@ TOGETHER = """
     model/training/test_default_device.py
     service/api/test_admission_routes.py service/api/test_generated_client.py service/client/test_documentation.py
     service/page/test_code.py service/page/test_detections.py service/page/test_docs.py service/page/test_kept.py
-    service/page/test_page.py service/page/test_states.py service/telemetry/test_dashboard.py service/test_hostile.py
-    service/test_live.py
+    service/page/test_page.py service/page/test_states.py service/page/test_tiles.py service/telemetry/test_dashboard.py
+    service/test_hostile.py service/test_live.py
 """
 SOURCES = sorted(path for package in LAYERS for path in (ROOT / package).rglob("*.py"))
 

@@ -138,7 +138,7 @@ class Job:
         """
         limits = UploadLimits(
             body_bytes=body_bytes,
-            files=min(files, self.service.admission.images.capacity_for(self.priority)),
+            files=min(files, self.most_images),
             seconds=self.settings.body_timeout_s,
             reserve=self._reserve_bytes,
             in_thread=self.in_thread,
@@ -146,9 +146,18 @@ class Job:
         with self.stage("read"):
             found = await reader(self.request, limits)
         count = len(found) if isinstance(found, list) else 1
-        self.service.admission.reserve_images(self._images, count, seconds_left=self.seconds_left)
+        self.reserve_images(count)
         self._watcher = asyncio.ensure_future(self._disconnect())
         return found
+
+    @property
+    def most_images(self) -> int:
+        """Most images that a request of this priority can have in flight."""
+        return self.service.admission.images.capacity_for(self.priority)
+
+    def reserve_images(self, count: int) -> None:
+        """Reserve so many more. Raises what `Admission.check` raises."""
+        self.service.admission.reserve_images(self._images, count, seconds_left=self.seconds_left)
 
     def pixels_permit(self) -> Permit:
         """A permit for the pixels of one image, released with the job or before."""

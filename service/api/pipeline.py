@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
@@ -10,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from service.api.job import Job
+from service.api.tiles import Tiling, merge
 from service.batching.admission import Permit
 from service.batching.device_worker import Answer
+from service.devices.detector import Detections
 from service.errors import ServiceError, TooLargeError
-from service.images.pictures import Picture, check_pixels, from_pixels, open_image, upright_rgb
+from service.images.pictures import Picture, Region, check_pixels, from_pixels, open_image, upright_rgb
 
 
 class NoRoomError(Exception):
@@ -27,6 +30,7 @@ class ImageResult(NamedTuple):
         size_hw: height and width of the upright image.
         answer: what the batcher returned.
         decode_s: seconds that it waited for a decoding thread and was decoded.
+        parts: how many pictures it became: one, or its tiles.
         picture: the decoded image, if it is still needed.
     """
 
@@ -34,13 +38,15 @@ class ImageResult(NamedTuple):
     answer: Answer
     decode_s: float
     picture: Picture | None
+    parts: int = 1
 
     def server_timing(self) -> str:
         """The stages as a Server-Timing header, in milliseconds."""
         answer = self.answer
+        tiles = f', tiles;desc="{self.parts}"' if self.parts > 1 else ""
         return (
             f"decode;dur={self.decode_s * 1e3:.2f}, queue;dur={answer.queue_s * 1e3:.2f}, "
-            f'inference;dur={answer.inference_s * 1e3:.2f}, batch;desc="{answer.batch_size}"'
+            f'inference;dur={answer.inference_s * 1e3:.2f}, batch;desc="{answer.batch_size}"{tiles}'
         )
 
 
@@ -56,13 +62,85 @@ async def detect_image(job: Job, data: bytes, *, keep_picture: bool = False, pat
     Raises:
         ServiceError: what is wrong with the image, or with the service.
     """
-    limit = job.settings.max_body_bytes
-    if len(data) > limit:
-        raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
+    _check_bytes(job, data)
     permit = job.pixels_permit()
     decoding = _decode_patiently(job, permit, data) if patient else _decode(job, permit, data)
     del data  # it is not needed any more once it is decoded
     return await _detect(job, permit, decoding, keep_picture=keep_picture)
+
+
+async def detect_tiles(job: Job, data: bytes, tiling: Tiling, *, keep_picture: bool = False) -> ImageResult:
+    """Detect in one image file in parts. Each part is an image of the queue and counts as one in quota and deadline.
+
+    Args:
+        job: holds the image's place; the other parts' are reserved once the file tells its size.
+        data: the file.
+        tiling: how to divide it.
+        keep_picture: keep the decoded image.
+
+    Raises:
+        BadParameterError: it would be too many parts.
+        ServiceError: what `detect_image` raises; the failure of a part is the image's.
+    """
+    started = time.perf_counter()
+    decoding = _decode_in_parts(job, data, tiling)
+    del data  # it is not needed any more once it is decoded
+    with job.stage("decode"):
+        picture, parts = await decoding
+    decode_s = time.perf_counter() - started
+    answers = await _of_one_model(job, [picture.part(part) for part in parts])
+    found, size_hw = [answer.detections for answer in answers], picture.size_hw
+    iou_threshold = answers[0].info.iou_threshold
+    merged = await job.in_thread(lambda: merge(parts, found, size_hw, iou_threshold=iou_threshold))
+    return ImageResult(size_hw, _summed_up(answers, merged), decode_s, picture if keep_picture else None, len(parts))
+
+
+async def _decode_in_parts(job: Job, data: bytes, tiling: Tiling) -> tuple[Picture, list[Region]]:
+    """Decode a file, and tell the parts of its picture, which are reserved."""
+    _check_bytes(job, data)
+    max_pixels = job.settings.max_image_pixels
+    image = await job.in_thread(lambda: open_image(data, max_pixels=max_pixels))
+    width, height = image.upright_wh
+    parts = tiling.parts((height, width), most=min(job.settings.max_tiles, job.most_images))
+    if len(parts) > 1:
+        job.reserve_images(len(parts) - 1)
+    # All parts lie in the one picture's memory; on the device each is of its own padded shape.
+    if not job.pixels_permit().reserve(sum(job.batcher.pixels(part.width, part.height) for part in parts)):
+        raise job.service.admission.pixels_full()
+    allocate = job.batcher.allocate
+    picture = await job.in_thread(lambda: job.batcher.upload_early(upright_rgb(image, allocate=allocate)))
+    return picture, parts
+
+
+async def _of_one_model(job: Job, pictures: list[Picture]) -> list[Answer]:
+    """Submit pictures together, and those again that a model answered which has been replaced meanwhile."""
+    answers = await _submit_all(job, pictures)
+    while outdated := [at for at, answer in enumerate(answers) if answer.info != job.batcher.info]:
+        newer = await _submit_all(job, [pictures[at] for at in outdated])
+        for at, answer in zip(outdated, newer, strict=True):
+            answers[at] = answer
+    return answers
+
+
+async def _submit_all(job: Job, pictures: list[Picture]) -> list[Answer]:
+    """Submit pictures together. When one fails, the others leave the queue."""
+    submitted = [
+        asyncio.ensure_future(job.service.stages.detection(job.batcher.submit(picture, priority=job.priority)))
+        for picture in pictures
+    ]
+    try:
+        return await asyncio.gather(*submitted)
+    finally:
+        for one in submitted:
+            one.cancel()
+
+
+def _summed_up(answers: Sequence[Answer], merged: Detections) -> Answer:
+    """One answer: the wait for the first part, the time from then until the last is done, and the largest batch."""
+    queue_s = min(answer.queue_s for answer in answers)
+    done_s = max(answer.queue_s + answer.inference_s for answer in answers)
+    largest = max(answer.batch_size for answer in answers)
+    return Answer(merged, queue_s, done_s - queue_s, largest, answers[0].info)
 
 
 async def detect_pixels(job: Job, pixels: npt.NDArray[np.uint8]) -> ImageResult:
@@ -86,6 +164,12 @@ async def detect_images(job: Job, files: Sequence[bytes]) -> list[ImageResult | 
     Where they are too large together for the memory, they wait for each other.
     """
     return await job.gather([detect_image(job, data, patient=True) for data in files])
+
+
+def _check_bytes(job: Job, data: bytes) -> None:
+    limit = job.settings.max_body_bytes
+    if len(data) > limit:
+        raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
 
 
 async def _detect(job: Job, permit: Permit, decoding: Awaitable[Picture], *, keep_picture: bool) -> ImageResult:

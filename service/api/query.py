@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from starlette.datastructures import QueryParams
 
 from service.api.selection import Selection
 from service.api.thresholds import parse_thresholds
+from service.api.tiles import Tiling
 from service.devices.detector import ModelInfo
 from service.errors import BadParameterError
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+MOST_DETECTIONS = 100  # the model's own bound
+_MOST_IN_TILES = 10_000
 _LONGEST_LABELS = 16_384
 _LONGEST_CACHED_QUERY = 256  # bytes
 
@@ -58,7 +62,7 @@ class SelectionQuery(BaseModel):
         "name or id. The model itself drops those of 0.05 and less.",
         examples=[0.5],
     )
-    max_detections: int = Field(100, ge=1, le=100, description="Keep this many of the best.")
+    max_detections: int = Field(MOST_DETECTIONS, ge=1, le=MOST_DETECTIONS, description="Keep this many of the best.")
     labels: Annotated[list[str] | None, BeforeValidator(_texts), AfterValidator(_bounded)] = Field(
         None,
         description="Keep only these classes: names or ids, separated by commas or in parameters of their own; empty "
@@ -100,14 +104,59 @@ class SelectionQuery(BaseModel):
 
 
 class DetectQuery(SelectionQuery):
-    """The query parameters of `/detect` and `/detect/batch`."""
+    """The query parameters of `/detect/batch`."""
 
     box_format: BoxFormat = Field("xyxy", description="Corners; or corner, width, height; or centre, width, height.")
     normalized: bool = Field(False, description="Boxes as fractions of the image's width and height, not in pixels.")
 
 
+class TiledQuery(DetectQuery):
+    """The query parameters of `/detect`."""
+
+    max_detections: int = Field(
+        MOST_DETECTIONS,
+        ge=1,
+        le=_MOST_IN_TILES,
+        description=f"Keep this many of the best: at most {MOST_DETECTIONS}, or with `tile` {_MOST_IN_TILES:,}, the "
+        "default then.",
+    )
+    tile: int | None = Field(
+        None,
+        ge=64,
+        le=8192,
+        description="Look at a large picture in tiles of this many pixels a side. Each counts as an image in quota and "
+        "deadline, and by default in priority `low`.",
+        examples=[None],
+    )
+    tile_overlap: float = Field(
+        0.2, ge=0, le=0.8, allow_inf_nan=False, description="Share of its side that a tile has in common with the next."
+    )
+    tile_whole: bool = Field(True, description="Look at the picture as a whole, too, for what is larger than a tile.")
+
+    @model_validator(mode="after")
+    def _check_tile(self) -> Self:
+        if self.tile is None:
+            if self.max_detections > MOST_DETECTIONS:
+                raise ValueError(f"max_detections: at most {MOST_DETECTIONS} without tile")
+            if self.model_fields_set & {"tile_overlap", "tile_whole"}:
+                raise ValueError("tile_overlap and tile_whole say how to divide a picture, and tile is missing")
+        return self
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How to divide the picture; None if it is looked at as a whole alone."""
+        return None if self.tile is None else Tiling(self.tile, self.tile_overlap, self.tile_whole)
+
+    def selection(self, info: ModelInfo) -> Selection:
+        selection = super().selection(info)
+        if self.tile is not None and "max_detections" not in self.model_fields_set:
+            return replace(selection, max_detections=_MOST_IN_TILES)
+        return selection
+
+
 SelectionParameters = Annotated[SelectionQuery, Query()]
 DetectParameters = Annotated[DetectQuery, Query()]
+TiledParameters = Annotated[TiledQuery, Query()]
 Q = TypeVar("Q", bound=SelectionQuery)
 
 
@@ -146,6 +195,8 @@ def in_words(error: ValidationError, kind: type[SelectionQuery]) -> str:
 
 
 def _one_in_words(error: ErrorDetails, kind: type[SelectionQuery]) -> str:
+    if not error["loc"]:  # of several parameters together
+        return error["msg"].removeprefix("Value error, ")
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return f"{name}: there is no such parameter; there are {', '.join(kind.model_fields)}"

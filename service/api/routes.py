@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import openapi, schemas
 from service.api.job import admit, service_of
-from service.api.pipeline import ImageResult, detect_image, detect_images
-from service.api.query import DetectParameters, DetectQuery, SelectionQuery, parse_query
+from service.api.pipeline import ImageResult, detect_image, detect_images, detect_tiles
+from service.api.query import DetectParameters, DetectQuery, SelectionQuery, TiledParameters, parse_query
 from service.api.schemas import FastJSONResponse
 from service.api.uploads import read_files, read_image
 from service.batching.batch_queue import Priority
@@ -58,16 +58,21 @@ detect_router = APIRouter(redirect_slashes=False, route_class=QueryRoute, tags=[
     responses=openapi.DETECT_RESPONSES,
     openapi_extra=openapi.DETECT_REQUEST,
 )
-async def detect(request: Request, query: DetectParameters) -> Response:
+async def detect(request: Request, query: TiledParameters) -> Response:
     """Send an image as the body, as the multipart field `file`, or in base64 in JSON.
 
     With `Accept: image/jpeg` or `image/png` the answer is the picture with the boxes drawn.
     """
     drawn_type = _drawn_type(request.headers.get("accept", ""))
-    async with admit(request, Priority.NORMAL) as job:
+    tiling = query.tiling
+    async with admit(request, Priority.NORMAL if tiling is None else Priority.LOW) as job:
         query.selection(job.batcher.info)  # a wrong one is rejected before the body is read
         data = await job.read(read_image, body_bytes=job.settings.max_body_bytes)
-        finding = detect_image(job, data, keep_picture=drawn_type is not None)
+        keep_picture = drawn_type is not None
+        if tiling is None:
+            finding = detect_image(job, data, keep_picture=keep_picture)
+        else:
+            finding = detect_tiles(job, data, tiling, keep_picture=keep_picture)
         del data  # once decoded, nothing needs it
         result = await finding
         headers = {"Server-Timing": result.server_timing()}

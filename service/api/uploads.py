@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.api.bounded_json import read_object
 from service.api.forms import Form, FormError, TooManyFilesError, read_form
-from service.api.query import DetectQuery
+from service.api.query import TiledQuery
 from service.errors import (
     BadParameterError,
     BadRequestError,
@@ -30,7 +30,7 @@ FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
 _SPACE = re.compile(r"\s")
 _MOST_JSON_PARTS = 1000  # base64 has none
-_OPTIONS = frozenset(DetectQuery.model_fields)
+_OPTIONS = frozenset(TiledQuery.model_fields)
 _EXPECTED_JSON = 'the JSON body must be {"image": "<base64>"}'
 
 

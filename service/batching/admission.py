@@ -132,13 +132,16 @@ class Admission:
         metrics.in_flight.set_function(lambda: self.images.used)
         self._images_per_s: float | None = None  # of one device, smoothed
 
-    def check(self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf) -> None:
+    def check(
+        self, count: int = 1, *, priority: Priority = Priority.NORMAL, seconds_left: float = math.inf, own: int = 0
+    ) -> None:
         """Check that `count` images could be reserved now, and answered in time.
 
         Args:
             count: images of the request.
             priority: their priority.
             seconds_left: until their deadline.
+            own: images that the request has reserved already.
 
         Raises:
             QueueFullError: too many images are in flight; says when to try again, by the measured rate.
@@ -150,7 +153,7 @@ class Admission:
             raise self._full("queue-full", f"{used} images are being answered, of at most {capacity}", count, priority)
         if seconds_left <= 0:
             raise DeadlineError("the deadline passed before the request was admitted")
-        expected = self._expected_s(count, priority)
+        expected = self._expected_s(count, priority, own)
         if expected > _SAFE_SHARE * seconds_left:
             self._metrics.rejected.labels("too-late").inc(count)
             raise TooLateError(
@@ -160,7 +163,7 @@ class Admission:
 
     def reserve_images(self, permit: Permit, count: int, *, seconds_left: float) -> None:
         """Reserve `count` images, all or none. Raises what `check` raises."""
-        self.check(count, priority=permit.priority, seconds_left=seconds_left)
+        self.check(count, priority=permit.priority, seconds_left=seconds_left, own=permit.units)
         permit.reserve(count)
 
     def reserve_bytes(self, permit: Permit, count: int) -> None:
@@ -188,15 +191,16 @@ class Admission:
         self._metrics.rejected.labels(reason).inc(count)
         return QueueFullError(detail, retry_after_s=self._retry_after_s(count, priority))
 
-    def _expected_s(self, count: int, priority: Priority) -> float:
+    def _expected_s(self, count: int, priority: Priority, own: int) -> float:
         """Seconds until `count` more images are answered, behind all of their priority and above.
 
-        0 when nothing is ahead: otherwise one slow answer could reject everything for good, as no other is measured.
+        0 when nothing is ahead but the request's own: otherwise one slow answer could reject everything for good, as no
+        other is measured.
         """
         if self._images_per_s is None:
             return 0.0
         ahead = sum([images for other, images in self.images.used_by.items() if other <= priority])
-        return (ahead + count) / self._rate(self._images_per_s) if ahead else 0.0
+        return (ahead + count) / self._rate(self._images_per_s) if ahead > own else 0.0
 
     def _retry_after_s(self, count: int, priority: Priority) -> int:
         """Seconds until enough of the images in flight are answered for `count` more to fit."""

@@ -35,7 +35,10 @@ def detect(
     labels: Annotated[
         str | None, typer.Option(metavar="L,L", help="Keep only these classes, separated by commas.")
     ] = None,
-    max_detections: Annotated[int, number(min=1, max=100, help="Keep the N best of an image.")] = 100,
+    max_detections: Annotated[
+        int | None,
+        number(min=1, max=10_000, help="Keep the N best of an image: at most 100, but in tiles 10,000."),
+    ] = None,
     iou_threshold: Annotated[
         float | None,
         number(
@@ -48,6 +51,12 @@ def detect(
     class_agnostic: Annotated[
         bool, typer.Option("--class-agnostic", help="Of two that overlap so, drop the lower whatever their classes.")
     ] = False,
+    tile: Annotated[
+        int | None, number(min=64, max=8192, help="Look at large images in tiles of N pixels a side, and as a whole.")
+    ] = None,
+    tile_overlap: Annotated[
+        float | None, number(min=0, max=0.8, help="Share of its side that a tile has in common with the next; 0.2.")
+    ] = None,
     model: Model = None,
     class_names: ClassNames = None,
     device: Device = "auto",
@@ -74,28 +83,41 @@ def detect(
     )
     with usage_errors():
         parse_thresholds(score_threshold)
+        if tile is None and (max_detections or 0) > 100:
+            raise ValueError("--max-detections is at most 100 without --tile")
+        if tile is None and tile_overlap is not None:
+            raise ValueError("--tile-overlap goes with --tile")
     files = _image_files(images)
     refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
     if draw is not None:
         _make_folder(draw)
 
-    from service.api.query import DetectQuery
+    from service.api.query import TiledQuery
     from service.cli import detect_files
     from service.devices.detector import load_detectors
 
-    wanted = None if labels is None else [labels]
-    query = DetectQuery(
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        labels=wanted,
-        iou_threshold=iou_threshold,
-        class_agnostic=class_agnostic,
-    )
+    asked = {
+        "score_threshold": score_threshold,
+        "max_detections": max_detections,
+        "labels": None if labels is None else [labels],
+        "iou_threshold": iou_threshold,
+        "class_agnostic": class_agnostic,
+        "tile": tile,
+        "tile_overlap": tile_overlap,
+    }
+    query = TiledQuery.model_validate({name: value for name, value in asked.items() if value is not None})
     detector = load_detectors(settings)[0]
     selection = query.selection(detector.info)
     failed = 0
     documents = []
-    results = detect_files.detect_files(detector, files, selection, max_pixels=settings.max_image_pixels)
+    results = detect_files.detect_files(
+        detector,
+        files,
+        selection,
+        max_pixels=settings.max_image_pixels,
+        tiling=query.tiling,
+        max_tiles=settings.max_tiles,
+    )
     with counting("detecting", len(files)) as advance:
         for result in results:
             advance()
@@ -111,7 +133,7 @@ def detect(
     if as_json:
         typer.echo(json.dumps(documents, indent=2))
     if failed:
-        fail(f"{failed} of {len(files)} images could not be read")
+        fail(f"{failed} of {len(files)} images failed")
 
 
 def _image_files(paths: list[Path]) -> list[ImageFile]:

@@ -10,6 +10,7 @@ from typing import Any
 from service.api import schemas
 from service.api.query import DetectQuery
 from service.api.selection import Selection
+from service.api.tiles import Tiling, merge
 from service.devices.detector import Detections, Detector
 from service.errors import ServiceError
 from service.images.drawing import draw, encode
@@ -28,18 +29,42 @@ class FileResult:
 
 
 def detect_files(
-    detector: Detector, files: Sequence[ImageFile], selection: Selection, *, max_pixels: int
+    detector: Detector,
+    files: Sequence[ImageFile],
+    selection: Selection,
+    *,
+    max_pixels: int,
+    tiling: Tiling | None = None,
+    max_tiles: int = 1,
 ) -> Iterator[FileResult]:
-    """Each file's result, as it comes. A broken one is reported and does not stop the others."""
+    """Each file's result, as it comes. A broken one is reported and does not stop the others.
+
+    Args:
+        detector: looks at one picture at a time.
+        files: the pictures.
+        selection: what is kept of each.
+        max_pixels: bound on a picture.
+        tiling: how to divide each picture; None to look at it as a whole.
+        max_tiles: most parts of one.
+    """
     for file in files:
         try:
             picture = decode(file.path.read_bytes(), max_pixels=max_pixels)
+            found = _detect(detector, picture, tiling, max_tiles)
         except ServiceError as error:
             yield FileResult(file, error=error.detail)
         except OSError as error:
             yield FileResult(file, error=error.strerror or str(error))
         else:
-            yield FileResult(file, picture, selection.apply(detector.detect([picture.pixels])[0]))
+            yield FileResult(file, picture, selection.apply(found))
+
+
+def _detect(detector: Detector, picture: Picture, tiling: Tiling | None, max_tiles: int) -> Detections:
+    if tiling is None:
+        return detector.detect([picture.pixels])[0]
+    parts = tiling.parts(picture.size_hw, most=max_tiles)
+    found = [detector.detect([picture.part(part).pixels])[0] for part in parts]
+    return merge(parts, found, picture.size_hw, iou_threshold=detector.info.iou_threshold)
 
 
 def as_json(result: FileResult, query: DetectQuery, detector: Detector) -> dict[str, Any]:

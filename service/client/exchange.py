@@ -44,10 +44,13 @@ class DetectOptions(TypedDict, total=False):
     """What can be asked of a detection; what is left out is left to the service.
 
     score_threshold: drop detections that score lower, 0 to 1; "0.5,person:0.8" has another for a class.
-    max_detections: keep this many of the best, 1 to 100.
+    max_detections: keep this many of the best, 1 to 100; with `tile` up to 10,000.
     labels: keep only these classes: names and ids in a sequence, or a text of them, separated by commas.
     iou_threshold: of two detections of a class that overlap more than this, drop the lower; at most the model's own.
     class_agnostic: of two that overlap so, drop the lower whatever their classes.
+    tile: look at a large picture in tiles of this many pixels a side.
+    tile_overlap: share of its side that a tile has in common with the next.
+    tile_whole: whether the picture is looked at as a whole, too; it is by default.
     box_format: xyxy, xywh or cxcywh.
     normalized: boxes as fractions of the image's width and height.
     timeout_s: until when the answer must be there, retries included; the client's own by default.
@@ -58,6 +61,9 @@ class DetectOptions(TypedDict, total=False):
     labels: str | Sequence[str | int]
     iou_threshold: float
     class_agnostic: bool
+    tile: int
+    tile_overlap: float
+    tile_whole: bool
     box_format: BoxFormat
     normalized: bool
     timeout_s: float

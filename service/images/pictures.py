@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,19 @@ _PROBLEMS: dict[type[ImageError], type[ServiceError]] = {
 _RETRY_WITHOUT_MEMORY_S = 5
 
 
+class Region(NamedTuple):
+    """A part of a picture, in its pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """An upright picture: uint8 `[3, H, W]` RGB, a view of pixels that lie as `[H, W, 3]`."""
@@ -42,6 +56,12 @@ class Picture:
     def device_pixels(self) -> Tensor:
         """The pixels on the device if they are there already, else on the host."""
         return self.pixels if self.on_device is None else self.on_device
+
+    def part(self, region: Region) -> Picture:
+        """A part of it, which shares its memory."""
+        left, top, right, bottom = region.xyxy
+        on_device = None if self.on_device is None else self.on_device[:, top:bottom, left:right]
+        return Picture(self.pixels[:, top:bottom, left:right], on_device)
 
     def to_pil(self) -> Image.Image:
         return Image.fromarray(self.pixels.permute(1, 2, 0).numpy())

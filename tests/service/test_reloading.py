@@ -153,6 +153,24 @@ async def test_pictures_that_wait_are_answered_by_the_new_model(fake: Any) -> No
         assert set(versions) == {"a", "b"}
 
 
+async def test_a_picture_in_tiles_is_answered_by_one_model(fake: Any) -> None:
+    weights = Weights(fake)
+    async with reloadable(weights, max_batch_size=1) as client:
+        old = weights.loaded[0]
+        old.gate.clear()
+        caller = asyncio.create_task(client.post("/detect?tile=64&tile_overlap=0", content=red_png(1, (64, 256))))
+        while weights.service.images_in_flight < 5 or not old.started.is_set():
+            await asyncio.sleep(0.01)
+        weights.version = "b"
+        assert (await client.post("/-/reload")).status_code == 200
+        old.gate.set()
+        answer = (await caller).json()
+    assert answer["model"]["version"] == "b" * 12
+    assert set(answer["label_names"]) == {"b1"}
+    assert {(box[0] - ord("b")) % 64 for box in answer["boxes"]} == {0}  # with one of "a" there would be 63
+    assert len(weights.loaded[-1].batches) >= 5  # each part, also the one that "a" had answered
+
+
 async def test_labels_are_those_of_the_model_that_answers(fake: Any) -> None:
     weights = Weights(fake)
     async with reloadable(weights, max_batch_size=1) as client:

@@ -7,10 +7,12 @@
  * @param {string} request.type of the file, "" if unknown
  * @param {string|null} request.source where the file can be fetched, if it is no file of the user's own
  * @param {[string, string|number][]} request.query
+ * @param {number|null} request.timeoutMs that the answer may take, if not as long as usual
  * @param {boolean} request.withKey whether the service wants an API key
  */
-export function asCurl({ url, name, type, source, query, withKey }) {
+export function asCurl({ url, name, type, source, query, timeoutMs, withKey }) {
   const lines = [`curl ${shell(url + search(query))}`, `  -H ${shell(`Content-Type: ${contentType(type)}`)}`];
+  if (timeoutMs) lines.push(`  -H 'X-Request-Timeout-Ms: ${timeoutMs}'`);
   if (withKey) lines.push('  -H "Authorization: Bearer $FRCNN_KEY"');
   lines.push(`  --data-binary ${shell(`@${name}`)}`);
   const fetching = source ? `curl -o ${shell(name)} ${shell(source)}\n` : "";
@@ -18,8 +20,9 @@ export function asCurl({ url, name, type, source, query, withKey }) {
 }
 
 /** For Node 18 and newer, as a module; a browser takes a File in place of `readFile`. */
-export function asJavaScript({ url, name, type, source, query, withKey }) {
+export function asJavaScript({ url, name, type, source, query, timeoutMs, withKey }) {
   const headers = [`"Content-Type": ${quoted(contentType(type))}`];
+  if (timeoutMs) headers.push(`"X-Request-Timeout-Ms": "${timeoutMs}"`);
   if (withKey) headers.push('"Authorization": `Bearer ${process.env.FRCNN_KEY}`');
   const body = source ? `await (await fetch(${quoted(source)})).blob()` : `await readFile(${quoted(name)})`;
   return [
@@ -37,8 +40,9 @@ export function asJavaScript({ url, name, type, source, query, withKey }) {
   ].join("\n");
 }
 
-export function asPython({ url, name, type, source, query, withKey }) {
+export function asPython({ url, name, type, source, query, timeoutMs, withKey }) {
   const headers = [`"Content-Type": ${quoted(contentType(type))}`];
+  if (timeoutMs) headers.push(`"X-Request-Timeout-Ms": "${timeoutMs}"`);
   if (withKey) headers.push('"Authorization": f"Bearer {os.environ[\'FRCNN_KEY\']}"');
   const content = source ? `httpx.get(${quoted(source)}).content` : `Path(${quoted(name)}).read_bytes()`;
   return [
@@ -52,7 +56,7 @@ export function asPython({ url, name, type, source, query, withKey }) {
     `    params={${query.map(([key, value]) => `${quoted(key)}: ${typeof value === "number" ? value : quoted(value)}`).join(", ")}},`,
     `    content=${content},`,
     `    headers={${headers.join(", ")}},`,
-    "    timeout=60,",
+    `    timeout=${timeoutMs ? timeoutMs / 1000 : 60},`,
     ")",
     "response.raise_for_status()",
     "found = response.json()",

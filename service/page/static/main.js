@@ -12,8 +12,13 @@ import { Status } from "./status.js";
 
 const $ = (id) => document.getElementById(id);
 
+const MOST = 100; // detections in an answer,
+const MOST_IN_TILES = 10_000; // and in one of tiles
+const TIME_FOR_TILES_MS = 600_000;
+
 const state = {
   file: null,
+  tile: null, // side of the tiles that the answer comes from, as a text; null for none
   source: null, // where the file can be fetched, if it is the sample
   answer: null,
   all: [],
@@ -75,6 +80,7 @@ async function run() {
   const request = new AbortController();
   state.request = request;
   const { file } = state;
+  state.tile = $("tile").value || null;
   notice.clear();
   forgetAnswer();
   $("main").dataset.state = "busy";
@@ -83,7 +89,7 @@ async function run() {
   $("file-name").textContent = state.source ? `${file.name}, a drawing of blood cells` : file.name;
   announce(`Detecting in ${file.name}`);
   try {
-    const [own, result] = await Promise.all([shown(file, request), detect(file, request.signal)]);
+    const [own, result] = await Promise.all([shown(file, request), detect(file, tiling(), request.signal)]);
     const { width, height } = result.answer.image;
     let bitmap = own;
     if (!bitmap || bitmap.width !== width || bitmap.height !== height) {
@@ -107,6 +113,11 @@ async function shown(file, request) {
   $("canvases").hidden = bitmap === null;
   if (bitmap) stage.show(bitmap);
   return bitmap;
+}
+
+/** How to divide the picture, and how long that may take: a processor needs about a second for each tile. */
+function tiling() {
+  return state.tile ? { query: [["tile", Number(state.tile)]], timeoutMs: TIME_FOR_TILES_MS } : { query: [], timeoutMs: null };
 }
 
 function forgetAnswer() {
@@ -153,7 +164,7 @@ function visible() {
 function render() {
   if (!state.answer) return;
   const { passing, shown, visible: chosen } = kept.choose(state.all);
-  const words = summary({ all: state.all, passing, shown, visible: chosen, kept, image: state.answer.image });
+  const words = summary({ all: state.all, passing, shown, visible: chosen, kept, image: state.answer.image, most: state.tile ? MOST_IN_TILES : MOST });
   $("count").textContent = words.headline;
   $("count-note").textContent = words.note;
   $("found").hidden = chosen.length === 0;
@@ -184,7 +195,8 @@ function code() {
     name: state.file.name,
     type: state.file.type,
     source: state.source,
-    query: kept.query(),
+    query: [...kept.query(), ...tiling().query],
+    timeoutMs: tiling().timeoutMs,
     withKey: apiKey.get() !== null,
   };
   return { curl: asCurl, python: asPython, javascript: asJavaScript }[language](request);
@@ -230,6 +242,7 @@ function announce(text) {
 
 $("all-classes").addEventListener("click", () => kept.hide([]));
 $("no-classes").addEventListener("click", () => kept.hide(state.all.map((one) => one.label)));
+$("tile").addEventListener("change", () => state.file && run());
 $("language").addEventListener("change", render);
 $("copy").addEventListener("click", copy);
 $("download").addEventListener("click", download);

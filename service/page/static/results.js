@@ -128,7 +128,7 @@ export function updateClasses(root, passing, hidden) {
 }
 
 /** How many there are, in a headline and a remark. */
-export function summary({ all, passing, shown, visible, kept, image }) {
+export function summary({ all, passing, shown, visible, kept, image, most }) {
   const size = `${image.width.toLocaleString("en")} × ${image.height.toLocaleString("en")} px`;
   const headline = visible.length === 1 ? "1 object" : `${visible.length || "No"} objects`;
   const remarks = [size];
@@ -137,12 +137,12 @@ export function summary({ all, passing, shown, visible, kept, image }) {
   else if (weaker > 0) remarks.push(`${weaker} below ${kept.ofClass.size > 0 ? "the thresholds" : kept.least.toFixed(2)}`);
   if (passing.length > shown.length) remarks.push(`${passing.length - shown.length} in hidden classes`);
   if (shown.length > visible.length) remarks.push(`${shown.length - visible.length} overlap a better one`);
-  if (all.length === 100) remarks.push("an answer holds the best 100");
+  if (all.length === most) remarks.push(`an answer holds the best ${most.toLocaleString("en")}`);
   return { headline, note: remarks.join(" · ") };
 }
 
 /** Where the time went: a bar and its legend. What no stage accounts for is the way there and back. */
-export function fillTimings({ total, track, legend }, { stages, batch, totalMs }) {
+export function fillTimings({ total, track, legend }, { stages, batch, tiles, totalMs }) {
   const known = stages.reduce((sum, stage) => sum + stage.ms, 0);
   const all = [...stages, { name: "transfer", ms: Math.max(0, totalMs - known) }];
   total.textContent = milliseconds(totalMs);
@@ -160,9 +160,10 @@ export function fillTimings({ total, track, legend }, { stages, batch, totalMs }
     group.append(term, element("dd", "number", milliseconds(stage.ms)));
     return group;
   });
-  if (batch) {
+  for (const [words, count] of [["Pictures in the batch", batch], ["Tiles, and the whole", tiles]]) {
+    if (!count) continue;
     const group = element("div");
-    group.append(element("dt", "", "Pictures in the batch"), element("dd", "number", batch));
+    group.append(element("dt", "", words), element("dd", "number", count));
     pairs.push(group);
   }
   legend.replaceChildren(...pairs);

@@ -61,13 +61,15 @@ export class Problem extends Error {
  * Detect in one picture file.
  *
  * @param {Blob} file
+ * @param {{query: [string, string|number][], timeoutMs: number|null}} options null: as long as the service gives by itself
  * @param {AbortSignal} signal
- * @returns {Promise<{answer: object, stages: {name: string, ms: number}[], batch: string|null, totalMs: number}>}
+ * @returns {Promise<{answer: object, stages: {name: string, ms: number}[], batch: string|null, tiles: string|null, totalMs: number}>}
  * @throws {Problem}
  */
-export async function detect(file, signal) {
+export async function detect(file, { query, timeoutMs }, signal) {
   const started = performance.now();
-  const response = await post("detect", file, "application/json", signal);
+  const path = query.length > 0 ? `detect?${new URLSearchParams(query)}` : "detect";
+  const response = await post(path, file, "application/json", signal, timeoutMs);
   const answer = await response.json();
   const totalMs = performance.now() - started;
   return { answer, totalMs, ...timings(response.headers.get("Server-Timing") ?? "") };
@@ -89,10 +91,11 @@ export async function health() {
   }
 }
 
-async function post(path, file, accept, signal) {
+async function post(path, file, accept, signal, timeoutMs = null) {
   // The service looks at the content: a type that the system guessed from the name only confuses.
   const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
   const headers = { "Content-Type": type, Accept: accept, ...authorization() };
+  if (timeoutMs !== null) headers["X-Request-Timeout-Ms"] = timeoutMs;
   let response;
   try {
     response = await fetch(path, { method: "POST", body: file, headers, signal });
@@ -129,14 +132,15 @@ function seconds(text) {
 
 function timings(header) {
   const stages = [];
-  let batch = null;
+  let [batch, tiles] = [null, null];
   for (const entry of header.split(",")) {
     const [name, ...parameters] = entry.split(";").map((part) => part.trim());
     const fields = Object.fromEntries(parameters.map((part) => part.split("=").map((side) => side.replaceAll('"', ""))));
     if (name === "batch") batch = fields.desc ?? null;
+    else if (name === "tiles") tiles = fields.desc ?? null;
     else if (name && "dur" in fields) stages.push({ name, ms: Number(fields.dur) || 0 });
   }
-  return { stages, batch };
+  return { stages, batch, tiles };
 }
 
 export function sentence(text) {

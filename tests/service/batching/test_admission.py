@@ -173,6 +173,21 @@ def test_with_nothing_ahead_one_slow_answer_rejects_nothing() -> None:
     admission.check(64, seconds_left=0.1)
 
 
+def test_more_images_of_a_request_wait_for_others_alone() -> None:
+    admission = admission_of()
+    admission.record_batch(1, 1.0)
+    own = admission.images.permit(LOW)
+    admission.reserve_images(own, 1, seconds_left=0.1)
+    admission.reserve_images(own, 9, seconds_left=0.1)  # behind nobody, as slow as they may be
+    assert own.units == 10
+    with images(admission, 1, NORMAL):
+        admission.reserve_images(own, 9, seconds_left=26)  # 20 s, at most 80 % of what is left
+        with pytest.raises(TooLateError):
+            admission.reserve_images(own, 9, seconds_left=26)
+        with pytest.raises(QueueFullError):
+            admission.reserve_images(own, 56, seconds_left=1e9)
+
+
 def test_the_rate_follows_what_is_measured() -> None:
     admission = admission_of(capacity=1)
     admission.record_batch(1, 10.0)

@@ -48,6 +48,21 @@ class TestDetect:
         assert names("--score-threshold", "0", "--iou-threshold", "0.1") == ["person", "dog"]
         assert names("--score-threshold", "0", "--iou-threshold", "0.1", "--class-agnostic") == ["person"]
 
+    def test_tiles(self, tmp_path: Path) -> None:
+        Image.new("RGB", (100, 40), (7, 0, 0)).save(tmp_path / "wide.png")
+        (document,) = json.loads(invoke("detect", tmp_path / "wide.png", "--json", "--tile", "64").stdout)
+        assert document["boxes"] == [[7, 1, 11, 9], [43, 1, 47, 9]]  # the whole picture gives the first again
+        assert document["image"] == {"width": 100, "height": 40}
+        many = invoke("detect", tmp_path / "wide.png", "--tile", "64", "--tile-overlap", "0.8", "--max-detections", "1")
+        assert many.stdout.startswith(f"{tmp_path / 'wide.png'}: 1 detection\n")
+
+    def test_more_tiles_than_are_taken_are_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FRCNN_MAX_TILES", "2")
+        Image.new("RGB", (100, 40), (7, 0, 0)).save(tmp_path / "wide.png")
+        result = invoke("detect", tmp_path / "wide.png", "--tile", "64")
+        assert result.exit_code == 1
+        assert "100 x 40 pixels would be 3 pictures in tiles of 64 px" in result.stderr
+
     def test_json_of_a_folder_in_order(self, folder: Path) -> None:
         result = invoke("detect", folder, "--json")
         documents = json.loads(result.stdout)
@@ -80,7 +95,14 @@ class TestDetect:
         assert invoke("detect", folder / "missing.jpg").exit_code == 2
         for wrong in ("2", "dog", "dog:high"):
             assert invoke("detect", folder, "--score-threshold", wrong).exit_code == 2
-        assert invoke("detect", folder, "--iou-threshold", "2").exit_code == 2
+        for options in (
+            ("--iou-threshold", "2"),
+            ("--tile", "63"),
+            ("--tile-overlap", "0.3"),
+            ("--tile", "64", "--tile-overlap", "0.9"),
+            ("--max-detections", "101"),
+        ):
+            assert invoke("detect", folder, *options).exit_code == 2
         above = invoke("detect", folder, "--iou-threshold", "0.7")
         assert above.exit_code == 1
         assert "at most 0.5" in above.stderr

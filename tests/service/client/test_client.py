@@ -70,6 +70,9 @@ def test_options_reach_the_service(calling: type[Sync]) -> None:
         assert call.detect(red_png(7), iou_threshold=0.1, class_agnostic=True).names == ("person",)
         for labels in ("dog", ["dog"], [4]):
             assert call.detect(red_png(7), labels=labels).names == ("dog",)
+        tiled = call.detect(red_png(7, (40, 100)), tile=64, tile_overlap=0.4, tile_whole=False, max_detections=101)
+        assert len(tiled) == 4  # in each of the two tiles the same
+        assert sorted(tiled.xyxy()[:2, 0].tolist()) == [7, 43]
         result = call.detect(red_png(7, (40, 80)), box_format="cxcywh", normalized=True)
         assert result.boxes[0] == pytest.approx([9 / 80, 5 / 40, 4 / 80, 8 / 40])
         assert result.xyxy()[0] == pytest.approx([7, 1, 11, 9])
