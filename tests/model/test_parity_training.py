@@ -143,10 +143,8 @@ def as_vectors(model: nn.Module, images: list[Tensor], targets: list[Target]) ->
 @pytest.mark.slow
 def test_float32_trains_as_near_to_float64_as_torchvisions() -> None:
     """By the median over several cases: one that rounding flips in one of the two models decides nothing."""
-    distances: dict[str, list[Tensor]] = {
-        "theirs": [],
-        "ours": [],
-    }  # relative ones, of the losses and of the gradients, for each case
+    # Relative ones, of the losses and of the gradients, for each case.
+    distances: dict[str, list[Tensor]] = {"theirs": [], "ours": []}
     for case in ("one", "many", "tiny", "touching the border", "drawn min_size", "own thresholds", "size left alone"):
         boxes, settings = TARGETS[case]
         theirs, ours = make_frozen_pair(**SMALL | settings)
