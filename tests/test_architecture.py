@@ -55,15 +55,29 @@ SERVING = [
 ]
 # Files of tests that no module of their own name has: they test what several modules do together.
 TOGETHER = """
-    model/images/test_bounds.py model/images/test_metadata.py
-    model/inference/test_accuracy_gate.py model/inference/test_company.py model/inference/kernels/test_compile.py
-    model/test_company.py model/test_default_device.py model/test_state_dict.py
-    model/test_parity_inference.py model/test_parity_training.py model/test_parity_v2.py
+    model/images/test_bounds.py
+    model/images/test_metadata.py
+    model/inference/kernels/test_compile.py
+    model/inference/test_accuracy_gate.py
+    model/inference/test_company.py
+    model/test_company.py
+    model/test_default_device.py
+    model/test_parity_inference.py
+    model/test_parity_training.py
+    model/test_parity_v2.py
+    model/test_state_dict.py
     model/training/test_default_device.py
-    service/api/test_admission_routes.py service/api/test_generated_client.py service/client/test_documentation.py
-    service/page/test_code.py service/page/test_detections.py service/page/test_docs.py service/page/test_kept.py
-    service/page/test_page.py service/page/test_states.py service/page/test_tiles.py service/telemetry/test_dashboard.py
-    service/test_hostile.py service/test_live.py
+    service/api/test_admission_routes.py
+    service/api/test_generated_client.py
+    service/client/test_documentation.py
+    service/page/test_detections.py
+    service/page/test_docs.py
+    service/page/test_page.py
+    service/page/test_states.py
+    service/page/test_tiles.py
+    service/telemetry/test_dashboard.py
+    service/test_hostile.py
+    service/test_live.py
 """
 SOURCES = sorted(path for package in LAYERS for path in (ROOT / package).rglob("*.py"))
 
@@ -129,6 +143,7 @@ def test_every_room_has_a_place(package: str) -> None:
 def test_tests_mirror_the_code() -> None:
     """`tests/model/test_rpn.py` tests `model/rpn.py`; tests/docker, tests/reliability and tests/scale test it all."""
     modules = {str(path.relative_to(ROOT).with_name(f"test_{path.stem}.py")) for path in SOURCES}
+    modules |= {f"service/page/test_{path.stem}.py" for path in (ROOT / "service" / "page").rglob("*.js")}
     tests = [path for package in LAYERS for path in (ROOT / "tests" / package).rglob("test_*.py")]
     names = {str(path.relative_to(ROOT / "tests")) for path in tests}
     assert names - modules == set(TOGETHER.split())

@@ -119,6 +119,22 @@ class Visit:
     def text(self, selector: str) -> str:
         return str(self.page.inner_text(selector))
 
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and score of each row of the list that is shown."""
+        shown = self.page.locator("#list .row:visible")
+        return [(row.locator(".name").inner_text(), row.locator(".number").inner_text()) for row in shown.all()]
+
+    def selected(self) -> list[str]:
+        """Scores of the rows that are selected."""
+        return [row.inner_text() for row in self.page.locator("#list [aria-selected=true] .number").all()]
+
+    def set_threshold(self, value: float) -> None:
+        self.page.locator("#threshold").fill(str(value))
+
+    def fits(self) -> bool:
+        """Whether the page is no wider than its window."""
+        return bool(self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
     def pixel(self, canvas: str, x: float, y: float) -> list[int]:
         """RGBA of a canvas at a place given in fractions of its size."""
         found: list[int] = self.page.evaluate(
