@@ -53,7 +53,7 @@ def visiting(browser: Any, look: Look) -> Visiting:
 @pytest.fixture(scope="module")
 def page_url() -> Iterator[str]:
     """A service that is well."""
-    with served(create_app(Settings(), load=lambda _: [PageDetector()])) as url:
+    with served(create_app(Settings(weights="bundled"), load=lambda _: [PageDetector()])) as url:
         yield url
 
 

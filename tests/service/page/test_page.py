@@ -51,7 +51,7 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     page.keyboard.press("Enter")
     visit.until_shown()
     reached.clear()
-    press_tab(11)
+    press_tab(12)
     assert reached == [
         "threshold",
         "all-classes",
@@ -59,6 +59,7 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
         "chip",
         "chip",
         "chip",
+        "SUMMARY",
         "row",
         "curl",
         "code",
