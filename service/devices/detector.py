@@ -300,11 +300,11 @@ def load_detectors(settings: Settings) -> list[Detector]:
         own = model if len(devices) == 1 else copy.deepcopy(model)
         kind = GPUDetector if device.startswith("cuda") else ModelDetector
         detector = kind(own, info, device=device, settings=settings)
-        detector.known_answer = ask(detector)
         if settings.max_batch_size == AUTO:
             detector.measure_batch_size()
         if isinstance(detector, GPUDetector):
             detector.get_ready(min(batch_size(settings, [detector]), _LARGEST_GPU_BATCH))
+        detector.known_answer = ask(detector)  # by the graphs that will be asked again
         detectors.append(detector)
         logger.info(
             "%s weights, version %s, are on %s in %s, best %d at a time",
