@@ -51,8 +51,9 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     page.keyboard.press("Enter")
     visit.until_shown()
     reached.clear()
-    press_tab(12)
+    press_tab(13)
     assert reached == [
+        "tile",
         "threshold",
         "all-classes",
         "no-classes",
