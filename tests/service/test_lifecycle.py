@@ -108,7 +108,7 @@ async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first() -> None:
         while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
         hung.gate.set()
-    first, again = loaded
+    first, again, *_ = loaded  # a busy machine may take an answer of the second for a hang, too
     assert (first.weights, first.precision, first.max_batch_size, first.device) == ("auto", "auto", "auto", "auto")
     # The official weights may have become reachable since; measuring again takes time and may end otherwise.
     assert (again.weights, again.precision, again.max_batch_size, again.device) == ("bundled", "bf16", 2, "cpu")

@@ -26,8 +26,8 @@ def test_sigterm_flips_readiness_first_then_refuses_and_finishes() -> None:
         accepted = [callers.submit(detect, server, numbered_png(1))]
         server.until(lambda: server.ran() == [[1]])
         server.child.send_signal(signal.SIGTERM)
-        server.until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
-        assert httpx.get(f"{server.url}/healthz").json()["status"] == "draining"
+        server.until(lambda: httpx.get(f"{server.url}/readyz", timeout=30).status_code == 503)
+        assert httpx.get(f"{server.url}/healthz", timeout=30).json()["status"] == "draining"
         late = detect(server, numbered_png(2))  # a load balancer that has not looked yet
         assert late.status_code == 200
         assert late.headers["connection"] == "close"
@@ -61,7 +61,9 @@ def test_sighup_reads_the_weights_again_and_a_broken_file_changes_nothing(tmp_pa
         assert first["label_names"] == ["first"]
         weights.write_text("second")
         server.child.send_signal(signal.SIGHUP)
-        server.until(lambda: httpx.get(f"{server.url}/labels").json()["labels"] == [{"id": 1, "name": "second"}])
+        server.until(
+            lambda: httpx.get(f"{server.url}/labels", timeout=30).json()["labels"] == [{"id": 1, "name": "second"}]
+        )
         second = detect(server, numbered_png(1)).json()
         assert second["label_names"] == ["second"]
         assert second["model"]["version"] != first["model"]["version"]
@@ -69,7 +71,7 @@ def test_sighup_reads_the_weights_again_and_a_broken_file_changes_nothing(tmp_pa
         server.child.send_signal(signal.SIGHUP)
         server.until(lambda: "the weights are not replaced: no such file of weights: weights" in server.log.read_text())
         assert detect(server, numbered_png(1)).json() == second
-        assert httpx.get(f"{server.url}/healthz").json()["status"] == "ok"
+        assert httpx.get(f"{server.url}/healthz", timeout=30).json()["status"] == "ok"
         server.child.send_signal(signal.SIGTERM)
         assert server.child.wait(20) == 0
 
@@ -100,7 +102,7 @@ def test_it_ends_within_a_bound_though_a_device_hangs() -> None:
 def test_it_ends_though_a_picture_is_never_decoded() -> None:
     with faulty(shutdown_timeout_s=1, slow_px=48) as server, ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(detect, server, numbered_png(1, size=48))
-        server.until(lambda: httpx.get(f"{server.url}/healthz").json()["images_in_flight"] == 1)
+        server.until(lambda: httpx.get(f"{server.url}/healthz", timeout=30).json()["images_in_flight"] == 1)
         server.child.send_signal(signal.SIGTERM)
         assert server.child.wait(20) == 0
         assert waiting.exception() or waiting.result().status_code >= 500

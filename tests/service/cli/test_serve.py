@@ -64,10 +64,10 @@ def test_serve_as_a_process_ends_cleanly_on_sigterm() -> None:
     with process("serve", "--port", "0", "--weights", "random") as child:
         url = address(child)
         give_up = time.monotonic() + 300
-        while httpx.get(f"{url}/healthz").status_code != 200:
+        while httpx.get(f"{url}/healthz", timeout=30).status_code != 200:
             assert time.monotonic() < give_up
             time.sleep(0.1)
-        health = httpx.get(f"{url}/healthz").json()
+        health = httpx.get(f"{url}/healthz", timeout=30).json()
         assert health["model"] | {"version": ""} == {
             "name": "fasterrcnn_resnet50_fpn",
             "weights": "random",
