@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.images.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
-from model.images.opened import OpenedImage, Pixels, pillow_image, write_rgb
+from model.images.opened import OpenedImage, Pixels, pillow_bytes, pillow_image, write_rgb
 
 MAGIC = b"BM"
 _CORE_HEADER = 12
@@ -54,6 +54,8 @@ def open_bmp(data: bytes) -> OpenedImage:
         width=width,
         height=abs(height),
         sample_bytes=(width * bits + 31) // 32 * 4 * abs(height),
+        work=width * abs(height),
+        working_bytes=pillow_bytes(width * abs(height), 5, len(data)),
         write=write,
     )
 

@@ -10,7 +10,7 @@ from PIL import features
 from model.images import bmp, gif, jpeg, png, tiff
 from model.images.errors import BrokenImageError, ImageError, ImageTooLargeError, UnsupportedImageError
 from model.images.foreign import foreign_name, is_avif
-from model.images.opened import Allocate, OpenedImage, Pixels, pageable, pillow_image, write_rgb
+from model.images.opened import Allocate, OpenedImage, Pixels, pageable, pillow_bytes, pillow_image, write_rgb
 from model.images.tags import exif_orientation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
@@ -19,6 +19,10 @@ ACCEPTED = ", ".join(FORMATS)
 LONGEST_SIDE = 1_000_000  # decoders take time and memory for each row, however short
 # Sixteen bits a sample take twice the time of eight. An RGBA picture of 8 bits may have all pixels that are allowed.
 _MOST_SAMPLE_BYTES_PER_PIXEL = 4
+# Of Pillow's decoders, measured by benchmarks/slowest_images.py: time of a pixel, where that of a plain JPEG is 1, and
+# bytes. libwebp keeps two canvases of four bytes, its copy of the frame and Pillow's image have four each.
+_COSTS = {"WEBP": (2.4, 20), "AVIF": (2.3, 18)}
+_LITTLE_WORK = 1 << 22  # pixels: well under a tenth of a second
 # EXIF's place in AVIF files. It does not turn them (their own boxes do), and Pillow refuses those where it is damaged.
 _AVIF_EXIF = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 
@@ -71,6 +75,22 @@ def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
         raise ImageTooLargeError(f"the image has {width} x {height} pixels; at most {LONGEST_SIDE:,} a side are taken")
     if width < 1 or height < 1:
         raise BrokenImageError(f"the image has {width} x {height} pixels")
+
+
+def check_work(image: OpenedImage, *, most: int) -> None:
+    """Refuse an image that takes longer to decode than a plain JPEG of `most` pixels.
+
+    A thread that decodes cannot be stopped, so the work is bounded before it begins.
+
+    Raises:
+        ImageTooLargeError
+    """
+    if image.work > max(most, _LITTLE_WORK):
+        pixels = image.width * image.height
+        raise ImageTooLargeError(
+            f"this {image.format} image has {image.width} x {image.height} pixels; of its kind, which takes long to "
+            f"decode, at most {max(most, _LITTLE_WORK) * pixels // image.work:,} in all are taken"
+        )
 
 
 def read_pixels(image: OpenedImage, *, allocate: Allocate = pageable, upright: bool = True) -> Pixels:
@@ -135,11 +155,14 @@ def _opener(data: bytes) -> Callable[[bytes], OpenedImage] | None:
 def _open_with_pillow(data: bytes, image_format: str) -> OpenedImage:
     image = pillow_image(data, image_format)
     width, height = image.size
+    time_of_pixel, bytes_of_pixel = _COSTS[image_format]
     return OpenedImage(
         format=image_format,
         width=width,
         height=height,
         orientation=exif_orientation(image.info.get("exif", b"")),
         sample_bytes=width * height * len(image.getbands()),
+        work=round(time_of_pixel * width * height),
+        working_bytes=pillow_bytes(width * height, bytes_of_pixel, len(data)),
         write=lambda out: write_rgb(image, out),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from model.images.errors import BrokenImageError, ImageTooLargeError
-from model.images.opened import OpenedImage, pillow_image, write_rgb
+from model.images.opened import OpenedImage, pillow_bytes, pillow_image, write_rgb
 
 MAGICS = (b"GIF87a", b"GIF89a")
 _IMAGE, _EXTENSION, _GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
@@ -42,6 +42,8 @@ def open_gif(data: bytes) -> OpenedImage:
         width=width,
         height=height,
         sample_bytes=width * height,
+        work=width * height,
+        working_bytes=pillow_bytes(width * height, 2, len(data)),
         write=lambda out: write_rgb(pillow_image(first_frame, "GIF"), out),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 
 from model.images.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
-from model.images.opened import OpenedImage, Pixels, pillow_image, write_rgb
+from model.images.opened import OpenedImage, Pixels, pillow_bytes, pillow_image, write_rgb
 from model.images.tags import exif_orientation
 
 MAGIC = b"\xff\xd8"
@@ -26,6 +26,9 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _MOST_PARTS = 10_000
 # Each scan goes through all pixels. Encoders write 10 scans, 18 for CMYK: that many for 45 million pixels at least.
 _USUAL_SCANS, _MOST_SCANS = 12, 100
+# Of a pixel, where that of one scan is 1: each scan goes through all coefficients, and where something is wrong with a
+# file Pillow does it once more. CMYK is decoded twice.
+_TIME_OF_SCAN, _TIME_OF_CMYK = 0.17, 1.4
 _MOST_SCANNED_PIXELS = _USUAL_SCANS << 26
 
 
@@ -59,14 +62,21 @@ def open_jpeg(data: bytes) -> OpenedImage:
     scans = len(segments.scans)
     if scans > _MOST_SCANS or (scans > _USUAL_SCANS and scans * width * height > _MOST_SCANNED_PIXELS):
         raise ImageTooLargeError(f"the JPEG image has {scans} scans over {width} x {height} pixels, which is too many")
+    coefficients = 2 * components if segments.is_progressive or scans > 1 else 0  # bytes of a pixel
     return OpenedImage(
         format="JPEG",
         width=width,
         height=height,
         orientation=segments.orientation,
         sample_bytes=width * height * components,
+        work=round(width * height * _time_of_pixel(components, scans if coefficients else 0)),
+        working_bytes=pillow_bytes(width * height, 1 + components + coefficients, len(data)),
         write=lambda out: _write(data, segments, out),
     )
+
+
+def _time_of_pixel(components: int, scans: int) -> float:
+    return max(_TIME_OF_CMYK if components == 4 else 1.0, _TIME_OF_SCAN * scans)
 
 
 def _walk(data: bytes) -> _Segments:

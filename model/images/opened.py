@@ -20,6 +20,18 @@ Allocate = Callable[[tuple[int, int, int]], Pixels]
 Image.MAX_IMAGE_PIXELS = None
 
 _BAND_PIXELS = 1 << 20  # converted at a time, so that conversions need little memory
+_BYTES_OF_BAND_PIXEL = 12  # cut out, converted, as an array
+
+
+def pillow_bytes(pixels: int, bytes_of_pixel: int, file_bytes: int) -> int:
+    """Most memory that `write_rgb` needs: an image of Pillow's or several, a band in conversion, the file once more.
+
+    Args:
+        pixels: of the image.
+        bytes_of_pixel: in all images that are in memory at once, without the final pixels.
+        file_bytes: of the file.
+    """
+    return bytes_of_pixel * pixels + _BYTES_OF_BAND_PIXEL * min(pixels, _BAND_PIXELS) + 2 * file_bytes
 
 
 def pageable(shape: tuple[int, int, int]) -> Pixels:
@@ -35,7 +47,9 @@ class OpenedImage:
         format: as in `decoding.FORMATS`.
         width, height: as stored, before the picture is turned upright.
         orientation: 1 to 8, as EXIF numbers them.
-        sample_bytes: of all samples, as the file's decoder unpacks them: what decoding takes time for.
+        sample_bytes: of all samples, as the file's decoder unpacks them.
+        work: pixels of a plain JPEG that take as long to decode; 67 million take about a second of a core.
+        working_bytes: most memory that decoding needs at once, beside the file and the pixels that it gives.
         write: decodes into an array `[height, width, 3]`, which may be a view. Raises `ImageError` where the file is
             refused, `MemoryError`, or whatever Pillow raises for a damaged file.
     """
@@ -45,6 +59,8 @@ class OpenedImage:
     height: int
     orientation: int = 1
     sample_bytes: int
+    work: int
+    working_bytes: int
     write: Callable[[Pixels], None]
 
     @property

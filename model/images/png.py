@@ -6,9 +6,12 @@ import struct
 import zlib
 
 from model.images.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
-from model.images.opened import OpenedImage, pillow_image, write_rgb
+from model.images.opened import OpenedImage, pillow_bytes, pillow_image, write_rgb
 from model.images.tags import exif_orientation
 
+# Inflating and undoing the filters: 0.8 s for 67 million bytes of samples, and a fifth more where they are interlaced.
+_TIME_OF_BYTE, _TIME_OF_INTERLACED_BYTE = 0.85, 1.0
+_BYTES_OF_PIXEL = 5  # Pillow's image has four
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PALETTE = 3
@@ -27,12 +30,16 @@ def open_png(data: bytes) -> OpenedImage:
     if len(header) != 13:
         raise BrokenImageError("the PNG image's header is broken")
     width, height, bits, color_type = struct.unpack(">IIBB", header[:10])
+    sample_bytes = (width * bits * _SAMPLES.get(color_type, 1) + 7) // 8 * height
+    time_of_byte = _TIME_OF_INTERLACED_BYTE if header[12] else _TIME_OF_BYTE
     return OpenedImage(
         format="PNG",
         width=width,
         height=height,
         orientation=orientation,
-        sample_bytes=(width * bits * _SAMPLES.get(color_type, 1) + 7) // 8 * height,
+        sample_bytes=sample_bytes,
+        work=round(time_of_byte * sample_bytes),
+        working_bytes=pillow_bytes(width * height, _BYTES_OF_PIXEL, len(data)),
         write=lambda out: write_rgb(pillow_image(b"".join(needed), "PNG"), out),
     )
 

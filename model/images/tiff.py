@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, _imaging
 
 from model.images.errors import BrokenImageError, UnsupportedImageError
-from model.images.opened import OpenedImage, Pixels, pillow_image, write_rgb
+from model.images.opened import OpenedImage, Pixels, pillow_bytes, pillow_image, write_rgb
 from model.images.tags import ORIENTATION, first_offset
 from model.images.tiff_layout import CMYK, RGB, WHITE_IS_ZERO, Layout, plain_file, read_layout
 from model.images.tiff_pages import picture_directory
@@ -35,7 +35,9 @@ def open_tiff(data: bytes) -> OpenedImage:
         width=layout.width,
         height=layout.height,
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        sample_bytes=layout.width * layout.height * layout.samples * max(layout.bits, 8) // 8,
+        sample_bytes=layout.sample_bytes,
+        work=layout.work,
+        working_bytes=layout.working_bytes + pillow_bytes(layout.width * layout.height, 4, 2 * len(data)),
         write=lambda out: _write(layout, out),
     )
 

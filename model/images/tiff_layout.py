@@ -34,6 +34,10 @@ _UNSIGNED = frozenset({1, 4})  # 4: not defined
 
 _MOST_PIECES = 1 << 16  # tiles of 32 x 32 over 8192 x 8192 pixels
 _MOST_TILE_PIXELS = 1 << 22
+# Measured by benchmarks/slowest_images.py, in pixels of a plain JPEG: 67 million of them take about a second.
+_TIME_OF_BYTE, _TIME_OF_PIXEL, _TIME_OF_PLANES, _TIME_OF_PIECE = 0.3, 0.2, 1.0, 800
+_TIMES_OF_BYTE = {34925: 0.9, 2: 1.2, 3: 1.2, 4: 1.2, JPEG: 0.4}  # LZMA, fax
+_BYTES_OF_PLANES = 22  # with the planes stacked, merged and converted by Pillow
 _MOST_SAMPLES = 8
 _REVERSED_BITS = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
@@ -61,6 +65,27 @@ class Layout:
     has_reversed_bits: bool
     tile_wh: tuple[int, int] | None
     rows_per_strip: int
+
+    @property
+    def sample_bytes(self) -> int:
+        """Of all samples, when they are unpacked."""
+        return self.width * self.height * self.samples * max(self.bits, 8) // 8
+
+    @property
+    def work(self) -> int:
+        """See `OpenedImage.work`. An image without pixels, which is refused later, is none."""
+        if self.width < 1 or self.height < 1:
+            return 0
+        time_of_byte = _TIMES_OF_BYTE.get(self.compression, _TIME_OF_BYTE)
+        pieces = self.pieces * (self.samples if self.is_planar else 1)
+        pixels = self.width * self.height * (_TIME_OF_PLANES if self.is_planar else _TIME_OF_PIXEL)
+        return round(time_of_byte * self.sample_bytes + pixels) + pieces * _TIME_OF_PIECE
+
+    @property
+    def working_bytes(self) -> int:
+        """Of planes and tiles, see `OpenedImage.working_bytes`."""
+        tile = 0 if self.tile_wh is None else self.tile_wh[0] * self.tile_wh[1]
+        return self.width * self.height * (_BYTES_OF_PLANES if self.is_planar else 4) + 8 * tile
 
     @property
     def pieces(self) -> int:

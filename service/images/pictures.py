@@ -68,16 +68,22 @@ class Picture:
 
 
 def decode(data: bytes, *, max_pixels: int, allocate: Allocate = pageable) -> Picture:
-    """`open_image`, then `upright_rgb`. Blocking: call it in a thread."""
-    return upright_rgb(open_image(data, max_pixels=max_pixels), allocate=allocate)
+    """Decode a file of one's own, however long that takes. Blocking: call it in a thread.
+
+    Raises:
+        ServiceError: see `open_image` and `upright_rgb`.
+    """
+    with _problems():
+        image = decoding.open_image(data, max_pixels=max_pixels)
+    return upright_rgb(image, allocate=allocate)
 
 
 def open_image(data: bytes, *, max_pixels: int) -> OpenedImage:
-    """Read the header alone: what it is, and how large.
+    """Read the header alone: what it is, how large, and how long it takes to decode.
 
     Args:
         data: the file.
-        max_pixels: bound on width times height.
+        max_pixels: bound on width times height, and on the work: no more than a plain JPEG of so many pixels takes.
 
     Raises:
         BrokenImageError: not an image, or its header is damaged.
@@ -86,7 +92,9 @@ def open_image(data: bytes, *, max_pixels: int) -> OpenedImage:
         UnavailableError: there is no memory left.
     """
     with _problems():
-        return decoding.open_image(data, max_pixels=max_pixels)
+        image = decoding.open_image(data, max_pixels=max_pixels)
+        decoding.check_work(image, most=max_pixels)
+    return image
 
 
 def check_pixels(width: int, height: int, *, max_pixels: int) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.images.decoding import decode, open_image
+from model.images.decoding import check_work, decode, open_image
 from model.images.errors import ImageError, ImageTooLargeError
 
 
@@ -189,3 +189,45 @@ def test_comments_and_other_frames_of_a_gif_cost_nothing() -> None:
 def test_run_length_encoded_bitmaps_are_decoded(mode: str) -> None:
     data = bmp(4, 2, bytes([4, 7, 0, 0, 2, 9, 2, 8, 0, 1]))
     assert decode(data, max_pixels=100).shape == (2, 4, 3)
+
+
+def header_of(image_format: str, **options: Any) -> bytes:
+    """A small file whose header claims a large picture where that is one field."""
+    data = bytearray(file(image_format, **options))
+    side = 8000
+    if image_format == "PNG":
+        data[16:24] = struct.pack(">II", side, side)
+    elif image_format == "GIF":
+        at = data.index(b",")
+        data[6:10] = data[at + 5 : at + 9] = struct.pack("<HH", side, side)
+    else:
+        at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
+        data[at : at + 4] = struct.pack(">HH", side, side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_taken"),
+    [
+        (header_of("JPEG"), True),
+        (header_of("GIF"), True),
+        (header_of("PNG"), True),
+        (header_of("JPEG", progressive=True), True),  # grey: 6 scans
+        (jpeg_of(8000, 12), False),
+        (jpeg_of(5000, 12), True),
+        (png_of(8000, 8000), False),
+        (png_of(5000, 5000), True),
+    ],
+)
+def test_no_decode_takes_longer_than_that_of_a_plain_jpeg(data: bytes, is_taken: bool) -> None:
+    image = open_image(data, max_pixels=1 << 26)
+    if is_taken:
+        check_work(image, most=1 << 26)
+    else:
+        with pytest.raises(ImageTooLargeError, match=r"of its kind, which takes long to decode, at most [23]\d,"):
+            check_work(image, most=1 << 26)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
+def test_a_small_file_is_taken_whatever_its_format(image_format: str) -> None:
+    check_work(open_image(file(image_format), max_pixels=64 * 64), most=64 * 64)
