@@ -37,7 +37,7 @@ def serve(**flags: Any) -> None:
     """
     settings = settings_from({name: value for name, value in flags.items() if value is not None})
     _refuse_read_only_tmp()
-    logs.configure(settings)
+    logs.configure(settings, in_background=True)
     for name in misspelt_variables():
         logger.warning("%s is set, and is no setting: is it misspelt?", name)
     refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds

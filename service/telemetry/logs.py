@@ -7,6 +7,7 @@ they parse are kept quiet.
 from __future__ import annotations
 
 import logging
+import sys
 from asyncio import CancelledError
 from contextvars import ContextVar
 
@@ -14,6 +15,7 @@ from opentelemetry import trace
 from pythonjsonlogger.json import JsonFormatter
 
 from service.settings import LogFormat, Settings
+from service.telemetry.background_log import BackgroundHandler
 
 access_logger = logging.getLogger("service.access")
 request_id_of_this_task: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -51,11 +53,16 @@ class UvicornRecords(logging.Filter):
         return not (cancelled or "upgrade request" in text or "WebSocket library" in text)
 
 
-def configure(settings: Settings) -> None:
-    """Send the whole process's log to standard error, warnings and uvicorn's loggers included."""
+def configure(settings: Settings, *, in_background: bool = False) -> None:
+    """Send the whole process's log to standard error, warnings and uvicorn's loggers included.
+
+    Args:
+        settings: level and format.
+        in_background: have a thread write it.
+    """
     level = settings.log_level.upper()
     logging.captureWarnings(True)
-    handler = logging.StreamHandler()
+    handler = BackgroundHandler(sys.stderr) if in_background else logging.StreamHandler()
     handler.addFilter(RequestFields())
     handler.setFormatter(_formatter(settings.log_format))
     # Not `logging.config.dictConfig`, which closes every handler of the process, with the streams of some libraries'.
