@@ -16,6 +16,11 @@ class Reply:
     body: bytes
     seconds: float
     ended: float  # on the performance counter
+    head: str = ""
+
+    def stage_ms(self, name: str) -> float:
+        """Of a stage, as `Server-Timing` tells it."""
+        return float(self.head.partition(f"{name};dur=")[2].partition(",")[0])
 
     @property
     def number(self) -> int:
@@ -47,7 +52,7 @@ async def call(port: int, request: bytes) -> Reply:
         writer.close()
     head, _, body = received.partition(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1]) if head else 0
-    return Reply(status, body, time.perf_counter() - started, time.perf_counter())
+    return Reply(status, body, time.perf_counter() - started, time.perf_counter(), head.decode("latin-1"))
 
 
 def record(figure: str) -> None:

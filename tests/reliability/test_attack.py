@@ -1,0 +1,134 @@
+"""Everything at once from 64 callers, with a polite one beside them; and what must not grow with what is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.support.attackers import Attack, Watch
+from tests.support.calls import record
+from tests.support.faulty_server import faulty
+
+pytestmark = pytest.mark.reliability
+
+SECONDS = float(os.environ.get("RELIABILITY_ATTACK_S", "60"))
+MOST_BYTES = 3_000_000_000
+MOST_BATCHES_WAITED = 4  # the one at work, one of each caller, and what rounding makes of it
+MOST_LOG_LINES = 12
+SHUTDOWN_S = 20
+
+
+def status_kib(pid: int, name: str) -> int:
+    return int(re.findall(name + r":\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0])
+
+
+@contextmanager
+def served_as_by_default(log: Path, **settings: object) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The service with the bundled weights and its default settings, in a process of its own; ready."""
+    environment = {f"FRCNN_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"FRCNN_PORT": "0", "FRCNN_WEIGHTS": "bundled", "FRCNN_DEVICE": "cpu"}
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"], stdout=output, stderr=output, env=os.environ | environment
+        )
+    try:
+        give_up = time.monotonic() + 180
+        while "ready:" not in log.read_text():
+            assert child.poll() is None, log.read_text()
+            assert time.monotonic() < give_up, log.read_text()
+            time.sleep(0.1)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())
+        assert found is not None
+        yield child, int(found[1])
+    finally:
+        child.kill()
+        child.wait()
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+@pytest.mark.parametrize("addresses", [1, 64])
+def test_under_attack_a_polite_caller_is_answered_and_memory_stays(addresses: int, tmp_path: Path) -> None:
+    """With an address each, attackers have a share each, and the polite caller one of 65."""
+    log = tmp_path / "log"
+    picture = io.BytesIO()
+    Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(picture, "JPEG")
+
+    logged: list[int] = []
+
+    async def attacked(port: int, child: subprocess.Popen[bytes]) -> tuple[Attack, Watch, float]:
+        watch = Watch(port, lambda: status_kib(child.pid, "VmRSS"))
+        attack = Attack(port, SECONDS + 30, addresses)
+        watching = asyncio.create_task(watch.run(picture.getvalue()))
+        attacking = asyncio.create_task(attack.run())
+        await asyncio.sleep(SECONDS)
+        watch.stopped.set()
+        await watching
+        logged.append(len(log.read_text().splitlines()))
+        child.send_signal(signal.SIGTERM)
+        started = time.perf_counter()
+        await asyncio.to_thread(child.wait, SHUTDOWN_S + 30)
+        ended = time.perf_counter() - started
+        attacking.cancel()
+        await asyncio.gather(attacking, return_exceptions=True)
+        return attack, watch, ended
+
+    with served_as_by_default(log, access_log=False, shutdown_timeout_s=SHUTDOWN_S) as (child, port):
+        before = status_kib(child.pid, "VmRSS")
+        attack, watch, ended = asyncio.run(attacked(port, child))
+        code = child.returncode
+    lines = log.read_text().splitlines()[logged[0] :]
+    record(
+        f"attack: {attack.callers} callers at {addresses} addresses for {SECONDS:g} s, {attack.sent} requests, answers "
+        f"{attack.statuses}; memory {before / 1024:.0f} -> {watch.most_kib / 1024:.0f} MiB at most; polite "
+        f"{watch.statuses}, p50 {percentile(watch.seconds, 0.5):.2f} s, p99 {percentile(watch.seconds, 0.99):.2f} s; "
+        f"waited {percentile(watch.batches_waited, 0.5):.1f} and {percentile(watch.batches_waited, 0.99):.1f} batches; "
+        f"health {watch.health}, after {watch.health_s:.2f} s at most; SIGTERM: exit {code} after {ended:.1f} s, "
+        f"{len(lines)} lines logged since"
+    )
+    print("\n".join(lines))
+    assert watch.most_kib * 1024 < MOST_BYTES
+    assert set(watch.health) == {"ok"}
+    assert all(status < 500 for status in watch.statuses)
+    assert watch.statuses[200] > 0
+    assert not [status for status in attack.statuses if status == 500]
+    assert code == 0
+    assert ended <= SHUTDOWN_S + 2
+    assert len(lines) <= MOST_LOG_LINES
+    if addresses == 1:
+        assert percentile(watch.batches_waited, 0.99) < MOST_BATCHES_WAITED
+
+
+def test_the_series_do_not_grow_with_what_is_asked() -> None:
+    with faulty() as server, httpx.Client(base_url=server.url, timeout=30) as client:
+
+        def series() -> set[str]:
+            lines = client.get("/metrics").text.splitlines()
+            return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+        for path in ("/metrics", "/unknown", "/livez", "/healthz", "/page/none", "/v2/none"):
+            for method in ("GET", "PUT", "BREW"):
+                client.request(method, path)
+        before = series()
+        for _ in range(1000):
+            client.get("/metrics")
+        for number in range(10_000):
+            client.request(("GET", "PUT", f"M{number}")[number % 3], f"/{number}/{number % 7}?{number}")
+        after = series()
+        record(f"series: {len(before)} before 1,000 scrapes and 10,000 unknown paths and methods, {len(after)} after")
+    assert after == before
