@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,8 @@ from opentelemetry.trace import TracerProvider
 
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.decode_threads import DecodeThreads
+from service.batching.fairness import Caller
 from service.devices.cores import usable_cores
 from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, release_memory, weights_caveat
 from service.devices.gpus import DetectorError, device_caveat, device_memory, device_name
@@ -36,6 +37,10 @@ Status = Literal["ok", "loading", "draining", "failing"]
 LoadDetectors = Callable[[Settings], Sequence[Detector]]
 
 _RETRY_WHILE_LOADING_S = 5
+# The default of `memory_budget_bytes`: on 2 cores 1 GiB, with which the process stays below 3 GB on a CPU.
+_FIXED_MEMORY, _MEMORY_OF_THREAD = 768 << 20, 128 << 20
+# What is bounded to about a second takes longer where threads share a core, but not so much longer.
+_STUCK_S = 15.0
 
 
 class State(Enum):
@@ -81,6 +86,7 @@ class Service:
         on_fatal_error: Callable[[], None] | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
+        threads = settings.decode_threads or usable_cores()
         self.settings = settings
         self.metrics = Metrics()
         self.metrics.capacity.set(settings.queue_capacity)
@@ -88,6 +94,7 @@ class Service:
             capacity=settings.queue_capacity,
             pixel_capacity=settings.queue_capacity_pixels,
             byte_capacity=settings.queue_capacity_bytes,
+            memory_capacity=settings.memory_budget_bytes or _FIXED_MEMORY + threads * _MEMORY_OF_THREAD,
             devices=lambda: 0 if self._batcher is None else self._batcher.answering,
             metrics=self.metrics,
         )
@@ -103,9 +110,8 @@ class Service:
         self._batcher: Batcher | None = None
         self._device_caveat: str | None = None
         self._started = time.monotonic()
-        threads = settings.decode_threads or usable_cores()
         self.metrics.ready.set_function(lambda: self.condition.status == "ok")
-        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self._decoders = DecodeThreads(threads)
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in self.detectors})
         self.readings = GPUReadings()
         self.metrics.watch_readings(lambda: self.readings.latest)
@@ -132,7 +138,7 @@ class Service:
         self.stop_accepting()
         if self._batcher is not None:
             await self._batcher.stop()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.shutdown(wait=False, cancel=True)
 
     def start_draining(self) -> None:
         """Announce the end in `condition`. Requests are still answered."""
@@ -162,6 +168,10 @@ class Service:
             return Condition("loading", "the model is being loaded")
         if self._batcher.failure is not None:
             return Condition("failing", f"no device answers: {self._batcher.failure}")
+        if stuck := self._decoders.overrunning(_STUCK_S):
+            threads = self._decoders.count
+            detail = f"stuck decodes: {stuck} of {threads} threads have been at one image for over {_STUCK_S:g} s"
+            return Condition("failing" if stuck == threads else "ok", detail)
         if self._batcher.failures:
             return Condition("ok", f"some devices do not answer: {'; '.join(self._batcher.failures)}")
         if caps := self._batcher.batch_caps:
@@ -215,7 +225,7 @@ class Service:
 
     def decoders_ended(self, timeout_s: float) -> bool:
         """Whether the decoding threads have ended, after `stop`, within so long. Blocks."""
-        ending = threading.Thread(target=self._decoders.shutdown, name="decoders", daemon=True)
+        ending = threading.Thread(target=partial(self._decoders.shutdown, wait=True), name="decoders", daemon=True)
         ending.start()
         ending.join(timeout_s)
         return not ending.is_alive()
@@ -234,26 +244,26 @@ class Service:
         """Whether the service has ended because no device answers any more."""
         return self.fatal_error is not None and self._batcher is not None
 
-    def in_thread(self, work: Callable[[], T], *, on_end: Callable[[], None]) -> asyncio.Future[T]:
+    def in_thread(
+        self, work: Callable[[], T], *, on_end: Callable[[], None], caller: Caller = None
+    ) -> asyncio.Future[T]:
         """Run work that blocks in a decoding thread. Work that is cancelled before its turn is freed at once.
 
         Args:
             work: runs in the thread.
+            caller: whose it is; callers take turns.
             on_end: called on the event loop when the work is over or will never begin. After a cancellation that may be
                 later than the end of the future that this returns: a thread cannot be interrupted.
         """
         loop = asyncio.get_running_loop()
-        waiting = [work]  # the executor keeps what is cancelled until its turn
 
         def announce(_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
                 loop.call_soon_threadsafe(on_end)
 
-        running = self._decoders.submit(lambda: waiting.pop()())
-        future = asyncio.wrap_future(running, loop=loop)
-        future.add_done_callback(lambda _: waiting.clear())
-        running.add_done_callback(announce)
-        return future
+        running = self._decoders.submit(work, caller)
+        running.add_done_callback(announce)  # before the future's own callback: what is held is released by then
+        return asyncio.wrap_future(running, loop=loop)
 
     def _load_detectors(self, loop: asyncio.AbstractEventLoop) -> None:
         """Load, in a separate thread, and pass the result to the event loop."""
@@ -308,7 +318,9 @@ class Service:
         assert batcher is not None, "there is a model to let go"
         images = self.admission.images
         while images.used:
-            await images.wait_for_release()
+            with images.release() as released:
+                if images.used:
+                    await released
         await batcher.stop()
         devices = [detector.device for detector in batcher.detectors]
         del batcher

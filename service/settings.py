@@ -63,6 +63,17 @@ class Settings(BaseSettings):
         description="Most pixels of those images, as sent or as padded for the device; each takes 3 bytes as it waits.",
     )
     queue_capacity_bytes: int = Field(1 << 30, ge=1, description="Most bytes of the bodies that they came in.")
+    memory_budget_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of memory of all requests, with pictures, decoders' copies and drawn answers; by "
+        "default 768 MiB and 128 MiB for each decoding thread.",
+    )
+    fair_share: Literal["auto", "address", "off"] = Field(
+        "auto",
+        description="Whose requests share a place in the queue and in memory. auto: those of an API key, or else of an "
+        "address; off: all are one caller's, as behind a proxy without keys.",
+    )
     priority_head_start_s: float = Field(
         10.0, ge=0, le=3600, description="Seconds of waiting that each step of X-Priority is worth."
     )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from starlette.requests import Request
 
 from service.api.uploads import UploadLimits
-from service.batching.admission import Permit
 from service.batching.batch_queue import PRIORITIES, Priority
+from service.batching.budgets import Permit, release_with
 from service.errors import BadParameterError, DeadlineError, ServiceError
 from service.lifecycle import Service
 from service.settings import Settings
+from service.web.callers import caller_of
 from service.wire import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER, timeout_ms
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Job:
     """A request from its admission to its answer: deadline, priority, reserved units and disconnect, in one scope.
 
     The scope ends the request's work when the deadline passes or the caller leaves. What is reserved is released then;
-    bytes and pixels that a decoding thread still uses, when the thread is done with them.
+    what a decoding thread still uses, when the thread is done with it, and the memory of a picture or of a drawn
+    answer, when that is freed (`keep_with`).
 
     Args:
         service: takes the request.
@@ -74,13 +76,14 @@ class Job:
         self.settings = service.settings
         self.request = request
         self.priority = priority
+        self.caller = caller_of(request.scope, service.settings.fair_share)
         self._loop = asyncio.get_running_loop()
         self._admitted = self._loop.time()
         self._deadline = self._admitted + seconds
-        admission.check(priority=priority, seconds_left=seconds)
-        self._images = admission.images.permit(priority)
-        self._bytes = admission.bytes.permit(priority)
-        self._pixels: list[Permit] = []
+        admission.check(priority=priority, seconds_left=seconds, caller=self.caller)
+        self._images = admission.images.permit(priority, self.caller)
+        self._bytes = admission.bytes.permit(priority, self.caller)
+        self._permits = [self._bytes]  # released when no thread works for this job any more
         self._threads = 0  # that work for this job
         self._ended = False
         self._scope = asyncio.timeout_at(self._deadline)
@@ -97,9 +100,8 @@ class Job:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None  # it keeps the frame that it was cancelled in, which holds this job
-        self._images.release()
         self._ended = True
-        self._release_memory()
+        self._release()
         try:
             await self._scope.__aexit__(kind, error, traceback)
         except TimeoutError:
@@ -120,8 +122,8 @@ class Job:
         return self.service.stages.stage(name)
 
     def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run work that blocks in a decoding thread. The job's bytes and pixels stay reserved until it is over."""
-        future = self.service.in_thread(work, on_end=self._thread_ended)
+        """Run work that blocks in a decoding thread. The job's place and memory stay reserved until it is over."""
+        future = self.service.in_thread(work, on_end=self._thread_ended, caller=self.caller)
         self._threads += 1
         return future
 
@@ -142,6 +144,7 @@ class Job:
             seconds=self.settings.body_timeout_s,
             reserve=self._reserve_bytes,
             in_thread=self.in_thread,
+            working=self.working,
         )
         with self.stage("read"):
             found = await reader(self.request, limits)
@@ -161,11 +164,30 @@ class Job:
 
     def pixels_permit(self) -> Permit:
         """A permit for the pixels of one image, released with the job or before."""
-        permit = self.service.admission.pixels.permit(self.priority)
-        self._pixels.append(permit)
-        return permit
+        return self._kept(self.service.admission.pixels.permit(self.priority, self.caller))
 
-    async def gather(self, works: list[Awaitable[T]]) -> list[T | ServiceError]:
+    def memory_permit(self) -> Permit:
+        """A permit for memory beside the body's, released with the job or before."""
+        return self._kept(self.service.admission.memory.permit(self.priority, self.caller))
+
+    @contextmanager
+    def working(self, size: int) -> Iterator[None]:
+        """Reserve memory that a thread of this job needs, until it is done.
+
+        Raises:
+            QueueFullError: there is no memory for it now.
+        """
+        permit = self.memory_permit()
+        if not permit.reserve(size):
+            raise self.service.admission.memory_full()
+        yield
+        permit.release()  # not after a failure, when the thread may still be at work: the job releases it then
+
+    def keep_with(self, thing: object, permit: Permit) -> None:
+        """Keep a permit until the thing is freed, if that is after the job."""
+        release_with(thing, permit, self._loop)
+
+    async def gather(self, works: Sequence[Awaitable[T]]) -> list[T | ServiceError]:
         """The results in order. A work that fails, or is not done by the deadline, gets its own error instead."""
         tasks = [asyncio.ensure_future(work) for work in works]
         self._end_scope_at(None)  # the wait itself ends at the deadline, and keeps what is done
@@ -185,14 +207,18 @@ class Job:
                 results.append(outcome)
         return results
 
+    def _kept(self, permit: Permit) -> Permit:
+        self._permits.append(permit)
+        return permit
+
     def _thread_ended(self) -> None:
         self._threads -= 1
-        self._release_memory()
+        self._release()
 
-    def _release_memory(self) -> None:
-        """Release bytes and pixels, when the job has ended and no thread uses them."""
+    def _release(self) -> None:
+        """Release all, when the job has ended and no thread works for it: a thread that is stuck counts, too."""
         if self._ended and not self._threads:
-            for permit in (self._bytes, *self._pixels):
+            for permit in (self._images, *self._permits):
                 permit.release()
 
     def _reserve_bytes(self, count: int) -> None:

@@ -11,16 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from service.api.job import Job
+from service.api.room import NoRoomError, Room
 from service.api.tiles import Tiling, merge
-from service.batching.admission import Permit
+from service.batching.budgets import Permit
 from service.batching.device_worker import Answer
 from service.devices.detector import Detections
 from service.errors import ServiceError, TooLargeError
 from service.images.pictures import Picture, Region, check_pixels, from_pixels, open_image, upright_rgb
-
-
-class NoRoomError(Exception):
-    """The pixels of an image could not be reserved."""
 
 
 class ImageResult(NamedTuple):
@@ -32,12 +29,14 @@ class ImageResult(NamedTuple):
         decode_s: seconds that it waited for a decoding thread and was decoded.
         parts: how many pictures it became: one, or its tiles.
         picture: the decoded image, if it is still needed.
+        memory: what is reserved to draw it.
     """
 
     size_hw: tuple[int, int]
     answer: Answer
     decode_s: float
     picture: Picture | None
+    memory: Permit
     parts: int = 1
 
     def server_timing(self) -> str:
@@ -63,10 +62,10 @@ async def detect_image(job: Job, data: bytes, *, keep_picture: bool = False, pat
         ServiceError: what is wrong with the image, or with the service.
     """
     _check_bytes(job, data)
-    permit = job.pixels_permit()
-    decoding = _decode_patiently(job, permit, data) if patient else _decode(job, permit, data)
+    room = Room(job, is_drawn=keep_picture)
+    decoding = _decode_patiently(job, room, data) if patient else _decode(job, room, data)
     del data  # it is not needed any more once it is decoded
-    return await _detect(job, permit, decoding, keep_picture=keep_picture)
+    return await _detect(job, room, decoding, keep_picture=keep_picture)
 
 
 async def detect_tiles(job: Job, data: bytes, tiling: Tiling, *, keep_picture: bool = False) -> ImageResult:
@@ -83,19 +82,26 @@ async def detect_tiles(job: Job, data: bytes, tiling: Tiling, *, keep_picture: b
         ServiceError: what `detect_image` raises; the failure of a part is the image's.
     """
     started = time.perf_counter()
-    decoding = _decode_in_parts(job, data, tiling)
+    room = Room(job, is_drawn=keep_picture)
+    decoding = _decode_in_parts(job, room, data, tiling)
     del data  # it is not needed any more once it is decoded
-    with job.stage("decode"):
-        picture, parts = await decoding
+    try:
+        with job.stage("decode"):
+            picture, parts = await decoding
+    except NoRoomError as error:
+        raise error.rejection() from None
     decode_s = time.perf_counter() - started
     answers = await _of_one_model(job, [picture.part(part) for part in parts])
     found, size_hw = [answer.detections for answer in answers], picture.size_hw
     iou_threshold = answers[0].info.iou_threshold
     merged = await job.in_thread(lambda: merge(parts, found, size_hw, iou_threshold=iou_threshold))
-    return ImageResult(size_hw, _summed_up(answers, merged), decode_s, picture if keep_picture else None, len(parts))
+    if not keep_picture:
+        room.release()
+    kept = picture if keep_picture else None
+    return ImageResult(size_hw, _summed_up(answers, merged), decode_s, kept, room.memory, len(parts))
 
 
-async def _decode_in_parts(job: Job, data: bytes, tiling: Tiling) -> tuple[Picture, list[Region]]:
+async def _decode_in_parts(job: Job, room: Room, data: bytes, tiling: Tiling) -> tuple[Picture, list[Region]]:
     """Decode a file, and tell the parts of its picture, which are reserved."""
     _check_bytes(job, data)
     max_pixels = job.settings.max_image_pixels
@@ -105,10 +111,9 @@ async def _decode_in_parts(job: Job, data: bytes, tiling: Tiling) -> tuple[Pictu
     if len(parts) > 1:
         job.reserve_images(len(parts) - 1)
     # All parts lie in the one picture's memory; on the device each is of its own padded shape.
-    if not job.pixels_permit().reserve(sum(job.batcher.pixels(part.width, part.height) for part in parts)):
-        raise job.service.admission.pixels_full()
-    allocate = job.batcher.allocate
-    picture = await job.in_thread(lambda: job.batcher.upload_early(upright_rgb(image, allocate=allocate)))
+    device_pixels = sum(job.batcher.pixels(part.width, part.height) for part in parts)
+    room.reserve(image.upright_wh, image.working_bytes, device_pixels=device_pixels)
+    picture = await job.in_thread(lambda: room.decoded(upright_rgb(image, allocate=room.allocate)))
     return picture, parts
 
 
@@ -125,7 +130,9 @@ async def _of_one_model(job: Job, pictures: list[Picture]) -> list[Answer]:
 async def _submit_all(job: Job, pictures: list[Picture]) -> list[Answer]:
     """Submit pictures together. When one fails, the others leave the queue."""
     submitted = [
-        asyncio.ensure_future(job.service.stages.detection(job.batcher.submit(picture, priority=job.priority)))
+        asyncio.ensure_future(
+            job.service.stages.detection(job.batcher.submit(picture, priority=job.priority, caller=job.caller))
+        )
         for picture in pictures
     ]
     try:
@@ -151,11 +158,13 @@ async def detect_pixels(job: Job, pixels: npt.NDArray[np.uint8]) -> ImageResult:
     """
     height, width, _ = pixels.shape
     check_pixels(width, height, max_pixels=job.settings.max_image_pixels)
-    permit = job.pixels_permit()
-    if not permit.reserve(job.batcher.pixels(width, height)):
-        raise job.service.admission.pixels_full()
-    decoding = job.in_thread(lambda: job.batcher.upload_early(from_pixels(pixels, allocate=job.batcher.allocate)))
-    return await _detect(job, permit, decoding, keep_picture=False)
+    room = Room(job, is_drawn=False)
+
+    def copy() -> Picture:
+        room.reserve((width, height), 0)
+        return room.decoded(from_pixels(pixels, allocate=room.allocate))
+
+    return await _detect(job, room, job.in_thread(copy), keep_picture=False)
 
 
 async def detect_images(job: Job, files: Sequence[bytes]) -> list[ImageResult | ServiceError]:
@@ -163,7 +172,9 @@ async def detect_images(job: Job, files: Sequence[bytes]) -> list[ImageResult | 
 
     Where they are too large together for the memory, they wait for each other.
     """
-    return await job.gather([detect_image(job, data, patient=True) for data in files])
+    works = [detect_image(job, data, patient=True) for data in files]
+    del files  # each is freed when it is decoded
+    return await job.gather(works)
 
 
 def _check_bytes(job: Job, data: bytes) -> None:
@@ -172,36 +183,37 @@ def _check_bytes(job: Job, data: bytes) -> None:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
 
 
-async def _detect(job: Job, permit: Permit, decoding: Awaitable[Picture], *, keep_picture: bool) -> ImageResult:
+async def _detect(job: Job, room: Room, decoding: Awaitable[Picture], *, keep_picture: bool) -> ImageResult:
     started = time.perf_counter()
     try:
         with job.stage("decode"):
             picture = await decoding
         decode_s = time.perf_counter() - started
-        answer = await job.service.stages.detection(job.batcher.submit(picture, priority=job.priority))
-    except NoRoomError:
-        raise job.service.admission.pixels_full() from None
+        answer = await job.service.stages.detection(
+            job.batcher.submit(picture, priority=job.priority, caller=job.caller)
+        )
+    except NoRoomError as error:
+        raise error.rejection() from None
     except Exception:  # not a cancellation, after which a thread may still decode: the job waits for it
-        permit.release()
+        room.release()
         raise
     if not keep_picture:
-        permit.release()
-    return ImageResult(picture.size_hw, answer, decode_s, picture if keep_picture else None)
+        room.release()
+    return ImageResult(picture.size_hw, answer, decode_s, picture if keep_picture else None, room.memory)
 
 
-def _decode(job: Job, permit: Permit, data: bytes) -> Awaitable[Picture]:
+def _decode(job: Job, room: Room, data: bytes) -> Awaitable[Picture]:
     max_pixels = job.settings.max_image_pixels
 
     def decode() -> Picture:
         image = open_image(data, max_pixels=max_pixels)
-        if not permit.reserve(job.batcher.pixels(*image.upright_wh)):
-            raise NoRoomError
-        return job.batcher.upload_early(upright_rgb(image, allocate=job.batcher.allocate))
+        room.reserve(image.upright_wh, image.working_bytes)
+        return room.decoded(upright_rgb(image, allocate=room.allocate))
 
     return job.in_thread(decode)
 
 
-async def _decode_patiently(job: Job, permit: Permit, data: bytes) -> Picture:
+async def _decode_patiently(job: Job, room: Room, data: bytes) -> Picture:
     image = await job.in_thread(lambda: open_image(data, max_pixels=job.settings.max_image_pixels))
-    await permit.reserve_when_free(job.batcher.pixels(*image.upright_wh))  # not in a thread
-    return await job.in_thread(lambda: job.batcher.upload_early(upright_rgb(image, allocate=job.batcher.allocate)))
+    await room.reserve_when_free(image.upright_wh, image.working_bytes)  # not in a thread
+    return await job.in_thread(lambda: room.decoded(upright_rgb(image, allocate=room.allocate)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar, get_type_hints
 
 from fastapi import APIRouter, Request
@@ -21,6 +21,7 @@ from service.batching.batch_queue import Priority
 from service.devices.detector import Detections
 from service.errors import NotAcceptableError, ServiceError, UnavailableError
 from service.images.drawing import DrawnFormat, draw, encode
+from service.web.paced import PacedResponse
 from service.web.problems import problem_of
 
 router = APIRouter(redirect_slashes=False)
@@ -79,8 +80,13 @@ async def detect(request: Request, query: TiledParameters) -> Response:
         with job.stage("encode"):
             if drawn_type is None:
                 return FastJSONResponse(_result(result, query), headers=headers)
-            drawn = await job.in_thread(lambda: _drawn(result, query, _DRAWN[drawn_type]))
-            return Response(drawn, media_type=drawn_type, headers=headers)
+            memory = result.memory
+            drawing = job.in_thread(partial(_drawn, result, query, _DRAWN[drawn_type]))
+            del result  # the picture is freed as soon as it is drawn
+            response = PacedResponse(await drawing, media_type=drawn_type, headers=headers)
+            memory.shrink(len(response.body))
+            job.keep_with(response, memory.split(memory.units))
+            return response
 
 
 @detect_router.post(
@@ -101,7 +107,9 @@ async def detect_batch(request: Request, query: DetectParameters) -> Response:
         settings = job.settings
         query.selection(job.batcher.info)
         files = await job.read(read_files, body_bytes=settings.max_batch_body_bytes, files=settings.max_batch_files)
-        outcomes = await detect_images(job, files)
+        finding = detect_images(job, files)
+        del files  # each is freed when it is decoded
+        outcomes = await finding
         for outcome in outcomes:
             if isinstance(outcome, ServiceError):
                 job.service.metrics.problems.labels(outcome.code).inc()

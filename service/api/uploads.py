@@ -7,7 +7,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -30,6 +30,7 @@ FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
 _SPACE = re.compile(r"\s")
 _MOST_JSON_PARTS = 1000  # base64 has none
+_JSON_COPIES = 4  # as text, as base64 without its line breaks, in pieces, and decoded
 _OPTIONS = frozenset(TiledQuery.model_fields)
 _EXPECTED_JSON = 'the JSON body must be {"image": "<base64>"}'
 
@@ -49,6 +50,7 @@ class UploadLimits(NamedTuple):
         seconds: for the whole body, however slowly it arrives.
         reserve: reserves memory for a number of further bytes, or raises QueueFullError.
         in_thread: unpacks forms and JSON.
+        working: reserves memory for unpacking, or raises QueueFullError.
     """
 
     body_bytes: int
@@ -56,6 +58,7 @@ class UploadLimits(NamedTuple):
     seconds: float
     reserve: Callable[[int], None]
     in_thread: InThread
+    working: Callable[[int], AbstractContextManager[None]]
 
     def in_base64(self) -> UploadLimits:
         """The same for files in base64, which takes four characters for three bytes, and the JSON around them."""
@@ -84,8 +87,11 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
             raise BadRequestError(f"several files were sent in {FILE_FIELD!r}; /detect/batch takes several")
         return files[0]
     if kind == "application/json":
-        # The body has no name here: this frame would keep it while it waits for a thread.
-        return await limits.in_thread(partial(_image_in_json, await read_body(request, limits.in_base64())))
+        unpack = partial(_image_in_json, await read_body(request, limits.in_base64()))
+        with limits.working(_JSON_COPIES * len(unpack.args[0])):
+            unpacking = limits.in_thread(unpack)
+            del unpack  # this frame would keep the body while it waits for a thread
+            return await unpacking
     if kind.startswith("image/") or kind in {"", "application/octet-stream"}:
         return await read_body(request, limits)
     raise UnsupportedTypeError(
@@ -111,7 +117,7 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
     form = await _read_form(request, limits, FILE_FIELD)
     _refuse_options(form.names)
     _check_files(form, FILE_FIELD)
-    return await limits.in_thread(lambda: [b"".join(pieces) for pieces in form.files])
+    return await limits.in_thread(partial(_joined, form.files))
 
 
 async def read_image_field(
@@ -170,6 +176,15 @@ async def _read_form(
 def _check_files(form: Form, field: str) -> None:
     if not form.files:
         raise BadRequestError(f"the form has no field named {field!r}; it has {_named(form.names)}")
+
+
+def _joined(files: list[list[bytes]]) -> list[bytes]:
+    """Each file in one piece. Its pieces are let go before the next one: only one is in memory twice."""
+    joined = []
+    for pieces in files:
+        joined.append(b"".join(pieces))
+        pieces.clear()
+    return joined
 
 
 def _named(names: set[str]) -> str:

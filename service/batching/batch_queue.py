@@ -1,20 +1,26 @@
 """Which images run next, together. Pure: no clock, no asyncio, no threads.
 
 Images share a batch only with images of the same padded shape, because padding is what lets neighbours change an
-image's detections. So there is a line for each shape. Within a line, and between lines, jobs run by their turn:
+image's detections. So there is a line for each shape. The job that runs next is found in two steps. First its priority,
+which is that of the oldest job with the earliest turn:
 
     turn = arrived + head_start * priority        (high 0, normal 1, low 2)
 
-A job goes before one of the next lower priority, unless that one has waited a head start longer. So no job starves:
-none is ever overtaken by one that arrives more than two head starts after it, however many of those there are.
+A priority goes before the next lower one, unless that one's oldest job has waited a head start longer. So none starves:
+no job is ever overtaken by one of another priority that arrives more than two head starts after it. Within a priority
+callers take turns, see `fairness`, and the jobs of one caller keep their order.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import OrderedDict
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from service.batching.fairness import Caller, Rounds
 
 Shape = tuple[int, int]
 
@@ -38,12 +44,59 @@ class Queued(Protocol):
     @property
     def priority(self) -> Priority: ...
     @property
+    def caller(self) -> Caller: ...
+    @property
     def arrived(self) -> float:
         """Seconds on any clock, the same for all jobs."""
         ...
 
 
 Job = TypeVar("Job", bound=Queued)
+
+
+_PUT_BACK = -1  # the round of a job that was taken and not run: before all others
+
+
+class _Place(NamedTuple):
+    """A job's place among those of its shape and priority."""
+
+    round: int
+    number: int  # in the order of arrival
+
+    @property
+    def was_put_back(self) -> bool:
+        return self.round == _PUT_BACK
+
+
+class _File(Generic[Job]):
+    """The jobs of a shape and a priority: in the order of arrival, and by their places."""
+
+    def __init__(self) -> None:
+        self.jobs: OrderedDict[int, tuple[_Place, Job]] = OrderedDict()  # by identity: a job may leave from the middle
+        self._places: list[tuple[_Place, int]] = []
+
+    def put(self, job: Job, place: _Place) -> None:
+        self.jobs[id(job)] = place, job
+        insort(self._places, (place, id(job)))
+        if place.was_put_back:
+            self.jobs.move_to_end(id(job), last=False)
+
+    def pop(self, job: Job) -> _Place | None:
+        """Remove a job and tell its place, if it is here."""
+        if (found := self.jobs.pop(id(job), None)) is None:
+            return None
+        self._places.remove((found[0], id(job)))
+        return found[0]
+
+    @property
+    def oldest(self) -> float:
+        """When the one that has waited longest arrived."""
+        return next(iter(self.jobs.values()))[1].arrived
+
+    @property
+    def first(self) -> tuple[_Place, Job]:
+        """The one whose turn it is."""
+        return self.jobs[self._places[0][1]]
 
 
 class BatchQueue(Generic[Job]):
@@ -61,39 +114,40 @@ class BatchQueue(Generic[Job]):
         self.max_batch_size = max_batch_size
         self.max_delay = max_delay
         self.head_start = head_start
-        # One file of a line for each priority, first in first out: its head has its earliest turn. Keyed by identity,
-        # so that a job leaves the middle at no cost. Nothing in here is ever empty.
-        self._lines: dict[Shape, dict[Priority, OrderedDict[int, Job]]] = {}
+        # A file of a line for each priority. Nothing in here is ever empty.
+        self._lines: dict[Shape, dict[Priority, _File[Job]]] = {}
+        self._rounds = {priority: Rounds() for priority in Priority}
+        self._arrivals = 0
 
     def __len__(self) -> int:
         return sum(_length(line) for line in self._lines.values())
 
     def put(self, job: Job) -> None:
-        """Line up at the end of those of its priority."""
-        self._lines.setdefault(job.shape, {}).setdefault(job.priority, OrderedDict())[id(job)] = job
+        """Line up behind this caller's jobs of the same priority, and in turn with other callers'."""
+        self._arrivals += 1
+        self._put(job, _Place(self._rounds[job.priority].enter(job.caller), self._arrivals))
 
     def put_back(self, job: Job) -> None:
         """Put a job that was taken but not run back at the head of its priority."""
-        self.put(job)
-        self._lines[job.shape][job.priority].move_to_end(id(job), last=False)
+        self._arrivals += 1
+        self._rounds[job.priority].enter(job.caller)
+        self._put(job, _Place(_PUT_BACK, -self._arrivals))
 
     def discard(self, job: Job) -> None:
         """Leave the queue, as when the caller has gone. A job that is not in it is ignored."""
-        line = self._lines.get(job.shape, {})
-        file = line.get(job.priority, OrderedDict())
-        if file.pop(id(job), None) is not None and not file:
-            del line[job.priority]
-            if not line:
-                del self._lines[job.shape]
+        if self._remove(job) is not None:
+            self._rounds[job.priority].leave(job.caller)
 
     def take_all(self) -> list[Job]:
-        """Remove and return every job, by turn."""
-        waiting = [job for line in self._lines.values() for file in line.values() for job in file.values()]
-        self._lines.clear()
-        return sorted(waiting, key=self._turn)
+        """Remove and return every job, in the order of arrival."""
+        files = [file for line in self._lines.values() for file in line.values()]
+        waiting = sorted((job for file in files for _, job in file.jobs.values()), key=lambda job: job.arrived)
+        for job in waiting:
+            self.discard(job)
+        return waiting
 
     def take(self, now: float, *, at_most: int | None = None, hold_until: float = -math.inf) -> list[Job]:
-        """Remove and return the batch to run now, by turn: from the line that holds the earliest.
+        """Remove and return the batch to run now, from the line that holds the job whose turn it is.
 
         Empty if there is none, or if every line is still held back for company (see `next_ready`).
 
@@ -106,11 +160,13 @@ class BatchQueue(Generic[Job]):
         ready = [line for line in self._lines.values() if self._ready_at(line, size, hold_until) <= now]
         if not ready:
             return []
-        line = min(ready, key=lambda line: self._turn(self._first(line)))
+        line = self._lines[self._first(ready).shape]
         batch: list[Job] = []
         while line and len(batch) < size:
-            batch.append(self._first(line))
-            self.discard(batch[-1])
+            batch.append(job := self._first([line]))
+            place = self._remove(job)
+            assert place is not None, "it is in the line"
+            self._rounds[job.priority].leave(job.caller, None if place.was_put_back else place.round)
         return batch
 
     def next_ready(self, *, at_most: int | None = None, hold_until: float = -math.inf) -> float | None:
@@ -118,24 +174,37 @@ class BatchQueue(Generic[Job]):
         size = self._size(at_most)
         return min((self._ready_at(line, size, hold_until) for line in self._lines.values()), default=None)
 
+    def _put(self, job: Job, place: _Place) -> None:
+        self._lines.setdefault(job.shape, {}).setdefault(job.priority, _File()).put(job, place)
+
+    def _remove(self, job: Job) -> _Place | None:
+        line = self._lines.get(job.shape, {})
+        file = line.get(job.priority)
+        place = None if file is None else file.pop(job)
+        if file is not None and not file.jobs:
+            del line[job.priority]
+            if not line:
+                del self._lines[job.shape]
+        return place
+
     def _size(self, at_most: int | None) -> int:
         return self.max_batch_size if at_most is None else min(at_most, self.max_batch_size)
 
-    def _ready_at(self, line: dict[Priority, OrderedDict[int, Job]], size: int, hold_until: float) -> float:
-        oldest = min(_head(file).arrived for file in line.values())
+    def _ready_at(self, line: dict[Priority, _File[Job]], size: int, hold_until: float) -> float:
+        oldest = min(file.oldest for file in line.values())
         return oldest if _length(line) >= size else max(oldest + self.max_delay, hold_until)
 
-    def _first(self, line: dict[Priority, OrderedDict[int, Job]]) -> Job:
-        return min(map(_head, line.values()), key=self._turn)
+    def _first(self, lines: Sequence[dict[Priority, _File[Job]]]) -> Job:
+        """The job whose turn it is, of these lines."""
+        files = [(priority, file) for line in lines for priority, file in line.items()]
+        turn = min([self._turn(priority, file) for priority, file in files])
+        chosen = turn[1]
+        return min([file.first for priority, file in files if priority is chosen], key=lambda first: first[0])[1]
 
-    def _turn(self, job: Job) -> tuple[float, Priority, float]:
+    def _turn(self, priority: Priority, file: _File[Job]) -> tuple[float, Priority, float]:
         # The arrival once more: beside a head start, a difference that is too small for the sum is lost.
-        return job.arrived + self.head_start * job.priority, job.priority, job.arrived
+        return file.oldest + self.head_start * priority, priority, file.oldest
 
 
-def _head(file: OrderedDict[int, Job]) -> Job:
-    return next(iter(file.values()))
-
-
-def _length(line: dict[Priority, OrderedDict[int, Job]]) -> int:
-    return sum(map(len, line.values()))
+def _length(line: dict[Priority, _File[Job]]) -> int:
+    return sum([len(file.jobs) for file in line.values()])

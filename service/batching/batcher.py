@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from service.batching.batch_queue import BatchQueue, Priority
 from service.batching.device_worker import Answer, DeviceWorker, QueuedPicture, SharedQueue, no_device
+from service.batching.fairness import Caller
 from service.devices.canary import KnownAnswer
 from service.devices.detector import Detector, ModelInfo
 from service.devices.device import Device, Reload, pipelined
@@ -187,12 +188,13 @@ class Batcher:
             self._queue.put(job)
         self._shared.wake()
 
-    async def submit(self, picture: Picture, *, priority: Priority = Priority.NORMAL) -> Answer:
+    async def submit(self, picture: Picture, *, priority: Priority = Priority.NORMAL, caller: Caller = None) -> Answer:
         """Queue a picture and wait for its detections. A caller who is cancelled leaves the queue.
 
         Args:
             picture: what to detect in.
             priority: its place in the queue.
+            caller: whose it is; callers take turns.
 
         Raises:
             InferenceError: the device failed on this picture.
@@ -203,7 +205,7 @@ class Batcher:
         if self.failure is not None:
             raise no_device()
         shape = self._devices[0].detector.padded_shape(picture.size_hw)
-        job = QueuedPicture(picture, shape, priority, time.perf_counter())
+        job = QueuedPicture(picture, shape, priority, time.perf_counter(), caller)
         self._queue.put(job)
         self._shared.wake()
         try:

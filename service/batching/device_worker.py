@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from service.batching.batch_queue import BatchQueue, Priority, Shape
+from service.batching.fairness import Caller
 from service.batching.pace import Pace
 from service.devices.detector import Detections, ModelInfo
 from service.devices.device import Device, DeviceHungError, DeviceMemoryError, InFlight
@@ -49,6 +50,7 @@ class QueuedPicture:
     shape: Shape
     priority: Priority
     arrived: float
+    caller: Caller = None
     answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def fail(self, error: ServiceError) -> None:

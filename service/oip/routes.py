@@ -28,6 +28,7 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slas
 
 _CHOOSING = frozenset(SelectionQuery.model_fields)
 _MODEL = "/models/{model}"
+_JSON_COPIES = 5  # of the body: the JSON and the rest, as text, as base64 without its line breaks, and decoded
 _VERSIONED = _MODEL + "/versions/{version}"
 
 
@@ -99,9 +100,10 @@ async def infer(request: Request) -> Response:
     async with admit(request, Priority.NORMAL) as job:
         length = request.headers.get(LENGTH_HEADER)
         body = await job.read(read_base64_body, body_bytes=job.settings.max_body_bytes)
-        reading = job.in_thread(partial(read_request, body, length))
-        del body
-        asked = await reading
+        with job.working(_JSON_COPIES * len(body)):
+            reading = job.in_thread(partial(read_request, body, length))
+            del body
+            asked = await reading
         _selection(asked, job.batcher.info)  # a wrong one is rejected before the image is decoded
         if (timeout_s := _timeout_s(asked)) is not None:
             job.shorten(timeout_s)

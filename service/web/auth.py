@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import UnauthorizedError
 from service.settings import Settings
+from service.web.callers import note_key
 from service.web.problems import error_response
 from service.wire import DEEPSTACK_PATH, KEY_HEADER, PROBE_PATHS
 
@@ -89,7 +90,9 @@ class ApiKeys:
             await self.app(scope, receive, send)
             return
         shown = _shown(Headers(scope=scope))
-        if any([self._opens(key) for key in shown]):  # noqa: C419 - a list: as long for a right key as for a wrong one
+        opening = [key for key in shown if self._opens(key)]  # all of them: as long for a right key as for a wrong one
+        if opening:
+            note_key(scope, _digest(opening[0]))
             await self.app(scope, receive, send)
             return
         if not shown and (scope["method"], scope["path"]) == ("POST", DEEPSTACK_PATH):

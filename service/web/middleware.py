@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import re
@@ -14,9 +15,10 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import UnavailableError
 from service.telemetry.logs import access_logger, request_id_of_this_task
 from service.telemetry.metrics import Metrics
-from service.web.problems import noted_problem, problem_response, release_frames
+from service.web.problems import error_response, noted_problem, problem_response, release_frames
 from service.wire import PROBE_PATHS, REQUEST_ID_HEADER
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,11 @@ class RequestContext:
         self.metrics.requests_now += 1
         try:
             await self.app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server does this when it has waited long enough for the process to end
+            if not status:
+                ended = UnavailableError("the service ended before the answer was ready")
+                await error_response(scope, ended)(scope, receive, send_with_headers)
+            raise
         except Exception as error:
             logger.exception("unexpected exception")
             release_frames(error)

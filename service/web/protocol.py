@@ -30,15 +30,20 @@ class LimitedProtocol(H11Protocol):
     """uvicorn's protocol, which closes connections that make no progress.
 
     uvicorn only limits how long a connection may be silent between two requests. Here a caller has `patience_s` to send
-    a head, or the rest of a body that has been answered, and again for each 64 KiB of an answer that it reads.
+    a head, or the rest of a body that has been answered, and again for each 64 KiB of an answer that it reads, and
+    `answer_s` to read all of it. Answers that nobody reads have a budget: beyond it the largest is aborted.
     """
 
     patience_s: ClassVar[float] = 20.0
+    answer_s: ClassVar[float] = 60.0
+    most_unsent: ClassVar[int] = 1 << 26  # bytes of all connections of the server
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting_since: float | None = None  # for a head; None while a request is answered
         self._unsent, self._unsent_since = math.inf, 0.0  # bytes of answers, when they last became fewer
+        self._answering_since: float | None = None
+        self._ends = False  # the server is stopping
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,8 +58,23 @@ class LimitedProtocol(H11Protocol):
         elif self._waiting_since is None:
             self._waiting_since = self.loop.time()
 
-    def on_response_complete(self) -> None:
+    def pause_writing(self) -> None:
+        """uvicorn's transport calls this when more than 64 KiB wait to be read."""
+        super().pause_writing()
+        paused = [one for one in self.connections if isinstance(one, LimitedProtocol) and one.flow.write_paused]
+        unsent = {one: one.transport.get_write_buffer_size() for one in paused}
+        while sum(unsent.values()) > self.most_unsent:
+            largest = max(unsent, key=unsent.__getitem__)
+            del unsent[largest]
+            largest.transport.abort()
+
+    def resume_writing(self) -> None:
+        """uvicorn's transport calls this when most of that has been read."""
         self._unsent = math.inf
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        self._unsent, self._answering_since = math.inf, None
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -63,8 +83,9 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Close, at once or after the answer in hand. An answer that is complete has little time left to be read."""
+        """Close, at once or after the answer in hand. An answer that is made has little time left to be read."""
         super().shutdown()
+        self._ends = True
         if self.conn.our_state not in _ANSWERING:
             self.loop.call_later(_LAST_READ_S, self.transport.abort)
 
@@ -88,7 +109,12 @@ class LimitedProtocol(H11Protocol):
         now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
         if not unsent or unsent <= self._unsent - _LEAST_PROGRESS:
             self._unsent, self._unsent_since = unsent or math.inf, now
-        if unsent and now - self._unsent_since >= self.patience_s:
+        if self.conn.our_state is h11.SEND_BODY:
+            self._answering_since = self._answering_since or now
+        patience_s = min(self.patience_s, _LAST_READ_S) if self._ends else self.patience_s
+        if (unsent and now - self._unsent_since >= patience_s) or (
+            self._answering_since is not None and now - self._answering_since >= self.answer_s
+        ):
             self.transport.abort()
         elif self._waiting_since is not None and now - self._waiting_since >= self.patience_s:
             self.transport.close()

@@ -38,7 +38,7 @@ def test_the_images_of_those_who_leave_do_not_run() -> None:
         return await blocker, stays
 
     # The device is at work on somebody's picture for longer than anybody who leaves has patience.
-    with faulty(batch_s=5.0, max_batch_size=8, queue_capacity=CALLERS + 2) as server:
+    with faulty(batch_s=5.0, max_batch_size=8, queue_capacity=CALLERS + 2, fair_share="off") as server:
         blocker, stays = asyncio.run(everybody(server.port))
         assert (blocker.number, stays.number) == (60_000, 60_001)
         assert server.ran() == [[60_000], [60_001]]
@@ -55,7 +55,7 @@ def test_nothing_leaks() -> None:
         for _ in range(count):
             await asyncio.gather(*(leave(port, calls.post(numbered_png(n)), n % 2) for n in range(CALLERS)))
 
-    with faulty(batch_s=0.05, max_batch_size=8, queue_capacity=CALLERS) as server:
+    with faulty(batch_s=0.05, max_batch_size=8, queue_capacity=CALLERS, fair_share="off") as server:
         asyncio.run(rounds(server.port, 3))
         before = server.memory_kib()
         asyncio.run(rounds(server.port, 10))

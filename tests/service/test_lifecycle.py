@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from service import lifecycle
 from service.app import create_app
 from service.devices import gpus
 from service.errors import UnavailableError
@@ -197,3 +198,33 @@ async def test_a_service_that_will_not_answer_again_stays_failing() -> None:
                 await asyncio.sleep(0.02)
         assert (await client.get("/healthz")).json()["status"] == "failing"
         assert ends == [1]
+
+
+async def test_decodes_that_do_not_end_show_in_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "_STUCK_S", 0.05)
+    begun, proceed = threading.Semaphore(0), threading.Event()
+    detector = FakeDetector()
+    app = create_app(Settings(decode_threads=2), load=lambda _: [detector])
+
+    def endless(size_hw: tuple[int, int]) -> tuple[int, int]:
+        begun.release()
+        assert proceed.wait(20)
+        return size_hw
+
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await app.state.service.until_loaded()
+        monkeypatch.setattr(detector, "padded_shape", endless)
+        expected = [(200, "ok", "stuck decodes: 1 of 2"), (503, "failing", "stuck decodes: 2 of 2")]
+        asking = []
+        for code, status, detail in expected:
+            asking.append(asyncio.create_task(client.post("/detect", content=red_png(1))))
+            assert await asyncio.to_thread(begun.acquire, timeout=20)
+            await asyncio.sleep(0.1)
+            response = await client.get("/healthz")
+            assert (response.status_code, response.json()["status"]) == (code, status)
+            assert response.json()["detail"].startswith(detail)
+        proceed.set()
+        assert [(await one).status_code for one in asking] == [200, 200]
+        async with asyncio.timeout(20):
+            while (await client.get("/healthz")).json()["detail"].startswith("stuck"):
+                await asyncio.sleep(0.01)

@@ -187,7 +187,7 @@ async def test_memory_stays_reserved_while_a_thread_uses_it(service: Service, ma
     gone.set()
     with pytest.raises(ClientGoneError):
         await task
-    assert in_use(service) == [0, 7, 4]
+    assert in_use(service) == [1, 7, 4]
     proceed.set()
     async with asyncio.timeout(20):
         while in_use(service) != [0, 0, 0]:
@@ -206,7 +206,7 @@ async def test_work_that_is_cancelled_before_its_turn_releases_its_memory(servic
 
     with pytest.raises(DeadlineError):
         await run(make_request(X_Request_Timeout_Ms="50"), work)
-    assert in_use(service) == [0, 7, 4]
+    assert in_use(service) == [1, 7, 4]
     proceed.set()
     async with asyncio.timeout(20):
         while in_use(service) != [0, 0, 0]:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
-from service.batching.admission import Admission, Budget, Permit
+from service.batching.admission import Admission
 from service.batching.batch_queue import Priority
+from service.batching.budgets import Budget, Permit, release_with
 from service.errors import DeadlineError, QueueFullError, TooLateError
 from service.telemetry.metrics import Metrics
 
@@ -20,6 +22,7 @@ def admission_of(capacity: int = 100, devices: int = 1, metrics: Metrics | None 
         capacity=capacity,
         pixel_capacity=1000,
         byte_capacity=1000,
+        memory_capacity=4000,
         devices=lambda: devices,
         metrics=metrics or Metrics(),
     )
@@ -75,7 +78,10 @@ async def test_a_patient_permit_waits_until_others_are_released() -> None:
         nonlocal most, inside
         permit = budget.permit(NORMAL)
         try:
-            await permit.reserve_when_free(units)
+            while not permit.reserve(units):
+                with budget.release() as released:
+                    if not permit.fits(units):
+                        await released
             inside += units
             most = max(most, inside)
             await finish.wait()
@@ -196,3 +202,56 @@ def test_the_rate_follows_what_is_measured() -> None:
     with images(admission), pytest.raises(QueueFullError) as caught:
         admission.check()
     assert caught.value.retry_after_s == 1
+
+
+def test_a_caller_leaves_a_quarter_of_what_it_holds_to_others() -> None:
+    budget = Budget(1000)
+    greedy, again = budget.permit(NORMAL, "greedy"), budget.permit(NORMAL, "greedy")
+    assert greedy.reserve(700)
+    assert again.reserve(100)
+    assert not again.reserve(1)
+    other = budget.permit(NORMAL, "other")
+    assert other.reserve(160)
+    assert not other.reserve(1)
+    third = budget.permit(NORMAL, "third")
+    assert third.reserve(32)
+    greedy.shrink(100)
+    assert greedy.units == 100
+    assert other.reserve(300)
+
+
+def test_a_greedy_caller_is_rejected_while_another_is_let_in() -> None:
+    admission = admission_of(capacity=10)
+    held = [admission.images.permit(NORMAL, "greedy") for _ in range(8)]
+    for permit in held:
+        admission.reserve_images(permit, 1, seconds_left=1e9)
+    with pytest.raises(QueueFullError, match="leave some to others"):
+        admission.check(caller="greedy")
+    admission.check(caller="other")
+
+
+def test_of_other_callers_as_many_are_ahead_as_one_has_oneself() -> None:
+    admission = admission_of()
+    admission.record_batch(10, 1.0)
+    assert admission.images.permit(NORMAL, "greedy").reserve(70)
+    with pytest.raises(TooLateError):
+        admission.check(caller="greedy", seconds_left=1.0)
+    admission.check(caller="other", seconds_left=1.0)
+
+
+@pytest.mark.anyio
+async def test_a_permit_is_released_when_a_thing_is_freed() -> None:
+    budget = Budget(1000)
+    permit, thing = held(budget, 300), np.empty(100, np.uint8)
+    release_with(thing, permit.split(100), asyncio.get_running_loop())
+    permit.release()
+    assert budget.used == 100
+    view = thing[3:]
+    del thing
+    await asyncio.sleep(0)
+    assert budget.used == 100
+    del view
+    await asyncio.sleep(0)
+    assert budget.used == 0
+    with pytest.raises(CancelledError):
+        permit.split(1)

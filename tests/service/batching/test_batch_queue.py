@@ -17,6 +17,7 @@ class Job:
     shape: tuple[int, int]
     arrived: float
     priority: Priority = Priority.NORMAL
+    caller: str = ""
 
 
 def names(batch: list[Job]) -> list[str]:
@@ -205,3 +206,38 @@ def test_a_line_that_fills_no_batch_is_held_back_until_it_is_told_to_be() -> Non
     assert queue.take(4.9, hold_until=5.0) == []
     assert names(queue.take(5.0, hold_until=5.0)) == ["c"]
     assert queue.next_ready(hold_until=5.0) is None
+
+
+def test_a_lone_caller_waits_for_one_job_of_each_other_one() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=1)
+    for n in range(100):
+        queue.put(Job(f"greedy {n}", (WIDE, TALL)[n % 2], n, caller="a"))
+        queue.put(Job(f"too {n}", WIDE, n, caller="b"))
+    for _ in range(20):
+        queue.take(now=200)
+    queue.put(Job("lone", TALL, 150, caller="c"))
+    assert "lone" in [job.name for _ in range(3) for job in queue.take(now=200)]
+
+
+def test_a_caller_who_sends_one_after_the_other_gets_its_share_and_no_more() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=1)
+    for n in range(20):
+        queue.put(Job("greedy", WIDE, n, caller="a"))
+    order = []
+    for n in range(10):
+        queue.put(Job("lone", WIDE, 100 + n, caller="b"))
+        order += names(queue.take(now=200)) + names(queue.take(now=200))
+    assert order.count("lone") == 10
+    assert order[-6:].count("lone") == 3
+
+
+def test_what_is_put_back_or_discarded_leaves_the_turns_as_they_were() -> None:
+    queue: BatchQueue[Job] = BatchQueue(max_batch_size=1)
+    jobs = [Job(f"{caller}{n}", WIDE, n, caller=caller) for n in range(3) for caller in "ab"]
+    for job in jobs:
+        queue.put(job)
+    (first,) = queue.take(now=9)
+    queue.put_back(first)
+    queue.discard(jobs[1])
+    assert [names(queue.take(now=9)) for _ in range(5)] == [["a0"], ["a1"], ["b1"], ["a2"], ["b2"]]
+    assert queue.take(now=9) == []

@@ -26,7 +26,8 @@ def samples(text: str) -> dict[str, dict[str, float]]:
 
 def test_what_has_not_happened_is_told_as_none() -> None:
     told = samples(Metrics().exposition()[0].decode())["frcnn_images_rejected_total"]
-    assert told == {f"reason={name}": 0 for name in ("queue-full", "too-late", "pixels-full", "bytes-full")}
+    reasons = ("queue-full", "too-late", "pixels-full", "bytes-full", "memory-full")
+    assert told == {f"reason={name}": 0 for name in reasons}
 
 
 @pytest.mark.anyio

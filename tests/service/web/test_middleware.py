@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -7,7 +8,7 @@ import re
 import httpx
 import pytest
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.telemetry.metrics import Metrics
 from service.web.middleware import RequestContext
@@ -131,3 +132,25 @@ async def test_an_unforeseen_failure_is_a_problem_that_tells_nothing(caplog: pyt
     assert "secret" not in answer.text
     assert "secret" in caplog.text
     assert 'frcnn_problems_total{code="internal"} 1.0' in metrics.exposition()[0].decode()
+
+
+async def test_who_is_cut_off_at_the_end_of_the_process_is_told_so() -> None:
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(20)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    task = asyncio.create_task(RequestContext(endless, Metrics())(scope, receive, send))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert sent[0]["status"] == 503
+    assert b"unavailable" in sent[1]["body"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import re
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
+from service.web.paced import PacedResponse
 from service.web.protocol import LimitedProtocol
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import live, served
@@ -337,6 +339,78 @@ def test_a_caller_who_reads_slowly_gets_all() -> None:
     assert received > 4_000_000
 
 
+HUGE = 24_000_000  # more than the system's buffers take
+
+
+async def huge(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers at once."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % HUGE)]})
+    await send({"type": "http.response.body", "body": bytes(HUGE)})
+
+
+async def in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers as it is read."""
+    await PacedResponse(bytes(HUGE), media_type="image/png")(scope, receive, send)
+
+
+def test_an_answer_in_pieces_is_made_as_it_is_read() -> None:
+    finished = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await in_pieces(scope, receive, send)
+        finished.set()
+
+    with served(app, ready=False) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert connection.recv(1000)
+        assert not finished.wait(0.3)
+        assert len(until_closed(connection)) > HUGE - 1000
+        assert finished.wait(20)
+
+
+def test_a_caller_who_reads_an_answer_in_pieces_slowly_gets_all() -> None:
+    with served(in_pieces, HastyProtocol, ready=False) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = 0
+        while piece := connection.recv(500_000):
+            received += len(piece)
+            time.sleep(0.02)
+    assert received > HUGE
+
+
+class BriefProtocol(LimitedProtocol):
+    patience_s, answer_s = 0.4, 0.8
+
+
+def test_a_caller_who_never_finishes_reading_is_cut_off() -> None:
+    """It reads enough not to be silent, and holds the answer's memory meanwhile."""
+    with served(in_pieces, BriefProtocol, ready=False) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received, give_up = 0, time.monotonic() + 20
+        try:
+            while (piece := connection.recv(100_000)) and time.monotonic() < give_up:
+                received += len(piece)
+                time.sleep(0.02)
+        except ConnectionError:
+            pass
+    assert received < HUGE
+
+
+class StingyProtocol(LimitedProtocol):
+    most_unsent = 2 * HUGE
+
+
+def test_answers_that_nobody_reads_have_a_budget() -> None:
+    with served(huge, StingyProtocol, ready=False) as url, ExitStack() as stack:
+        silent = [stack.enter_context(connected(url)) for _ in range(6)]
+        for connection in silent:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert connection.recv(1000)
+        whole = [len(until_closed(connection)) > HUGE - 1000 for connection in silent]
+        assert 1 <= whole.count(True) <= 4
+        assert len(httpx.get(url).content) == HUGE
+
+
 def test_an_answer_that_fails_when_it_was_begun_ends_the_connection() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
@@ -370,6 +444,22 @@ def test_what_is_ambiguous_is_refused(head: bytes) -> None:
         answer = until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in answer
+
+
+@pytest.mark.parametrize("host", [b"[", b"a b", b"[::1", b"x:99999999", b"\xff", b""])
+@pytest.mark.parametrize("accept", [b"*/*", b"text/html"])
+def test_an_odd_host_is_no_fault_of_the_service(host: bytes, accept: bytes) -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
+        connection.sendall(b"GET /none HTTP/1.1\r\nHost: " + host + b"\r\nAccept: " + accept + b"\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+        received = until_closed(connection)
+    assert re.findall(rb"HTTP/1.1 (\d+) ", received) == [b"404", b"200"]
+
+
+def test_a_client_of_http_1_0_is_not_told_to_continue() -> None:
+    with live(FakeDetector()) as url, connected(url) as connection:
+        connection.sendall(request(red_png(6), b"Expect: 100-continue", version=b"1.0"))
+        assert until_closed(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def cycles_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[RequestResponseCycle]]:
