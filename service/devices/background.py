@@ -1,10 +1,9 @@
-"""Work of seconds and minutes beside requests, in a thread that gives way to those that answer."""
+"""Work of seconds and minutes beside requests, in a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_NICENESS = 10
 # CPython's own interval is 5 ms: for so long a thread that builds a model keeps one that answers from the interpreter.
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -21,7 +19,8 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
     """The result of work that blocks. The end of the process does not wait for it.
 
     Args:
-        work: runs in a thread of its own, with a lower priority than the others; threads that it starts inherit that.
+        work: runs in a thread of its own. Its priority is that of the others: with a lower one, other threads would
+            wait for the interpreter while it holds it and has no core.
         name: of the thread.
 
     Raises:
@@ -35,7 +34,6 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
             loop.call_soon_threadsafe(lambda: None if outcome.done() else set_outcome())
 
     def run() -> None:
-        _give_way()
         try:
             with _short_turns():
                 result = work()
@@ -47,12 +45,6 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await outcome
-
-
-def _give_way() -> None:
-    """Lower the priority of this thread, where the system has such a thing."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 @contextlib.contextmanager
