@@ -124,7 +124,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "BMP, run-length encoded": lambda: run_length_encoded(bytes([100, 7] * 20 + [0, 0]) * 1250),
     "BMP, run-length encoded, ends of lines": lambda: run_length_encoded(bytes([1, 7, 0, 0]) * 1250),
     "TIFF, LZW": lambda: saved(smooth(side=7500), "TIFF", compression="tiff_lzw"),
-    "TIFF, deflate, RGBA": lambda: saved(smooth("RGBA", 6800), "TIFF", compression="tiff_adobe_deflate"),
+    "TIFF, deflate, RGBA": lambda: saved(smooth("RGBA", 6700), "TIFF", compression="tiff_adobe_deflate"),
     "TIFF, JPEG": lambda: saved(smooth(side=6700), "TIFF", compression="jpeg"),
     "TIFF, group 4": lambda: saved(smooth("1", 6800), "TIFF", compression="group4"),
     "TIFF, LZMA": lambda: saved(smooth("L", 7600), "TIFF", compression="lzma"),

@@ -39,8 +39,8 @@ LoadDetectors = Callable[[Settings], Sequence[Detector]]
 _RETRY_WHILE_LOADING_S = 5
 # The default of `memory_budget_bytes`: on 2 cores 1 GiB, with which the process stays below 3 GB on a CPU.
 _FIXED_MEMORY, _MEMORY_OF_THREAD = 768 << 20, 128 << 20
-# What is bounded to about a second takes longer where threads share a core, but not so much longer.
-_STUCK_S = 15.0
+# What is bounded to about a second of a core takes longer where threads share it: up to 20 times under attack.
+_STUCK_S = 60.0
 
 
 class State(Enum):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,15 +14,6 @@ from typing import Any, TypeVar
 from service.batching.fairness import Caller, Rounds
 
 T = TypeVar("T")
-
-
-_NICENESS = 5
-
-
-def _yield_to_other_threads() -> None:
-    """Let the event loop and the devices' threads go first where they want the same core."""
-    if sys.platform == "linux":  # where each thread has a value of its own
-        os.nice(_NICENESS)
 
 
 @dataclass(order=True, slots=True)
@@ -56,7 +45,7 @@ class DecodeThreads:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._executor = ThreadPoolExecutor(count, "decode", initializer=_yield_to_other_threads)
+        self._executor = ThreadPoolExecutor(count, "decode")
         self._rounds = Rounds()
         self._numbers = itertools.count()
         self._waiting: list[_Piece] = []  # a heap
