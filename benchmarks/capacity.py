@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from service.batching.batch_queue import BatchQueue, Priority, Shape
+from service.batching.fairness import Caller
 
 _FULL = 0.9
 
@@ -77,6 +78,7 @@ class _Image:
     sent: float
     shape: Shape
     priority: Priority = Priority.NORMAL
+    caller: Caller = None  # all are one caller's: each waits its turn by arrival
 
 
 @dataclass(eq=False)
