@@ -88,6 +88,7 @@ async def test_a_thread_that_is_killed_at_work_is_noticed_at_once() -> None:
     assert not thread.alive
 
 
+@pytest.mark.no_cover  # under a tracer, Python 3.11 loops for ever while an exception waits for another thread
 async def test_a_thread_that_is_killed_while_idle_says_so_when_it_is_used() -> None:
     thread = DeviceThread("t-idle")
     await thread.run(lambda: None, timeout_s=20)
