@@ -129,17 +129,17 @@ async def _of_one_model(job: Job, pictures: list[Picture]) -> list[Answer]:
 
 async def _submit_all(job: Job, pictures: list[Picture]) -> list[Answer]:
     """Submit pictures together. When one fails, the others leave the queue."""
-    submitted = [
-        asyncio.ensure_future(
-            job.service.stages.detection(job.batcher.submit(picture, priority=job.priority, caller=job.caller))
-        )
-        for picture in pictures
-    ]
+    submitted = [asyncio.ensure_future(_submit(job, picture)) for picture in pictures]
     try:
         return await asyncio.gather(*submitted)
     finally:
         for one in submitted:
             one.cancel()
+
+
+async def _submit(job: Job, picture: Picture) -> Answer:
+    """Submit a picture and wait for its answer."""
+    return await job.service.stages.detection(job.batcher.submit(picture, priority=job.priority, caller=job.caller))
 
 
 def _summed_up(answers: Sequence[Answer], merged: Detections) -> Answer:
@@ -189,9 +189,7 @@ async def _detect(job: Job, room: Room, decoding: Awaitable[Picture], *, keep_pi
         with job.stage("decode"):
             picture = await decoding
         decode_s = time.perf_counter() - started
-        answer = await job.service.stages.detection(
-            job.batcher.submit(picture, priority=job.priority, caller=job.caller)
-        )
+        answer = await _submit(job, picture)
     except NoRoomError as error:
         raise error.rejection() from None
     except Exception:  # not a cancellation, after which a thread may still decode: the job waits for it

@@ -176,12 +176,12 @@ def test_ctrl_c_while_it_starts_is_no_trace(images: Path) -> None:
             silent.settimeout(120)
             connection, _ = silent.accept()
             with connection:
+                assert connection.recv(1), "now it waits for the answer"
                 test.send_signal(signal.SIGINT)
                 shown, _ = test.communicate(timeout=60)
         finally:
             test.kill()
-    assert test.returncode == 130
-    assert shown == "frcnn: interrupted\n"
+    assert (test.returncode, shown) == (130, "frcnn: interrupted\n")
 
 
 def test_no_service(images: Path) -> None:

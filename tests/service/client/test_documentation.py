@@ -37,7 +37,7 @@ def test_each_example(
     pytest.importorskip("av", reason="comes with supervision")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
-    for name in ("photo.jpg", "a.jpg", "b.jpg", "pictures/1.jpg"):
+    for name in ("photo.jpg", "aerial.jpg", "a.jpg", "b.jpg", "pictures/1.jpg"):
         (tmp_path / name).write_bytes(red_png(7))
     (tmp_path / "pictures" / "2.jpg").write_bytes(b"broken")
     write_video(tmp_path / "street.mp4")
@@ -46,7 +46,7 @@ def test_each_example(
         for example in examples:
             exec(compile(example.replace("http://127.0.0.1:8000", url), str(PAGE), "exec"), {})
     shown = capsys.readouterr().out
-    assert len(examples) == 6
+    assert len(examples) == 7
     assert "dog 0.3" not in shown  # below the first example's threshold
     assert "person 0.9 (7.0, 1.0, 11.0, 9.0)" in shown
     assert "pictures/1.jpg 2\npictures/2.jpg failed: 400 broken-image:" in shown
