@@ -167,6 +167,15 @@ def test_ctrl_c_gives_the_figures_until_then(images: Path) -> None:
     assert any("interrupted" in warning for warning in run["warnings"])
 
 
+@pytest.fixture
+def _sigint_arrives() -> Iterator[None]:
+    """What a shell runs in the background ignores SIGINT, and so would its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint_arrives")
 def test_ctrl_c_while_it_starts_is_no_trace(images: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question of its health and never answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
