@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
 
 
 async def _reload(service: Service) -> None:
-    with contextlib.suppress(ServiceError):  # it is logged, and nobody waits for it
+    with contextlib.suppress(ServiceError):  # it is logged, and no caller waits for it
         await service.reload()
 
 

@@ -83,7 +83,7 @@ class Job:
         admission.check(priority=priority, seconds_left=seconds, caller=self.caller)
         self._images = admission.images.permit(priority, self.caller)
         self._bytes = admission.bytes.permit(priority, self.caller)
-        self._permits = [self._bytes]  # released when no thread works for this job any more
+        self._permits = [self._images, self._bytes]  # released when no thread works for this job any more
         self._threads = 0  # that work for this job
         self._ended = False
         self._scope = asyncio.timeout_at(self._deadline)
@@ -218,7 +218,7 @@ class Job:
     def _release(self) -> None:
         """Release all, when the job has ended and no thread works for it: a thread that is stuck counts, too."""
         if self._ended and not self._threads:
-            for permit in (self._images, *self._permits):
+            for permit in self._permits:
                 permit.release()
 
     def _reserve_bytes(self, count: int) -> None:

@@ -49,11 +49,10 @@ class Stages:
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what is done within."""
+        histogram = self._seconds.labels(name)
         if self._tracer is None:
-            return _Timed(self._seconds.labels(name))
-        if name in _WITHOUT_SPAN:
-            return _Attribute(name, self._seconds.labels(name))
-        return _Span(name, self._seconds.labels(name), self._tracer)
+            return _Timed(histogram)
+        return _Attribute(name, histogram) if name in _WITHOUT_SPAN else _Span(name, histogram, self._tracer)
 
     async def detection(self, submitted: Awaitable[A]) -> A:
         """Wait for an answer, and make the spans of its queue and inference from its times.
@@ -80,7 +79,7 @@ class Stages:
 class _Timed:
     """Counts the time of a stage. A class, as every request enters several."""
 
-    __slots__ = ("_histogram", "_started")
+    __slots__ = ("_histogram", "_seconds", "_started")
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
@@ -89,7 +88,8 @@ class _Timed:
         self._started = time.perf_counter()
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        self._histogram.observe(time.perf_counter() - self._started)
+        self._seconds = time.perf_counter() - self._started
+        self._histogram.observe(self._seconds)
 
 
 class _Attribute(_Timed):
@@ -103,8 +103,7 @@ class _Attribute(_Timed):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         super().__exit__(kind, error, traceback)
-        milliseconds = (time.perf_counter() - self._started) * 1e3
-        trace.get_current_span().set_attribute(f"frcnn.{self._name}_ms", round(milliseconds, 3))
+        trace.get_current_span().set_attribute(f"frcnn.{self._name}_ms", round(self._seconds * 1e3, 3))
 
 
 class _Span(_Timed):

@@ -34,7 +34,7 @@ def caller_of(scope: Scope, share_by: Literal["auto", "address", "off"]) -> Hash
 
 @lru_cache(maxsize=4096)
 def _network(host: str) -> str:
-    """The address, or of IPv6 the network: whoever has one address there has 2 to the 64."""
+    """The address, or of IPv6 the network: one subscriber has 2 to the 64 addresses."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # of a test, or a socket in the file system

@@ -67,7 +67,7 @@ def test_a_result_is_freed_with_its_future(one_thread: DecodeThreads) -> None:
     try:
         made = one_thread.submit(Thing)
         freed = weakref.ref(made.result(20))
-        one_thread.submit(lambda: None).result(20)  # the thread has let go of what came before
+        one_thread.submit(lambda: None).result(20)  # the thread has released what came before
         del made
         assert freed() is None
     finally:
@@ -86,7 +86,7 @@ def test_a_failure_is_its_callers_and_makes_no_cycle(one_thread: DecodeThreads) 
     try:
         failed = one_thread.submit(fail)
         assert type(failed.exception(20)) is ValueError
-        one_thread.submit(lambda: None).result(20)  # the thread has let go of what came before
+        one_thread.submit(lambda: None).result(20)  # the thread has released what came before
         del failed
         assert freed[0]() is None
     finally:
