@@ -4,8 +4,6 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,12 @@ from torch import Tensor
 
 from model.images.opened import Pixels
 from service.batching.batch_queue import Priority
-from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.batcher import Batcher
 from service.batching.device_worker import logger as worker_logger
 from service.errors import InferenceError, UnavailableError
 from service.images.pictures import Picture
-from service.telemetry.metrics import Metrics
 from service.web.problems import release_frames
+from tests.support.batchers import running
 from tests.support.fakes import CANARY_RED, FakeDetector, FakeGPU, red_picture
 
 pytestmark = pytest.mark.anyio
@@ -32,35 +30,6 @@ DETECTORS: dict[str, Fakes] = {"one in flight": FakeDetector, "two in flight": F
 @pytest.fixture(params=DETECTORS)
 def fake(request: pytest.FixtureRequest) -> Fakes:
     return DETECTORS[request.param]
-
-
-@asynccontextmanager
-async def running(
-    *detectors: FakeDetector,
-    max_batch_size: int = 8,
-    delay: float = 0.0,
-    hang: float = 60.0,
-    canary: float = 0.0,
-    reload: Callable[[str], Any] | None = None,
-    on_failure: Callable[[bool], None] = lambda _: None,
-) -> AsyncIterator[Batcher]:
-    batcher = Batcher(
-        detectors,
-        limits=BatcherLimits(
-            max_batch_size=max_batch_size, max_queue_delay_s=delay, hang_timeout_s=hang, canary_interval_s=canary
-        ),
-        reload=reload or (lambda name: next(one for one in detectors if one.device == name)),
-        on_failure=on_failure,
-        on_batch=lambda _images, _seconds: None,
-        metrics=Metrics(),
-    )
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        for detector in detectors:
-            detector.gate.set()
-        await batcher.stop()
 
 
 async def started(detector: FakeDetector) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -16,38 +15,14 @@ import torch
 from torch import Tensor
 
 from model.images.opened import Pixels
-from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.batcher import Batcher
 from service.devices.staging import StagingBuffer, Uploads
 from service.errors import InferenceError, UnavailableError
 from service.images.pictures import Picture, from_pixels
-from service.telemetry.metrics import Metrics
-from tests.support.fakes import FakeDetector, FakeGPU, FakeLaunched, red_picture
+from tests.support.batchers import running
+from tests.support.fakes import FakeGPU, FakeLaunched, red_picture
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def running(
-    *detectors: FakeDetector,
-    max_batch_size: int = 8,
-    hang: float = 60.0,
-    on_failure: Callable[[bool], None] = lambda _: None,
-) -> AsyncIterator[Batcher]:
-    batcher = Batcher(
-        detectors,
-        limits=BatcherLimits(max_batch_size=max_batch_size, hang_timeout_s=hang),
-        reload=lambda name: next(one for one in detectors if one.device == name),
-        on_failure=on_failure,
-        on_batch=lambda _images, _seconds: None,
-        metrics=Metrics(),
-    )
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        for detector in detectors:
-            detector.gate.set()
-        await batcher.stop()
 
 
 def submitted(batcher: Batcher, picture: Tensor) -> asyncio.Task[Any]:

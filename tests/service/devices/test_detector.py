@@ -7,9 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ import torch
 from PIL import Image
 
 from model.images.opened import pageable
-from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.batcher import Batcher
 from service.devices.detector import GPUDetector, load_detectors
 from service.images.pictures import Picture, from_pixels
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from tests.support.batchers import running
 from tests.support.processes import script_environment
 
 pytestmark = [
@@ -42,23 +41,6 @@ def detector() -> GPUDetector:
     (detector,) = load_detectors(Settings(**_SETTINGS))
     assert isinstance(detector, GPUDetector)
     return detector
-
-
-@asynccontextmanager
-async def running(detector: GPUDetector, max_batch_size: int = 16) -> AsyncIterator[Batcher]:
-    batcher = Batcher(
-        [detector],
-        limits=BatcherLimits(max_batch_size=max_batch_size),
-        reload=lambda _: detector,
-        on_failure=lambda _: None,
-        on_batch=lambda _images, _seconds: None,
-        metrics=Metrics(),
-    )
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        await batcher.stop()
 
 
 def photo(seed: int, size_hw: tuple[int, int] = (480, 640)) -> np.ndarray[Any, Any]:
@@ -81,7 +63,7 @@ async def test_memory_that_runs_out_splits_batches_and_comes_back(detector: GPUD
     total = torch.cuda.get_device_properties(0).total_memory
     # Enough for the weights and a few pictures, not for sixteen.
     room = torch.cuda.memory_reserved(0) + (1 << 30)
-    async with running(detector) as batcher:
+    async with running(detector, max_batch_size=16, hang=120.0) as batcher:
         torch.cuda.set_per_process_memory_fraction(room / total, 0)
         try:
             answers = await answered(batcher, [sent(batcher, seed, (800, 1088)) for seed in range(48)])
@@ -99,7 +81,7 @@ async def test_memory_that_runs_out_splits_batches_and_comes_back(detector: GPUD
 
 async def test_the_same_answers_with_two_batches_in_flight_as_alone(detector: GPUDetector) -> None:
     alone = [detector.detect([from_pixels(photo(seed)).pixels])[0] for seed in range(40)]
-    async with running(detector, max_batch_size=4) as batcher:
+    async with running(detector, max_batch_size=4, hang=120.0) as batcher:
         answers = await answered(batcher, [sent(batcher, seed) for seed in range(40)])
     for answer, expected in zip(answers, alone, strict=True):
         found = answer.detections
