@@ -110,6 +110,18 @@ def test_every_setting_of_the_service_can_be_set(name: str) -> None:
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in passed_on
 
 
+def test_all_ways_to_serve_have_the_same_weights() -> None:
+    deployment = yaml.safe_load((ROOT / "docker" / "kubernetes" / "gpu" / "deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    ray = yaml.safe_load((ROOT / "service" / "scale" / "serve.yaml").read_text())
+    weights = Settings.model_fields["weights"].default
+    assert {one["name"]: one.get("value") for one in container["env"]}["FRCNN_WEIGHTS"] == weights
+    assert [application["args"]["weights"] for application in ray["applications"]] == [weights]
+    for name in ("detector", "replica"):
+        assert SERVICES[name]["environment"]["FRCNN_WEIGHTS"] == f"${{FRCNN_WEIGHTS:-{weights}}}"
+    assert "FRCNN_WEIGHTS" not in (ROOT / "Dockerfile").read_text()
+
+
 def test_what_is_set_is_passed_on_and_nothing_else(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("FRCNN_QUEUE_CAPACITY=7\nFRCNN_API_KEYS_FILE=keys.txt\n")
