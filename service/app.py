@@ -21,7 +21,7 @@ from service.api.routes import detect_router, router
 from service.api.swagger import FILES_PATH, docs_files
 from service.api.swagger import router as docs_router
 from service.deepstack.routes import router as deepstack_router
-from service.devices.detector import load_detectors
+from service.devices.loading import load_detectors
 from service.errors import CLIENT_CLOSED_REQUEST, OTHER_CODES, ServiceError
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.oip.routes import router as oip_router

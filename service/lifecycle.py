@@ -9,10 +9,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 from opentelemetry.trace import TracerProvider
 
@@ -20,20 +19,23 @@ from service.batching.admission import Admission
 from service.batching.batcher import Batcher, BatcherLimits
 from service.batching.decode_threads import DecodeThreads
 from service.batching.fairness import Caller
+from service.devices.background import in_background
 from service.devices.cores import usable_cores
-from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, batch_size, release_memory, weights_caveat
+from service.devices.detector import Detector, ModelInfo
 from service.devices.gpus import DetectorError, device_caveat, device_memory, device_name
+from service.devices.loading import LOAD_ERRORS, batch_size, weights_caveat
+from service.devices.memory import release_memory
 from service.devices.readings import GPUReadings
 from service.errors import UnavailableError
 from service.reloading import Reloader
 from service.settings import Settings
+from service.state import Condition, State
 from service.telemetry.metrics import Metrics
 from service.telemetry.stages import Stages
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Status = Literal["ok", "loading", "draining", "failing"]
 LoadDetectors = Callable[[Settings], Sequence[Detector]]
 
 _RETRY_WHILE_LOADING_S = 5
@@ -41,32 +43,6 @@ _RETRY_WHILE_LOADING_S = 5
 _FIXED_MEMORY, _MEMORY_OF_THREAD = 768 << 20, 128 << 20
 # What is bounded to about a second of a core takes longer where threads share it: up to 20 times under attack.
 _STUCK_S = 60.0
-
-
-class State(Enum):
-    """Where the service is in its life."""
-
-    LOADING = "the model is being loaded"
-    READY = "requests are answered, as long as a device answers"
-    FAILING = "no request will be answered again; the process should end"
-    DRAINING = "the end is announced; requests are still answered"
-    STOPPED = "new requests are rejected; accepted ones are still answered"
-
-
-_NEXT = {
-    State.LOADING: {State.READY, State.FAILING, State.DRAINING, State.STOPPED},
-    State.READY: {State.FAILING, State.DRAINING, State.STOPPED},
-    State.FAILING: {State.DRAINING, State.STOPPED},
-    State.DRAINING: {State.STOPPED},
-    State.STOPPED: set[State](),
-}
-
-
-class Condition(NamedTuple):
-    """The service's condition in a word and in a sentence."""
-
-    status: Status
-    detail: str
 
 
 class Service:
@@ -104,8 +80,7 @@ class Service:
         self._state = State.LOADING
         self._load = load
         self._on_fatal_error = on_fatal_error
-        self._loader: threading.Thread | None = None
-        self._loaded: asyncio.Future[None] | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._fatal_detail = ""  # the same for callers
         self._batcher: Batcher | None = None
         self._device_caveat: str | None = None
@@ -119,10 +94,9 @@ class Service:
 
     async def start(self) -> None:
         """Begin to load, in a thread that does not keep the process from ending. Returns at once."""
-        loop = asyncio.get_running_loop()
-        self._loaded = loop.create_future()
-        self._loader = threading.Thread(target=self._load_detectors, args=(loop,), name="load", daemon=True)
-        self._loader.start()
+        self._loading = asyncio.create_task(self._load_model(), name="load")
+        # Read, or asyncio logs the exception where nothing waits for the load.
+        self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def until_loaded(self) -> None:
         """Wait for the model.
@@ -130,8 +104,8 @@ class Service:
         Raises:
             Exception: why it cannot be loaded.
         """
-        assert self._loaded is not None, "it has been started"
-        await asyncio.shield(self._loaded)
+        assert self._loading is not None, "it has been started"
+        await asyncio.shield(self._loading)
 
     async def stop(self) -> None:
         """Reject the requests that still wait, and end the devices and the decoding threads."""
@@ -149,9 +123,7 @@ class Service:
         self._move_to(State.STOPPED)
 
     def _move_to(self, state: State) -> None:
-        """Change the state, if `_NEXT` allows it: a service that drains does not become ready."""
-        if state in _NEXT[self._state]:
-            self._state = state
+        self._state = self._state.then(state)
 
     @property
     def condition(self) -> Condition:
@@ -232,8 +204,8 @@ class Service:
 
     @property
     def loading(self) -> bool:
-        """Whether the thread that loads the model at the start still runs."""
-        return self._loader is not None and self._loader.is_alive()
+        """Whether the model is not loaded yet; also true once the event loop has ended before it was."""
+        return self._loading is not None and (not self._loading.done() or self._loading.cancelled())
 
     @property
     def uptime_s(self) -> float:
@@ -265,26 +237,21 @@ class Service:
         running.add_done_callback(announce)  # before the future's own callback: what is held is released by then
         return asyncio.wrap_future(running, loop=loop)
 
-    def _load_detectors(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Load, in a separate thread, and pass the result to the event loop."""
+    async def _load_model(self) -> None:
         try:
-            detectors = self._load(self.settings)
-        except LOAD_ERRORS as error:
-            logger.error("the model cannot be loaded: %s", str(error).splitlines()[0])  # noqa: TRY400 - the user's to mend
-            arrived = partial(self._give_up, error)
+            detectors = await in_background(partial(self._load, self.settings), name="load")
+            self.put_up(detectors)
         except Exception as error:
-            logger.exception("the model cannot be loaded")
-            arrived = partial(self._give_up, error)
-        else:
-            arrived = partial(self._open, detectors)
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
-            loop.call_soon_threadsafe(arrived)
-
-    def _give_up(self, error: Exception) -> None:
-        assert self._loaded is not None, "it has been started"
-        self._loaded.set_exception(error)
-        self._loaded.exception()  # read, or asyncio logs it where no task waits for the load
-        self._fail(str(error), f"the model cannot be loaded: {type(error).__name__}")  # a message may hold a path
+            if isinstance(error, LOAD_ERRORS):
+                logger.error("the model cannot be loaded: %s", str(error).splitlines()[0])  # noqa: TRY400 - the user's to mend
+            else:
+                logger.exception("the model cannot be loaded")
+            self._fail(str(error), f"the model cannot be loaded: {type(error).__name__}")  # a message may hold a path
+            raise
+        if self._state is State.STOPPED:
+            return
+        self._move_to(State.READY)
+        logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
 
     def _fail(self, reason: str, detail: str) -> None:
         """Ask for the end of the process, once: the service will not answer again."""
@@ -293,15 +260,6 @@ class Service:
             self._move_to(State.FAILING)
             if self._on_fatal_error is not None:
                 self._on_fatal_error()
-
-    def _open(self, detectors: Sequence[Detector]) -> None:
-        if self._state is State.STOPPED:
-            return
-        self.put_up(detectors)
-        self._move_to(State.READY)
-        assert self._loaded is not None, "it has been started"
-        self._loaded.set_result(None)
-        logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
 
     async def reload(self, *, pause: bool = False) -> ModelInfo:
         """Serve with the weights as they are now: see `Reloader.reload`."""

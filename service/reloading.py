@@ -12,8 +12,9 @@ from typing import NamedTuple, Protocol
 from service.batching.batcher import Batcher
 from service.devices.background import in_background
 from service.devices.canary import KnownAnswer
-from service.devices.detector import LOAD_ERRORS, Detector, ModelInfo, is_out_of_memory, known_answer, release_memory
-from service.devices.host_memory import available_memory
+from service.devices.detector import Detector, ModelInfo, known_answer
+from service.devices.loading import LOAD_ERRORS
+from service.devices.memory import available_memory, is_out_of_memory, release_memory
 from service.errors import ReloadError, ReloadMemoryError, ServiceError, UnavailableError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

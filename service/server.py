@@ -17,7 +17,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
-from service.devices.detector import load_detectors
+from service.devices.loading import load_detectors
 from service.errors import ServiceError
 from service.lifecycle import LoadDetectors, Service
 from service.settings import Settings

@@ -28,7 +28,7 @@ LAYERS = {
         training bench
     """,
     "service": """
-        wire errors client
+        wire errors state client
         settings images loadtest
         devices telemetry
         batching web

@@ -16,7 +16,8 @@ import numpy as np
 
 from service.bench.pictures import jpeg
 from service.bench.processes import running
-from service.devices.detector import Detector, load_detectors
+from service.devices.detector import Detector
+from service.devices.loading import load_detectors
 from service.images.pictures import decode
 from service.loadtest.fleet import run_plan
 from service.loadtest.plan import Plan, Target

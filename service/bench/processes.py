@@ -15,7 +15,8 @@ import httpx
 import numpy as np
 from torch import Tensor
 
-from service.devices.detector import Detections, Detector, ModelInfo, load_detectors
+from service.devices.detector import Detections, Detector, ModelInfo
+from service.devices.loading import load_detectors
 from service.server import serve
 from service.settings import MODELS, ModelName, Precision, Settings
 

@@ -94,7 +94,7 @@ def detect(
 
     from service.api.query import TiledQuery
     from service.cli import detect_files
-    from service.devices.detector import load_detectors
+    from service.devices.loading import load_detectors
 
     asked = {
         "score_threshold": score_threshold,

@@ -13,17 +13,9 @@ from torch import Tensor
 
 from service.devices.batch_cap import BatchCap
 from service.devices.canary import KnownAnswer, WrongAnswerError, ask, check_answer, known_picture
-from service.devices.detector import (
-    Detections,
-    Detector,
-    Known,
-    Launched,
-    Pipelined,
-    is_out_of_memory,
-    release_memory,
-    trim_host_memory,
-)
+from service.devices.detector import Detections, Detector, Known, Launched, Pipelined
 from service.devices.device_thread import DeviceThread, WorkTimeoutError
+from service.devices.memory import is_out_of_memory, release_memory, trim_host_memory
 from service.images.pictures import Picture
 
 T = TypeVar("T")

@@ -59,7 +59,7 @@ class ScaleArguments(BaseModel):
     num_cpus: float = Field(1, gt=0, description="Cores of a replica: for decoding, and on a CPU for the detector.")
     health_check_period_s: float = Field(2, gt=0, description="A replica that fails three checks in a row is replaced.")
     detectors: str = Field(
-        "service.devices.detector:load_detectors", description="Function that makes the detectors: `module:name`."
+        "service.devices.loading:load_detectors", description="Function that makes the detectors: `module:name`."
     )
 
     @model_validator(mode="after")

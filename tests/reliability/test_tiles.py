@@ -14,7 +14,8 @@ from torchvision.ops import box_iou
 from model.data.voc import read_voc
 from service.api.selection import Selection
 from service.api.tiles import Tiling, merge
-from service.devices.detector import Detections, Detector, load_detectors
+from service.devices.detector import Detections, Detector
+from service.devices.loading import load_detectors
 from service.settings import Settings
 
 pytestmark = pytest.mark.reliability

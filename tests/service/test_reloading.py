@@ -8,7 +8,6 @@ import gc
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +19,6 @@ from model.weights.categories import Categories
 from model.weights.checkpoints import WeightsError
 from service.app import create_app
 from service.devices.detector import Detections
-from service.devices.host_memory import available_memory
 from service.lifecycle import Service
 from service.reloading import Reloader
 from service.settings import Settings
@@ -336,13 +334,3 @@ async def test_without_the_setting_there_is_no_such_path_and_with_keys_it_needs_
     async with serving(FakeDetector(), enable_reload=True, api_keys="key-0123456789abcdef") as client:
         assert (await client.post("/-/reload")).status_code == 401
         assert (await client.get("/-/reload", headers={"X-API-Key": "key-0123456789abcdef"})).status_code == 405
-
-
-@pytest.mark.parametrize("limit", ["max", "3000000000"])
-def test_memory_that_is_left_is_the_machines_or_the_containers(limit: str, tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       8000000 kB\nMemAvailable:    4000000 kB\n")
-    for name, text in (("max", limit), ("current", "2500000000"), ("stat", "anon 1\ninactive_file 300000000\n")):
-        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
-    assert available_memory(tmp_path, meminfo) == (4_096_000_000 if limit == "max" else 800_000_000)
-    assert available_memory(tmp_path / "none", tmp_path / "none") is None

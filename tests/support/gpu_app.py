@@ -12,7 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from service.devices.detector import GPUDetector, Launched, load_detectors
+from service.devices.detector import Launched
+from service.devices.loading import load_detectors
+from service.devices.model_detector import GPUDetector
 from service.server import serve
 from service.settings import Settings
 

@@ -142,7 +142,7 @@ def test_serve_asks_for_keys_and_logs_json(tmp_path: Path) -> None:
 
 def test_sigterm_ends_a_service_that_is_still_loading() -> None:
     script = (
-        "import time, service.devices.detector as d\n"
+        "import time, service.devices.loading as d\n"
         "d.load_detectors = lambda _: time.sleep(100)\n"
         "from service.cli.app import main; main()"
     )

@@ -16,7 +16,7 @@ import torch
 from model.build import from_checkpoint, random_checkpoint
 from model.training.run import RunRequest
 from model.weights.checkpoints import CheckpointInfo, read_checkpoint, save_checkpoint
-from service.devices.detector import load_detectors
+from service.devices.loading import load_detectors
 from service.settings import Settings
 from tests.support.commands import QUICK, invoke
 from tests.support.processes import script_environment

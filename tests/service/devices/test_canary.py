@@ -17,8 +17,9 @@ from model.weights.categories import Categories
 from model.weights.foreign import PREDICTOR_KEY
 from service.app import create_app
 from service.devices.canary import WrongAnswerError, ask, check_answer, known_picture
-from service.devices.detector import Detections, Detector, ModelDetector, ModelInfo
+from service.devices.detector import Detections, Detector, ModelInfo
 from service.devices.device import Device
+from service.devices.model_detector import ModelDetector
 from service.settings import Settings
 from tests.support.fakes import FakeDetector, red_png
 

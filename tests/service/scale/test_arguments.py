@@ -49,10 +49,10 @@ def test_replicas_are_told_what_serves_options_follow_from(monkeypatch: pytest.M
         ({"drain_delay_s": 5}, "Serve stops sending"),
         ({"enable_reload": True}, "one replica alone"),
         ({"request_timeout_ms": 300_000}, "FRCNN_REQUEST_TIMEOUT_MS"),  # at a proxy, too, which would end it earlier
-        ({"detectors": "service.devices.detector"}, "module:name"),
+        ({"detectors": "service.devices.loading"}, "module:name"),
         ({"detectors": "no_such_module:load"}, "no_such_module"),
-        ({"detectors": "service.devices.detector:no_such_function"}, "no_such_function"),
-        ({"detectors": "service.devices.detector:LOAD_ERRORS"}, "cannot be called"),
+        ({"detectors": "service.devices.loading:no_such_function"}, "no_such_function"),
+        ({"detectors": "service.devices.loading:LOAD_ERRORS"}, "cannot be called"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_deployed(given: dict[str, Any], words: str) -> None:

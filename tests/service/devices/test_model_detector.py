@@ -20,7 +20,8 @@ from PIL import Image
 
 from model.images.opened import pageable
 from service.batching.batcher import Batcher
-from service.devices.detector import GPUDetector, load_detectors
+from service.devices.loading import load_detectors
+from service.devices.model_detector import GPUDetector
 from service.images.pictures import Picture, from_pixels
 from service.settings import Settings
 from tests.support.batchers import running

@@ -1,9 +1,14 @@
-"""How much of the host's memory this process may still take."""
+"""Memory of the host and of devices: how much is left, how to give it back, and which errors mean that it ran out."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import torch
+
+from model.inference.memory import is_out_of_memory as is_out_of_memory
+from model.inference.memory import trim_host_memory as trim_host_memory
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -24,6 +29,13 @@ def available_memory(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> int | 
     files = re.search(r"^inactive_file (\d+)$", _text(cgroup / "memory.stat"), re.MULTILINE)  # freed when asked for
     container = max(0, int(limit) - int(used) + (int(files[1]) if files else 0))
     return container if machine is None else min(machine, container)
+
+
+def release_memory(device: str) -> None:
+    """Give back what is kept of a device's memory, and of the host's, for later."""
+    trim_host_memory()
+    if device.startswith("cuda") and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _text(path: Path) -> str:

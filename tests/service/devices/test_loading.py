@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from model.weights.checkpoints import WeightsError
+from service.devices.detector import ModelInfo
+from service.devices.gpus import DetectorError
+from service.devices.loading import batch_size, check_arithmetic, load_detectors, weights_caveat
+from service.settings import Precision, Settings
+from tests.support.fakes import CATEGORIES, FakeDetector
+
+
+def info(weights: str) -> ModelInfo:
+    return ModelInfo("fasterrcnn_resnet50_fpn", weights, CATEGORIES)
+
+
+def test_a_loaded_detector_knows_its_model_and_its_answer(caplog: pytest.LogCaptureFixture) -> None:
+    asked = Settings(weights="bundled", device="cpu", precision="fp32", max_batch_size=1, class_names=("a", "b", "c"))
+    with caplog.at_level(logging.INFO, "service.devices.loading"):
+        [detector] = load_detectors(asked)
+    assert (detector.device, detector.precision, detector.best_batch_size) == ("cpu", "fp32", 1)
+    assert detector.info.categories.objects() == {1: "a", 2: "b", 3: "c"}
+    assert (detector.info.name, detector.info.weights) == ("fasterrcnn_resnet50_fpn", "bundled")
+    known = detector.known_answer  # type: ignore[attr-defined]
+    assert len(known.found["boxes"]) > 5  # blood cells, which these weights find
+    assert f"version {detector.info.version}" in caplog.text
+    assert "measuring" not in caplog.text
+
+
+def test_what_a_device_cannot_do_is_told_before_weights_are_read(tmp_path: Path) -> None:
+    settings = Settings(weights=str(tmp_path / "none.pth"), device="cpu", precision="fp16")
+    with pytest.raises(DetectorError, match="fp16 needs a GPU; choose fp32"):
+        load_detectors(settings)
+    with pytest.raises(WeightsError, match=r"none\.pth"):
+        load_detectors(settings.model_copy(update={"precision": "fp32"}))
+
+
+@pytest.mark.parametrize(
+    ("precision", "devices", "reason"),
+    [("tf32", ["cpu"], "tf32 needs a GPU"), ("int8", ["cpu", "cuda:0"], "int8 is for CPUs; .* on cuda:0")],
+)
+def test_each_device_must_have_the_arithmetic(precision: Precision, devices: list[str], reason: str) -> None:
+    with pytest.raises(DetectorError, match=reason):
+        check_arithmetic(precision, devices)
+    check_arithmetic("auto", devices)
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "words"),
+    [
+        ("random", "random", "random and untrained"),
+        ("auto", "bundled", "finds only person, bicycle, car, dog"),
+        ("auto", "COCO_V1", None),
+        ("bundled", "bundled", None),
+    ],
+)
+def test_weights_that_stand_in_for_others_are_told(asked: str, served: str, words: str | None) -> None:
+    caveat = weights_caveat(asked, info(served))
+    assert caveat is None if words is None else words in str(caveat)
+
+
+def test_a_batch_fits_the_device_that_gains_least_by_it() -> None:
+    small, large = FakeDetector(), FakeDetector()
+    small.best_batch_size, large.best_batch_size = 2, 8
+    assert batch_size(Settings(max_batch_size="auto"), [large, small]) == 2
+    assert batch_size(Settings(max_batch_size=5), [large, small]) == 5

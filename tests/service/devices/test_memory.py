@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.devices.memory import available_memory, is_out_of_memory, release_memory
+
+
+def test_what_says_that_memory_ran_out() -> None:
+    with pytest.raises(RuntimeError) as torchs_own:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(torchs_own.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+    release_memory("cpu")
+
+
+@pytest.mark.parametrize("limit", ["max", "3000000000"])
+def test_memory_that_is_left_is_the_machines_or_the_containers(limit: str, tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       8000000 kB\nMemAvailable:    4000000 kB\n")
+    for name, text in (("max", limit), ("current", "2500000000"), ("stat", "anon 1\ninactive_file 300000000\n")):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    assert available_memory(tmp_path, meminfo) == (4_096_000_000 if limit == "max" else 800_000_000)
+    assert available_memory(tmp_path / "none", tmp_path / "none") is None
