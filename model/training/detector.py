@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from model.architectures import Architecture
@@ -61,6 +62,11 @@ def result_info(begin: CheckpointInfo | None, categories: Categories, settings: 
         norm_eps=(begin.norm_eps or _LIVE_EPS) if settings.live_norm else begin.norm_eps,
         model_kwargs=begin.model_kwargs | settings.model_kwargs,
     )
+
+
+def autocast(settings: TrainSettings, device: torch.device) -> torch.autocast:
+    """The run's precision, for what the model computes within it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
 
 
 def _arguments(settings: TrainSettings) -> dict[str, Any]:

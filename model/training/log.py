@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from model.evaluation.average_precision import Metrics
+
+LOG_NAME = "log.jsonl"
 
 
 class JsonLog:
@@ -24,3 +27,19 @@ class JsonLog:
     def _write(self, values: Mapping[str, object]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+
+def cut_log(path: Path, iteration: int) -> None:
+    """Forget what was logged after the snapshot, which happens again, and lines that a kill or a power cut tore."""
+    if path.is_file():
+        kept = [line for line in path.read_bytes().splitlines() if _logged_iteration(line) <= iteration]
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_bytes(b"".join(line + b"\n" for line in kept))
+        partial.replace(path)
+
+
+def _logged_iteration(line: bytes) -> float:
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -17,11 +17,11 @@ from model.evaluation.average_precision import check_evaluator
 from model.faster_rcnn import FasterRCNN
 from model.training.board import TensorBoard
 from model.training.detector import detector_from, result_info, untrained_detector
-from model.training.log import JsonLog
+from model.training.log import LOG_NAME, JsonLog
 from model.training.processes import Processes
 from model.training.settings import TrainSettings
 from model.training.snapshot import LAST_NAME, read_snapshot
-from model.training.trainer import BEST_NAME, LOG_NAME, Listener, Result, Trainer
+from model.training.trainer import BEST_NAME, Listener, Result, Trainer
 from model.weights.checkpoints import Checkpoint, CheckpointInfo, WeightsUnavailableError, bundled_is_present
 from model.weights.names import AUTO, COCO_V1, NONE, RANDOM
 

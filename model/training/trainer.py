@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import signal
 import time
@@ -23,27 +22,27 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.data.samples import DetectionData
-from model.evaluation.average_precision import Metrics, detect_all, evaluate
+from model.evaluation.average_precision import Metrics
 from model.faster_rcnn import FasterRCNN
 from model.losses.losses import class_weights
-from model.structures import Detection, Target
+from model.structures import Target
 from model.training.averaging import MovingAverage
 from model.training.batches import batches, shard_seed, shards
-from model.training.detector import result_info
+from model.training.detector import autocast, result_info
 from model.training.identity import check_agreement, check_same_run, identity
 from model.training.interruption import TrainingInterrupted, noted_signals
+from model.training.judge import Judge
 from model.training.loading import Shard, load_ahead, targets_to_device, to_device
-from model.training.norm import measure_norm
+from model.training.log import LOG_NAME, cut_log
 from model.training.processes import Processes
 from model.training.schedule import rate_factor
 from model.training.settings import TrainSettings
 from model.training.snapshot import read_snapshot, save_snapshot
 from model.weights.categories import Categories
-from model.weights.checkpoints import CheckpointInfo, save_checkpoint
+from model.weights.checkpoints import CheckpointInfo
 
 _CALMER = "Begin again with a lower --learning-rate, a longer --warmup, or --clip-norm 1"
 BEST_NAME = "best.safetensors"
-LOG_NAME = "log.jsonl"
 LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 
@@ -98,12 +97,22 @@ class Trainer:
         self.settings, self.processes, self.folder = settings, processes, folder
         self.data, self.validation, self.listeners = data, validation, listeners
         self.begin, self.info = begin, info or result_info(None, categories, settings)
+        on_gpu = processes.device.type == "cuda"
         if settings.class_balance > 0:
             labels = torch.cat([data.target(index)["labels"] for index in range(len(data))])
             model.roi_heads.class_weights = class_weights(labels, len(categories), settings.class_balance)
         # Copied before its batch norm may need all processes: only the first one judges.
-        self.judged = copy.deepcopy(model).to(processes.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        if processes.count > 1 and processes.device.type == "cuda":
+        self.judge = Judge(
+            copy.deepcopy(model).to(processes.device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+            data=data,
+            validation=validation,
+            settings=settings,
+            # Batch norm sees the images of all processes together on GPUs only.
+            norm_batch_size=settings.batch_size // (settings.accumulate * (1 if on_gpu else processes.count)),
+            path=folder / BEST_NAME,
+            info=self.info,
+        )
+        if processes.count > 1 and on_gpu:
             model = cast(FasterRCNN, nn.SyncBatchNorm.convert_sync_batchnorm(model))
         self.model: FasterRCNN = model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = MovingAverage(self.model, settings.average_decay)
@@ -112,7 +121,6 @@ class Trainer:
         )
         self.engine = self._engine()
         self.iteration = 0
-        self.best_ap: float | None = None
         self._is_judged = True  # whether the evaluation that was due after the last update is done
         self._saved_at = time.monotonic()
 
@@ -137,7 +145,7 @@ class Trainer:
         if resume:
             self._resume(allow_changes)
         if self.processes.is_first:
-            _cut_log(self.folder / LOG_NAME, self.iteration)
+            cut_log(self.folder / LOG_NAME, self.iteration)
         check_agreement(self.processes, self.iteration, self._identity, self.folder)
         sizes = [self.data.size_hw(index) for index in range(len(self.data))]
         order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
@@ -149,7 +157,7 @@ class Trainer:
                 self._stop_if_told()
                 self._update(next(loaded))
         self.processes.wait()
-        return Result(iterations=self.iteration, best_ap=self.best_ap)
+        return Result(iterations=self.iteration, best_ap=self.judge.best_ap)
 
     def _update(self, loaded: list[Shard]) -> None:
         """One step of the weights, and what is due after it."""
@@ -198,12 +206,9 @@ class Trainer:
         return values
 
     def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        with self._autocast():
+        with autocast(self.settings, self.processes.device):
             losses: dict[str, Tensor] = self.engine(images, targets)
         return losses
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
     def _augmented(self, shard: Shard) -> tuple[list[Tensor], list[Target]]:
         """Draw what happens to this shard, set the size that the model resizes it to, and put it on the device.
@@ -254,51 +259,18 @@ class Trainer:
         dropped = False
         if self.processes.is_first:
             try:
-                self._judge_alone()
+                verdict = self.judge.judge(self.average.state_dict, advance=self._drop_if_told)
             except _EvaluationDropped:
                 dropped = True
+            else:
+                if verdict.metrics is not None:
+                    for listener in self.listeners:
+                        listener.evaluated(self.iteration, verdict.metrics, verdict.is_best)
         self._is_judged = not self.processes.any(dropped)
-
-    def _judge_alone(self) -> None:
-        self._average_to_judge()
-        ap = None
-        if self.validation is not None:
-            found = detect_all(self._detect, self.validation, advance=self._drop_if_told)
-            metrics = evaluate(self.validation, found)
-            ap = metrics.overall.ap or 0.0
-        if ap is None or self.best_ap is None or ap >= self.best_ap:
-            self.best_ap = ap
-            save_checkpoint(self.folder / BEST_NAME, self.judged.state_dict(), self.info)
-        if self.validation is not None:
-            for listener in self.listeners:
-                listener.evaluated(self.iteration, metrics, ap == self.best_ap)
 
     def _drop_if_told(self) -> None:
         if self._interruption.number is not None:
             raise _EvaluationDropped
-
-    def _average_to_judge(self) -> None:
-        """The averaged weights, with batch norm of their own, into the model that detects."""
-        settings = self.settings
-        self.judged.load_state_dict(self.average.state_dict)
-        if settings.norm_images > 0:
-            # Batch norm sees the images of all processes together on GPUs only.
-            apart = 1 if self.processes.device.type == "cuda" else self.processes.count
-            with self._autocast():
-                measure_norm(
-                    self.judged,
-                    self.data,
-                    images=settings.norm_images,
-                    batch_size=settings.batch_size // (apart * settings.accumulate),
-                    seed=settings.seed,
-                )
-
-    def _detect(self, images: list[Tensor]) -> list[Detection]:
-        """What the averaged weights find, in the run's precision."""
-        device = self.processes.device
-        with self._autocast():
-            found: list[Detection] = self.judged.detect([image.to(device).float() / 255 for image in images])
-        return found
 
     def _snapshot(self) -> dict[str, Any]:
         return {
@@ -307,7 +279,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict,
             "average_updates": self.average.updates,
-            "best_ap": self.best_ap,
+            "best_ap": self.judge.best_ap,
             "judged": self._is_judged,
             "begin": self.begin,
             "info": asdict(self.info),
@@ -323,7 +295,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"], state["average_updates"])
-        self.iteration, self.best_ap, self._is_judged = state["iteration"], state["best_ap"], state["judged"]
+        self.iteration, self.judge.best_ap, self._is_judged = state["iteration"], state["best_ap"], state["judged"]
 
     def _engine(self) -> nn.Module:
         """The model as it is called in training: with several processes, one that shares gradients."""
@@ -350,19 +322,3 @@ def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[st
 
 def _is_due(iteration: int, every: int) -> bool:
     return every > 0 and iteration % every == 0
-
-
-def _cut_log(path: Path, iteration: int) -> None:
-    """Forget what was logged after the snapshot, which happens again, and lines that a kill or a power cut tore."""
-    if path.is_file():
-        kept = [line for line in path.read_bytes().splitlines() if _logged_iteration(line) <= iteration]
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(b"".join(line + b"\n" for line in kept))
-        partial.replace(path)
-
-
-def _logged_iteration(line: bytes) -> float:
-    try:
-        return int(json.loads(line)["iteration"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

@@ -19,10 +19,10 @@ from faster_coco_eval import COCOeval_faster  # noqa: F401 - before the forks
 
 from model.data.synthetic import SyntheticData
 from model.training.interruption import TrainingInterrupted
-from model.training.log import JsonLog
+from model.training.log import LOG_NAME, JsonLog
 from model.training.processes import Processes
 from model.training.snapshot import LAST_NAME
-from model.training.trainer import LOG_NAME, Trainer
+from model.training.trainer import Trainer
 from tests.support import tiny_run
 
 ENDS = {signal.SIGINT: {0, 130}, signal.SIGTERM: {0, 143, -signal.SIGTERM}}

@@ -19,10 +19,10 @@ from model.faster_rcnn import FasterRCNN
 from model.resnet import FrozenBatchNorm2d
 from model.roi_heads import FastRCNNPredictor, TwoMLPHead
 from model.roi_pool import MultiScaleRoIAlign
-from model.training.log import JsonLog
+from model.training.log import LOG_NAME, JsonLog
 from model.training.processes import joined_processes
 from model.training.settings import TrainSettings
-from model.training.trainer import LOG_NAME, Trainer
+from model.training.trainer import Trainer
 
 CHANNELS = 16
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from model.data.synthetic import SyntheticData
-from model.training import trainer as module
+from model.training import judge
 from model.training.interruption import TrainingInterrupted
 from model.training.processes import Processes
+from model.training.trainer import Trainer
 from tests.support import tiny_run
 from tests.support.processes import script_environment
 
@@ -41,9 +42,9 @@ def test_an_evaluation_that_is_interrupted_is_done_when_the_run_goes_on(
         def evaluated(self, iteration: int, metrics: object, is_best: bool) -> None:
             told.append((iteration, is_best))
 
-    def trainer() -> module.Trainer:
+    def trainer() -> Trainer:
         settings = tiny_run.tiny_settings(2, evaluate_every=1)
-        return module.Trainer(
+        return Trainer(
             model=tiny_run.tiny_detector(settings),
             categories=SyntheticData.categories,
             data=SyntheticData("train", count=4, size_hw=(96, 128)),
@@ -64,7 +65,7 @@ def test_an_evaluation_that_is_interrupted_is_done_when_the_run_goes_on(
         raise AssertionError("it was not dropped")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "detect_all", detect_all)
+        patched.setattr(judge, "detect_all", detect_all)
         with pytest.raises(TrainingInterrupted) as stopped:
             trainer().run()
     assert (seen, stopped.value.number, stopped.value.iteration) == (1, signal.SIGTERM, 1)
