@@ -87,6 +87,7 @@ class Service:
         self._started = time.monotonic()
         self.metrics.ready.set_function(lambda: self.condition.status == "ok")
         self._decoders = DecodeThreads(threads)
+        self.metrics.watch_batch_caps(lambda: self.batch_caps)
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in self.detectors})
         self.readings = GPUReadings()
         self.metrics.watch_readings(lambda: self.readings.latest)

@@ -84,6 +84,10 @@ class Metrics:
         """Export the bytes of each device by their kind, from `read`, which each scrape calls."""
         self.registry.register(_DeviceMemory(read))
 
+    def watch_batch_caps(self, read: Callable[[], Mapping[str, int]]) -> None:
+        """Export the bound on a batch of each device that ran out of memory, from `read`, which each scrape calls."""
+        self.registry.register(_BatchCaps(read))
+
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All of it, and its media type: Prometheus' text format, or OpenMetrics where an Accept header prefers it."""
         encode, media_type = choose_encoder(accept)
@@ -140,6 +144,20 @@ class Histograms(Collector):
             buckets = list(zip(marks, accumulate(histogram.counts), strict=True))
             family.add_metric(values, buckets, histogram.total)
         yield family
+
+
+class _BatchCaps(Collector):
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "frcnn_device_batch_cap", "Most images at once, of a device that ran out of memory.", labels=("device",)
+        )
+        for device, most in self._read().items():
+            family.add_metric((device,), most)
+        if family.samples:
+            yield family
 
 
 class _DeviceMemory(Collector):

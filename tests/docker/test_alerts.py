@@ -25,6 +25,7 @@ def rules() -> list[dict[str, str]]:
 def test_every_metric_in_an_alert_is_one_of_ours() -> None:
     metrics = Metrics()
     metrics.set_model_info("m", "w", "0123456789ab", "1")
+    metrics.watch_batch_caps(lambda: {"cuda:0": 4})
     known = set(re.findall(r"^# TYPE (\w+)", metrics.exposition()[0].decode(), re.MULTILINE))
     for rule in rules():
         for name in re.findall(r"frcnn_\w+", rule["expr"]):

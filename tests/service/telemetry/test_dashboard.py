@@ -39,10 +39,10 @@ class Busy:
     detector: FakeDetector
 
     def make_traffic(self, image: bytes, seconds: float) -> None:
-        """Answers, broken images, and refusals."""
+        """Answers, broken images, and refusals, at least one of each."""
         give_up = time.monotonic() + seconds
         with httpx.Client(base_url=self.url) as client, ThreadPoolExecutor(2) as others:
-            while time.monotonic() < give_up:
+            while True:
                 assert client.post("/detect", content=image).status_code == 200
                 assert client.post("/detect", content=b"broken").status_code == 400
                 self.detector.gate.clear()
@@ -52,6 +52,8 @@ class Busy:
                 assert client.post("/detect", content=image).status_code == 429
                 self.detector.gate.set()
                 assert [one.result().status_code for one in waiting] == [200, 200]
+                if time.monotonic() >= give_up:
+                    return
 
 
 @contextmanager

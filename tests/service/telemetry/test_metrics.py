@@ -87,6 +87,15 @@ def test_a_gpus_memory_is_read_at_each_scrape() -> None:
     assert samples(metrics.exposition()[0].decode())[name]["device=cuda:0,kind=allocated"] == 5
 
 
+def test_only_a_device_that_ran_out_of_memory_has_a_batch_cap() -> None:
+    metrics = Metrics()
+    caps: dict[str, int] = {}
+    metrics.watch_batch_caps(lambda: caps)
+    assert "frcnn_device_batch_cap" not in samples(metrics.exposition()[0].decode())
+    caps["cuda:0"] = 4
+    assert samples(metrics.exposition()[0].decode())["frcnn_device_batch_cap"] == {"device=cuda:0": 4}
+
+
 def test_two_services_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.requests.labels("/detect", "200").inc()
@@ -116,6 +125,7 @@ def test_histograms_are_told_as_prometheus_own() -> None:
 def test_the_page_names_every_metric() -> None:
     metrics = Metrics()
     metrics.watch_memory(lambda: {"cuda:0": {"allocated": 1}})
+    metrics.watch_batch_caps(lambda: {"cuda:0": 4})
     told = ("utilization_ratio", "power_watts", "temperature_celsius")
     metrics.watch_readings(lambda: {"cuda:0": dict.fromkeys(told, 1.0)})
     families = {family.name for family in text_string_to_metric_families(metrics.exposition()[0].decode())}
