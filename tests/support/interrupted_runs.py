@@ -44,11 +44,17 @@ def train(folder: Path, *, resume: bool) -> None:
 
 
 def begin(folder: Path) -> int:
-    """The id of a process that trains in the folder, or goes on there."""
+    """The id of a process that trains in the folder, or goes on there.
+
+    A signal waits until Python has seen to its locks after the fork, which a program that is started does not do.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     if process := os.fork():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         return process
     code = 0
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         train(folder, resume=(folder / LAST_NAME).exists())
     except TrainingInterrupted as interrupted:
         code = 128 + interrupted.number
