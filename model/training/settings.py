@@ -57,7 +57,9 @@ class TrainSettings:
         200, "Training images to measure live batch norm of the average on; 0: average it", least=0
     )
     # Boxes and losses are float32 in both.
-    precision: Literal["fp32", "bf16"] = _setting("bf16", "Of the network's arithmetic")
+    precision: Literal["fp32", "bf16"] = _setting(
+        "bf16", "Of the network's arithmetic; by default bf16 where the device has it, else fp32", derived=True
+    )
     min_size: int = _setting(800, "Shorter side, px; by default the weights', or 800", least=1, derived=True)
     max_size: int = _setting(1333, "Longer side, px; by default the weights', or 1333", least=1, derived=True)
     scale_jitter: float = _setting(0.1, "Sizes vary by this share, drawn for each batch", least=0, most=0.9)

@@ -74,11 +74,11 @@ def train(
     stderr.quiet = not is_first
     from model.architectures import FASTERRCNN_RESNET50_FPN, architecture_named
     from model.training.interruption import TrainingInterrupted
-    from model.training.processes import find_device, joined_processes
+    from model.training.processes import find_device, has_bfloat16, joined_processes
     from model.training.run import RunRequest, check_folder, read_earlier, read_start, run_training
     from model.training.snapshot import finished_iterations
 
-    find_device(device)  # refused before anything is fetched or read
+    computes_on = find_device(device)  # refused before anything is fetched or read
     check_folder(output, resume=resume)
     wanted = architecture_named(model)
     earlier = read_earlier(output, weights, wanted) if resume else None
@@ -97,7 +97,8 @@ def train(
             whole=whole,
             images=validation_images or images,
         )
-    derived = _derived(given, begin, earlier, images=len(train_data), epochs=epochs)
+    native = "bf16" if has_bfloat16(computes_on) else "fp32"
+    derived = _derived(given, begin, earlier, images=len(train_data), epochs=epochs, native=native)
     with usage_errors():
         live_norm = norm == "live" or (norm == "auto" and begin is None)
         settings = TrainSettings(**(derived | given | {"live_norm": live_norm}))
@@ -140,9 +141,19 @@ def _opened(source: str, split: str, **how: Any) -> DetectionData:
 
 
 def _derived(
-    given: dict[str, Any], begin: Checkpoint | None, earlier: EarlierRun | None, *, images: int, epochs: int | None
+    given: dict[str, Any],
+    begin: Checkpoint | None,
+    earlier: EarlierRun | None,
+    *,
+    images: int,
+    epochs: int | None,
+    native: str,
 ) -> dict[str, Any]:
-    """The defaults of settings that depend on others, on the data or on the weights to begin with."""
+    """The defaults of settings that depend on others, on the data, the device or the weights to begin with.
+
+    Args:
+        native: the precision that suits the device. A run that is resumed, on another device maybe, keeps its own.
+    """
     batch_size = given.get("batch_size", TrainSettings.batch_size)
     total = given.get("iterations") or max(1, round((epochs or _EPOCHS) * images / batch_size))
     warmup = None
@@ -155,6 +166,7 @@ def _derived(
         "learning_rate": _RATE_PER_IMAGE * batch_size,
         "warmup": total // 20 if warmup is None else warmup,
         "trainable_layers": 5 if begin is None else 3,
+        "precision": native if earlier is None else earlier.settings["precision"],
         "min_size": sizes.get("min_size", TrainSettings.min_size),
         "max_size": sizes.get("max_size", TrainSettings.max_size),
         "evaluate_every": max(1, total // 10),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from model.build import from_checkpoint, random_checkpoint
-from model.training.run import RunRequest
+from model.training.run import EarlierRun, RunRequest
 from model.weights.checkpoints import CheckpointInfo, read_checkpoint, save_checkpoint
 from service.devices.loading import load_detectors
 from service.settings import Settings
@@ -175,6 +175,27 @@ def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
     assert [len(validation) for validation in validations if validation is not None] == [3, 50, 50]
     assert len({validation.fingerprint() for validation in validations[1:] if validation is not None}) == 1
     assert len({request.data.fingerprint() for request in requests}) == 2
+
+
+@pytest.mark.parametrize(("has_it", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_precision_is_one_that_the_device_computes_in_and_stays_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_it: bool, precision: str
+) -> None:
+    requests: list[RunRequest] = []
+    monkeypatch.setattr("model.training.run.run_training", lambda request, *_: requests.append(request))
+    monkeypatch.setattr("model.training.processes.has_bfloat16", lambda _: has_it)
+    own = QUICK.index("--precision")
+    words = ("train", "--data", "synthetic", "--output", tmp_path, *QUICK[:own], *QUICK[own + 2 :])
+    assert invoke(*words).exit_code == 0
+    earlier = EarlierRun(
+        begin=None, architecture=requests[0].architecture, settings={"precision": "bf16", "iterations": 9, "warmup": 0}
+    )
+    monkeypatch.setattr("model.training.run.read_earlier", lambda *_: earlier)
+    monkeypatch.setattr("model.training.run.check_folder", lambda *_, **__: None)
+    monkeypatch.setattr("model.training.snapshot.finished_iterations", lambda _: 0)
+    done = invoke(*words, "--resume")
+    assert done.exit_code == 0, done.output
+    assert [request.settings.precision for request in requests] == [precision, "bf16"]
 
 
 def test_folders_are_looked_at_before_anything_is_fetched_or_read(
