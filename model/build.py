@@ -51,7 +51,7 @@ def fasterrcnn_resnet50_fpn(
         weights: None for untrained, "COCO_V1" (or torchvision's enum member) for the official checkpoint, "bundled"
             for the package's own detector of blood cells, or the path of a file of weights. Excludes
             `weights_backbone`, which is then ignored.
-        progress: show a bar while fetching.
+        progress: show on standard error how far a fetch is.
         num_classes: K, background included. By default 91, or as many as the weights have.
         weights_backbone: None, "IMAGENET1K_V1" or "IMAGENET1K_V2" (or torchvision's enum member), or a path, for a
             body trained on classification.

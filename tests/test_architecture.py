@@ -156,7 +156,7 @@ def test_what_no_file_may_do(path: Path) -> None:
         assert not any(within(name, "torchvision.models.detection") for name in imported)
     assert path.stem not in {"utils", "util", "helpers", "common"}
     if path.is_relative_to(ROOT / "model"):
-        assert not any(within(name, package) for name in imported for package in ("service", "typer"))
+        assert not any(within(name, package) for name in imported for package in ("service", "typer", "rich"))
     elif path.parent.name not in {"devices", "images", "cli"} and path.name != "schemas.py":
         assert not any(within(name, "model") for name in imported)
 

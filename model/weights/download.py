@@ -6,16 +6,13 @@ import errno
 import hashlib
 import logging
 import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import filelock
 import httpx
 import torch.hub
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ def fetch(url: str, *, progress: bool = True, timeout_s: float | None = None) ->
 
     Args:
         url: its last part ends in `-<first digits of the SHA-256>.<ending>`.
-        progress: show a bar on standard error.
+        progress: show on standard error how far it is.
         timeout_s: give up after this many seconds in all; None to go on as long as bytes arrive.
 
     Raises:
@@ -101,13 +98,17 @@ def _download(url: str, partial: Path, progress: bool, deadline: float | None) -
         length = response.headers.get("Content-Length")
         done = have if goes_on else 0
         total = done + int(length) if length is not None else None
-        with partial.open("ab" if goes_on else "wb") as file, _bar(progress, url, total, done) as advance:
+        shown = _Progress(partial.stem, total, done) if progress else None
+        with partial.open("ab" if goes_on else "wb") as file:
             # As they arrive: gathering larger chunks would keep a slow server's bytes from the deadline and the file.
             for chunk in response.iter_raw():
                 file.write(chunk)
-                advance(len(chunk))
+                if shown is not None:
+                    shown.advance(len(chunk))
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError("the time given for the download is over; the next try goes on from here")
+        if shown is not None:
+            shown.tell("\n")
 
 
 def _within(deadline: float | None, seconds: float) -> float:
@@ -115,22 +116,24 @@ def _within(deadline: float | None, seconds: float) -> float:
     return seconds if deadline is None else max(min(seconds, deadline - time.monotonic()), 0.001)
 
 
-class _Advance:
-    def __init__(self, bar: Progress | None, task: TaskID | None) -> None:
-        self._bar, self._task = bar, task
+class _Progress:
+    """Writes to standard error how far a download is: in one line of a terminal, elsewhere in a line now and then."""
 
-    def __call__(self, count: int) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task, count)
+    def __init__(self, name: str, total: int | None, done: int) -> None:
+        self._name, self._total, self._done = name, total, done
+        self._every_s, self._end = (0.2, "\r") if sys.stderr.isatty() else (10.0, "\n")
+        self._told = time.monotonic()
 
+    def advance(self, count: int) -> None:
+        self._done += count
+        if time.monotonic() - self._told > self._every_s:
+            self._told = time.monotonic()
+            self.tell(self._end)
 
-@contextmanager
-def _bar(shown: bool, url: str, total: int | None, done: int) -> Iterator[_Advance]:
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) if shown else nullcontext() as bar:
-        name = url.rsplit("/", 1)[1]
-        task = None if bar is None else bar.add_task(name, total=total, completed=done)
-        yield _Advance(bar, task)
+    def tell(self, end: str) -> None:
+        of_total = f" of {self._total / 1e6:.0f}" if self._total else ""
+        sys.stderr.write(f"{self._name}: {self._done / 1e6:.0f}{of_total} MB{end}")
+        sys.stderr.flush()
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,11 +80,42 @@ def bench_service(
     """
     settings = Settings.model_validate({"weights": "random", "model": model, "device": device, "precision": precision})
     detector = load_detectors(settings)[0]
+    done = _rounds(detector, model=model, rounds=rounds, seconds=seconds, advance=advance)
+    rates, others = _rates(done.ours), _rates(done.plain)
+    return ServiceResult(
+        precision=detector.precision,
+        batch_size=detector.best_batch_size,
+        bare_per_s=statistics.median(done.bare),
+        ours_per_s=statistics.median(rates),
+        ours_p99_ms=_median_p99_ms(done.ours),
+        share_of_bare=statistics.median(rate / alone for rate, alone in zip(rates, done.bare, strict=True)),
+        plain_per_s=statistics.median(others),
+        plain_p99_ms=_median_p99_ms(done.plain),
+        times_plain=statistics.median(rate / other for rate, other in zip(rates, others, strict=True)),
+        nothing_per_s=statistics.median(_rates(done.nothing)),
+        nothing_p99_ms=_median_p99_ms(done.nothing),
+        shapes=_SHAPES,
+        shapes_batch_size=mixed_shapes(seconds),
+        rounds=rounds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    """What each round measured."""
+
+    bare: list[float] = field(default_factory=list)  # images a second
+    ours: list[Document] = field(default_factory=list)
+    plain: list[Document] = field(default_factory=list)
+    nothing: list[Document] = field(default_factory=list)
+
+
+def _rounds(
+    detector: Detector, *, model: ModelName, rounds: int, seconds: float, advance: Callable[[], None]
+) -> _Rounds:
     photograph = [jpeg((480, 640))]
-    bare: list[float] = []
-    ours: list[Document] = []
-    plain: list[Document] = []
-    nothing: list[Document] = []
+    callers = max(4, 4 * detector.best_batch_size)
+    done = _Rounds()
     with (
         running(
             "ours",
@@ -98,31 +129,16 @@ def bench_service(
     ):
         advance()
         for _ in range(rounds):
-            bare.append(bare_rate(detector, photograph[0], seconds))
-            callers = max(4, 4 * detector.best_batch_size)
-            ours.append(load(ours_url, photograph, callers, seconds))
-            plain.append(load(plain_url, photograph, 2, seconds))  # one works while the other waits
-            nothing.append(load(nothing_url, photograph, _CALLERS, min(seconds, 5)))
+            done.bare.append(bare_rate(detector, photograph[0], seconds))
+            done.ours.append(load(ours_url, photograph, callers, seconds))
+            done.plain.append(load(plain_url, photograph, 2, seconds))  # one works while the other waits
+            done.nothing.append(load(nothing_url, photograph, _CALLERS, min(seconds, 5)))
             advance()
-    rates = [run["throughput_per_s"] for run in ours]
-    return ServiceResult(
-        precision=detector.precision,
-        batch_size=detector.best_batch_size,
-        bare_per_s=statistics.median(bare),
-        ours_per_s=statistics.median(rates),
-        ours_p99_ms=_median_p99_ms(ours),
-        share_of_bare=statistics.median(rate / alone for rate, alone in zip(rates, bare, strict=True)),
-        plain_per_s=statistics.median(run["throughput_per_s"] for run in plain),
-        plain_p99_ms=_median_p99_ms(plain),
-        times_plain=statistics.median(
-            rate / other["throughput_per_s"] for rate, other in zip(rates, plain, strict=True)
-        ),
-        nothing_per_s=statistics.median(run["throughput_per_s"] for run in nothing),
-        nothing_p99_ms=_median_p99_ms(nothing),
-        shapes=_SHAPES,
-        shapes_batch_size=mixed_shapes(seconds),
-        rounds=rounds,
-    )
+    return done
+
+
+def _rates(runs: Sequence[Document]) -> list[float]:
+    return [run["throughput_per_s"] for run in runs]
 
 
 def mixed_shapes(seconds: float) -> float:

@@ -82,11 +82,7 @@ def detect(
         }
     )
     with usage_errors():
-        parse_thresholds(score_threshold)
-        if tile is None and (max_detections or 0) > 100:
-            raise ValueError("--max-detections is at most 100 without --tile")
-        if tile is None and tile_overlap is not None:
-            raise ValueError("--tile-overlap goes with --tile")
+        _check_query(score_threshold, max_detections, tile, tile_overlap)
     files = _image_files(images)
     refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
     if draw is not None:
@@ -108,8 +104,6 @@ def detect(
     query = TiledQuery.model_validate({name: value for name, value in asked.items() if value is not None})
     detector = load_detectors(settings)[0]
     selection = query.selection(detector.info)
-    failed = 0
-    documents = []
     results = detect_files.detect_files(
         detector,
         files,
@@ -118,6 +112,7 @@ def detect(
         tiling=query.tiling,
         max_tiles=settings.max_tiles,
     )
+    failed, documents = 0, []
     with counting("detecting", len(files)) as advance:
         for result in results:
             advance()
@@ -134,6 +129,16 @@ def detect(
         typer.echo(json.dumps(documents, indent=2))
     if failed:
         fail(f"{failed} of {len(files)} images failed")
+
+
+def _check_query(
+    score_threshold: str, max_detections: int | None, tile: int | None, tile_overlap: float | None
+) -> None:
+    parse_thresholds(score_threshold)
+    if tile is None and (max_detections or 0) > 100:
+        raise ValueError("--max-detections is at most 100 without --tile")
+    if tile is None and tile_overlap is not None:
+        raise ValueError("--tile-overlap goes with --tile")
 
 
 def _image_files(paths: list[Path]) -> list[ImageFile]:

@@ -78,14 +78,9 @@ def evaluate(
         found = detect_all(served.detect, measured, advance=advance)
     metrics = measure(measured, found, checkpoint.categories)
     if as_json:
-        about = {
-            "model": checkpoint.architecture.name,
-            "weights": checkpoint.name,
-            "data": data,
-            "split": split,
-            "precision": served.precision,
-        }
-        typer.echo(json.dumps(about | metrics.as_json() | {"left_out": report.counts()}, indent=2))
+        about = {"model": checkpoint.architecture.name, "weights": checkpoint.name, "precision": served.precision}
+        document = about | {"data": data, "split": split} | metrics.as_json() | {"left_out": report.counts()}
+        typer.echo(json.dumps(document, indent=2))
     else:
         stdout.print(metrics_table(metrics, title=f"{checkpoint.name} on {report.source}"))
     if plot is not None:

@@ -87,16 +87,11 @@ def train(
         raise typer.BadParameter("without weights to begin with, batch norm is live and all layers learn")
     whole = validation_data is not None  # no part of the data is then held out
     train_data = _opened(data, split, keep_empty=keep_empty, seed=given.get("seed", 0), whole=whole, images=images)
-    judging = None
+    others, names = validation_images or images, train_data.categories
+    validation = None
     if validation_split != "none":
-        judging = _opened(
-            validation_data or data,
-            validation_split,
-            categories=train_data.categories,
-            keep_empty=True,
-            whole=whole,
-            images=validation_images or images,
-        )
+        source = validation_data or data
+        validation = _opened(source, validation_split, categories=names, keep_empty=True, whole=whole, images=others)
     native = "bf16" if has_bfloat16(computes_on) else "fp32"
     derived = _derived(given, begin, earlier, images=len(train_data), epochs=epochs, native=native)
     with usage_errors():
@@ -104,7 +99,7 @@ def train(
         settings = TrainSettings(**(derived | given | {"live_norm": live_norm}))
     request = RunRequest(
         data=train_data,
-        validation=judging,
+        validation=validation,
         begin=begin,
         settings=settings,
         folder=output,

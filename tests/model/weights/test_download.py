@@ -106,7 +106,7 @@ def test_fetches_once(server: Server, progress: bool, capsys: pytest.CaptureFixt
     assert leftovers(path) == {NAME}
     shown = capsys.readouterr()
     assert shown.out == ""  # which belongs to the caller: `frcnn detect --json`
-    assert (NAME in shown.err) == progress
+    assert shown.err == (f"{NAME}: 1 of 1 MB\n" if progress else "")
 
 
 def test_a_file_that_torchvision_fetched_is_found(server: Server) -> None:

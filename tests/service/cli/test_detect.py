@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.devices import detector
+from service.devices import loading
 from service.settings import Settings
 from tests.support.commands import invoke
 from tests.support.fakes import FakeDetector
@@ -14,7 +14,7 @@ from tests.support.fakes import FakeDetector
 
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector, "load_detectors", lambda _: [FakeDetector()])
+    monkeypatch.setattr(loading, "load_detectors", lambda _: [FakeDetector()])
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.Mon
         asked.append(settings)
         return [FakeDetector()]
 
-    monkeypatch.setattr(detector, "load_detectors", load)
+    monkeypatch.setattr(loading, "load_detectors", load)
     assert invoke("detect", folder).exit_code == 0
     assert (asked[0].precision, asked[0].max_batch_size) == ("fp32", 1)
 
