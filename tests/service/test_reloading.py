@@ -23,7 +23,6 @@ from service.lifecycle import Service
 from service.reloading import Reloader
 from service.settings import Settings
 from tests.support.fakes import FakeDetector, FakeGPU, red_png
-from tests.support.servers import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -318,19 +317,3 @@ async def test_the_old_model_is_let_go_without_the_collector(fake: Any) -> None:
             assert gone() is None
         finally:
             gc.enable()
-
-
-@pytest.mark.parametrize("query", ["pause=perhaps", "pause=", "path=/etc/passwd"])
-async def test_a_wrong_parameter_is_rejected(query: str, fake: Any) -> None:
-    weights = Weights(fake)
-    async with reloadable(weights) as client:
-        assert (await client.post(f"/-/reload?{query}")).status_code == 422
-    assert len(weights.asked) == 1
-
-
-async def test_without_the_setting_there_is_no_such_path_and_with_keys_it_needs_one() -> None:
-    async with serving(FakeDetector()) as client:
-        assert (await client.post("/-/reload")).status_code == 404
-    async with serving(FakeDetector(), enable_reload=True, api_keys="key-0123456789abcdef") as client:
-        assert (await client.post("/-/reload")).status_code == 401
-        assert (await client.get("/-/reload", headers={"X-API-Key": "key-0123456789abcdef"})).status_code == 405

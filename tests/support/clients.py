@@ -52,3 +52,19 @@ class Async(Sync):
                 return [outcome async for outcome in result] if method == "detect_many" else await result
 
         return lambda *arguments, **options: asyncio.run(call(*arguments, **options))
+
+
+class Script:
+    """Answers with each outcome in turn and keeps the requests."""
+
+    def __init__(self, *outcomes: httpx.Response | Exception) -> None:
+        self.outcomes = list(outcomes)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        # A copy: a response can be read by one client only.
+        return httpx.Response(outcome.status_code, headers=outcome.headers, content=outcome.content)

@@ -124,29 +124,6 @@ def test_a_stated_area_sorts_boxes_by_size_and_the_boxs_does_else(tmp_path: Path
     assert (by_size["small"].boxes, by_size["medium"].boxes) == (1, 2)
 
 
-@pytest.mark.parametrize("prefix", ["{outside}/", "../"])
-def test_images_outside_the_folder_are_not_opened(tmp_path: Path, prefix: str) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    made = content([{"image_id": n, "category_id": 7, "bbox": [10, 20, 30, 40]} for n in range(2)], images=2)
-    write(folder, made)
-    Image.new("RGB", (100, 80)).save(tmp_path / "secret.png")
-    made["images"][0]["file_name"] = prefix.format(outside=tmp_path) + "secret.png"
-    made["images"][1]["file_name"] = r"C:\elsewhere\1.png"  # known by its name
-    (folder / "instances.json").write_text(json.dumps(made))
-    data, report = read_coco_data(folder, "all")
-    assert [data.name(index) for index in range(len(data))] == ["1.png"]
-    assert report.counts() == {"image file missing, left out": 1}
-
-
-def test_images_may_lie_elsewhere(tmp_path: Path) -> None:
-    made = write(tmp_path, content([{"image_id": 0, "category_id": 7, "bbox": [10, 20, 30, 40]}]))
-    (tmp_path / "images").rename(tmp_path / "pictures")
-    assert len(read_coco_data(made, "all", images=tmp_path / "pictures")[0]) == 1
-    with pytest.raises(DataError, match="no folder of images"):
-        read_coco_data(made, "all", images=tmp_path / "gone")
-
-
 def test_a_json_may_be_one_split_alone(tmp_path: Path) -> None:
     box = {"category_id": 7, "bbox": [10, 20, 30, 40]}
     path = write(tmp_path, content([{**box, "image_id": n} for n in range(3)], images=3), "instances_val2017.json")
@@ -185,63 +162,6 @@ def put(folder: Path, where: str, names: list[str], json_name: str, told: list[s
 
 
 FOUR = [f"{n}.png" for n in range(4)]
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_roboflows_folders_are_found_and_what_a_mac_adds_is_not(tmp_path: Path, split: str) -> None:
-    for name in ("train", "valid", "test"):
-        put(tmp_path, name, FOUR, f"{name}/_annotations.coco.json")
-        (tmp_path / name / "._0.png").write_bytes(b"Mac OS X")
-        (tmp_path / name / ".__annotations.coco.json").write_bytes(b"Mac OS X")
-        (tmp_path / "__MACOSX" / name).mkdir(parents=True)
-        (tmp_path / "__MACOSX" / name / "_annotations.coco.json").write_bytes(b"Mac OS X")
-    data, report = read_coco_data(tmp_path, split)
-    assert len(data) == 4
-    assert report.counts() == {}
-
-
-@pytest.mark.parametrize(
-    ("where", "json_name"),
-    [
-        ("images/default", "annotations/instances_default.json"),  # CVAT
-        ("data", "labels.json"),  # FiftyOne
-        ("deep/below", "a.json"),
-        ("pictures", "annotations/a.JSON"),
-    ],
-)
-def test_images_are_found_wherever_they_lie_below(tmp_path: Path, where: str, json_name: str) -> None:
-    put(tmp_path, where, FOUR, json_name)
-    assert len(read_coco_data(tmp_path, "train")[0]) == 3
-    assert len(read_coco_data(tmp_path / json_name, "all")[0]) == 4
-
-
-@pytest.mark.parametrize(
-    ("on_disk", "told"),
-    [
-        ("e\u0301{}.png", "\u00e9{}.png"),  # decomposed and composed
-        ("\u00e9{}.png", "e\u0301{}.png"),
-        ("a {}.png", "images/a%20{}.png"),
-        ("100%25 {}.png", "100%25 {}.png"),  # as it is written, first
-        ("{}.png", "C:\\data\\{}.png"),
-    ],
-)
-def test_names_that_are_spelled_otherwise_are_found(tmp_path: Path, on_disk: str, told: str) -> None:
-    names, others = ([spelling.format(n) for n in range(4)] for spelling in (on_disk, told))
-    put(tmp_path, "images", names, "a.json", others)
-    assert len(read_coco_data(tmp_path, "all")[0]) == 4
-
-
-def test_of_two_files_of_one_name_that_in_the_stated_folder_is_taken(tmp_path: Path) -> None:
-    put(tmp_path, "deep/one", FOUR, "a.json", [f"one/{name}" for name in FOUR])
-    Image.new("RGB", (10, 10)).save(tmp_path / "deep" / "0.png")
-    data, _ = read_coco_data(tmp_path, "all")
-    assert {data.size_hw(index) for index in range(4)} == {(80, 100)}
-
-
-def test_images_that_are_nowhere_are_said_to_be_with_the_places(tmp_path: Path) -> None:
-    put(tmp_path, "images", FOUR, "a.json", [f"other{n}.png" for n in range(4)])
-    with pytest.raises(DataError, match=r"none of the 4 images .*other0\.png.*Looked in .*images.*below.*--images"):
-        read_coco_data(tmp_path, "all")
 
 
 def test_the_jsons_that_are_there_are_told(tmp_path: Path) -> None:

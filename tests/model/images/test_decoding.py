@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from model.images import jpeg
 from model.images.decoding import decode
 from model.images.errors import BrokenImageError, ImageError, ImageTooLargeError, UnsupportedImageError
 
@@ -150,20 +149,6 @@ def test_what_is_no_image_is_said_so(data: bytes) -> None:
         decode(data, max_pixels=MAX_PIXELS)
 
 
-@pytest.mark.parametrize(
-    ("data", "name"),
-    [
-        (b"%PDF-1.7 ...", "a PDF"),
-        (b"\x00\x00\x01\x00\x01\x00", "an ICO file"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00", "a HEIC file"),
-    ],
-)
-def test_images_of_other_kinds_are_named(data: bytes, name: str) -> None:
-    with pytest.raises(UnsupportedImageError, match=f"this is {name}; accepted are JPEG, PNG"):
-        decode(data, max_pixels=MAX_PIXELS)
-
-
 def test_32_bit_pixels_are_refused_rather_than_guessed() -> None:
     with pytest.raises(UnsupportedImageError, match="32 bits"):
         decode(file(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), max_pixels=MAX_PIXELS)
@@ -227,38 +212,6 @@ def test_the_eight_orientations_of_a_real_photograph_agree(odd_images: list[Path
         assert np.abs(picture - pictures[0]).mean() < 6  # each was compressed separately
 
 
-def photograph(size_wh: tuple[int, int] = (203, 101), **options: Any) -> bytes:
-    smooth = Image.effect_noise((20, 10), 90).convert("RGB").resize(size_wh, Image.Resampling.BICUBIC)
-    out = io.BytesIO()
-    smooth.save(out, "JPEG", **options)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"progressive": True}, {"quality": 5}])
-def test_a_jpeg_has_the_pixels_that_pillow_sees(options: dict[str, Any]) -> None:
-    data = photograph(**options)
-    wanted = np.array(Image.open(io.BytesIO(data)))
-    assert np.array_equal(decode(data, max_pixels=10**6), wanted)
-
-
-def damaged_in_the_middle() -> bytes:
-    data = photograph()
-    return data[:-400] + bytes(200) + data[-200:]
-
-
-def test_a_damaged_jpeg_has_the_pixels_that_pillow_sees() -> None:
-    damaged = damaged_in_the_middle()
-    wanted = np.array(Image.open(io.BytesIO(damaged)))
-    assert np.array_equal(decode(damaged, max_pixels=10**6), wanted)
-
-
-def test_a_jpeg_of_two_sizes_is_not_decoded_beyond_the_one_that_was_checked() -> None:
-    data = photograph((100, 50))
-    image = jpeg.open_jpeg(data)
-    with pytest.raises(BrokenImageError, match="two sizes"):
-        image.write(np.empty((51, 100, 3), np.uint8))
-
-
 def given_memory(data: bytes) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
     given: list[np.ndarray[Any, Any]] = []
 
@@ -279,12 +232,6 @@ def test_final_pixels_are_in_the_memory_that_the_caller_gives(image_format: str,
     assert len(given) == 1
     assert np.shares_memory(picture, given[0])
     assert np.array_equal(given[0], decode(data, max_pixels=10**6))
-
-
-def test_a_damaged_jpeg_is_decoded_into_the_same_memory_a_second_time() -> None:
-    picture, given = given_memory(damaged_in_the_middle())
-    assert len(given) == 1
-    assert np.shares_memory(picture, given[0])
 
 
 def test_real_photographs_have_the_pixels_that_pillow_sees(coco_photos: list[Path]) -> None:

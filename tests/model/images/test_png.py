@@ -10,14 +10,15 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 
 from model.images.decoding import decode
-from tests.support.image_files import chunk
+from model.images.errors import BrokenImageError, UnsupportedImageError
+from tests.support.image_files import chunk, picture, saved
 
 MOST = 1 << 20
 HEIGHT, WIDTH = 13, 19  # no multiple of the eight rows and columns of an interlaced block
 Array = np.ndarray[Any, Any]
-
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}
 DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGB_ALPHA: (8, 16)}
@@ -84,3 +85,95 @@ def test_a_layout_has_the_right_pixels(color_type: int, bits: int) -> None:
             theirs = theirs >> 8
         shown = theirs[..., :3] if theirs.shape[-1] >= 3 else np.repeat(theirs[..., :1], 3, axis=-1)
         np.testing.assert_array_equal(shown, wanted)
+
+
+PIXELS = picture()
+PNG = saved(PIXELS, "PNG")
+NOISE = np.random.default_rng(0).integers(0, 255, 1_200_000, dtype=np.uint8).tobytes()
+
+
+def early(*chunks: bytes) -> bytes:
+    return PNG[:33] + b"".join(chunks) + PNG[33:]
+
+
+def late(*chunks: bytes) -> bytes:
+    return PNG[:-12] + b"".join(chunks) + PNG[-12:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        early(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 2_000_000))),
+        early(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b" " * 1_500_000))),
+        early(chunk(b"iCCP", b"ICC\0\0" + zlib.compress(NOISE))),
+        early(chunk(b"iCCP", b"ICC\0\0" + zlib.compress(b"x"), crc=1)),
+        early(chunk(b"iCCP", b"ICC\0\x07junk")),
+        early(chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1), crc=1)),
+        early(chunk(b"tEXt", b"Software\0x", crc=1)),
+        early(chunk(b"pHYs", b"\0\0\x0b")),
+        early(chunk(b"cHRM", b"\0" * 5)),
+        early(chunk(b"gAMA", b"")),
+        early(chunk(b"sRGB", b"")),
+        early(chunk(b"tRNS", b"\0")),
+        early(chunk(b"bKGD", b"")),
+        early(chunk(b"acTL", b"\0")),
+        early(chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff")),
+        early(chunk(b"PLTE", b"\0\0")),  # a suggestion, in a picture that has colours
+        early(chunk(b"quIt", bytes(2_000_000))),
+        late(chunk(b"zTXt", b"Comment\0\x78" + zlib.compress(b"hello"))),
+        late(chunk(b"cHRM", b"\0" * 5)),
+        late(chunk(b"tEXt", b"a\0b", crc=7)),
+        PNG[:-12],
+        PNG[:-12] + b"\0\0\0\0IEND\0\0\0\0",
+        PNG[:-12] + chunk(b"tEXt", b"a\0" + bytes(100))[:-50],
+        PNG[:-16],  # without the checksum of the last pixels
+        PNG[:-18],  # and half of that which zlib adds
+    ],
+    ids=lambda data: f"{data[37:41]!r} {data[-20:-12]!r} {len(data)}",
+)
+def test_pixels_of_a_png_decide(data: bytes) -> None:
+    np.testing.assert_array_equal(decode(data, max_pixels=MOST), PIXELS)
+
+
+@pytest.mark.parametrize("end", [-60, -200, 60])
+def test_a_png_without_its_last_pixels_is_broken(end: int) -> None:
+    with pytest.raises(BrokenImageError):
+        decode(PNG[:end], max_pixels=MOST)
+
+
+def test_pixels_whose_checksum_is_wrong_are_broken() -> None:
+    at = PNG.index(b"IDAT") + 40
+    with pytest.raises(BrokenImageError):
+        decode(PNG[:at] + bytes([PNG[at] ^ 1]) + PNG[at + 1 :], max_pixels=MOST)
+
+
+def test_a_png_of_a_palette_that_is_not_there_is_broken() -> None:
+    data = saved(Image.fromarray(PIXELS).quantize(8), "PNG")
+    at = data.index(b"PLTE") - 4
+    without = data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4]) :]
+    with pytest.raises(BrokenImageError, match="palette"):
+        decode(without, max_pixels=MOST)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "LA", "RGBA", "1"])
+def test_transparency_is_dropped_and_the_colours_stay(mode: str) -> None:
+    image = Image.fromarray(PIXELS).convert(mode)
+    plain = saved(image, "PNG")
+    key = {"P": bytes([0, 99]), "L": b"\0\7", "RGB": b"\0\1\0\2\0\3"}.get(mode, b"")
+    at = plain.index(b"IDAT") - 4
+    data = plain[:at] + (chunk(b"tRNS", key) if key else b"") + plain[at:]
+    alpha_dropped = image.convert("RGBA").convert("RGB") if mode == "P" else image.convert("RGB")
+    np.testing.assert_array_equal(decode(data, max_pixels=MOST), np.array(alpha_dropped))
+
+
+def test_xcode_s_png_is_named() -> None:
+    with pytest.raises(UnsupportedImageError, match="CgBI"):
+        decode(PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:], max_pixels=MOST)
+
+
+def test_exif_in_a_png_turns_it_wherever_it_is() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    for data in (early(chunk(b"eXIf", content)), late(chunk(b"eXIf", content))):
+        np.testing.assert_array_equal(decode(data, max_pixels=MOST), np.rot90(PIXELS, -1))

@@ -10,36 +10,14 @@ import httpx
 import pytest
 
 from service.client import (
-    AnswerError,
-    AuthenticationError,
     ConnectionLostError,
-    DeadlineError,
     ProblemError,
     QueueFullError,
     RetryPolicy,
-    ServerDeadlineError,
-    ServerError,
-    UnavailableError,
 )
 from service.client.exchange import Exchanges
 from service.client.retries import retry_after_s
-from tests.support.clients import FOUND, Sync, refusal
-
-
-class Script:
-    """Answers with each outcome in turn and keeps the requests."""
-
-    def __init__(self, *outcomes: httpx.Response | Exception) -> None:
-        self.outcomes = list(outcomes)
-        self.requests: list[httpx.Request] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        outcome = self.outcomes.pop(0)
-        if isinstance(outcome, Exception):
-            raise outcome
-        # A copy: a response can be read by one client only.
-        return httpx.Response(outcome.status_code, headers=outcome.headers, content=outcome.content)
+from tests.support.clients import FOUND, Script, Sync, refusal
 
 
 @pytest.mark.parametrize(
@@ -68,44 +46,11 @@ def test_what_would_end_the_same_is_not(calling: type[Sync], status: int) -> Non
     assert str(caught.value) == f"{status} code: words"
 
 
-@pytest.mark.parametrize(
-    ("status", "kinds"),
-    [
-        (401, (AuthenticationError,)),
-        (403, (AuthenticationError,)),
-        (404, (ProblemError,)),
-        (429, (QueueFullError,)),
-        (502, (ServerError,)),
-        (503, (UnavailableError, ServerError)),
-        (504, (ServerDeadlineError, DeadlineError, ServerError)),
-    ],
-)
-def test_each_refusal_has_its_type(calling: type[Sync], status: int, kinds: tuple[type[Exception], ...]) -> None:
-    for answer in (refusal(status), httpx.Response(status, text="a proxy's")):
-        with pytest.raises(ProblemError) as caught:
-            calling(Script(answer), retry=RetryPolicy(attempts=1)).detect(b"image")
-        assert all(isinstance(caught.value, kind) for kind in kinds)
-
-
 def test_attempts_are_bounded_and_the_last_refusal_is_told(calling: type[Sync]) -> None:
     script = Script(*[refusal(429)] * 9)
     with pytest.raises(QueueFullError):
         calling(script, retry=RetryPolicy(attempts=3, first_pause_s=0)).detect(b"image")
     assert len(script.requests) == 3
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        httpx.Response(200, text="<html>"),
-        httpx.Response(200, json=[]),
-        httpx.Response(200, json={**FOUND, "boxes": [[1]]}),
-        httpx.Response(307, headers={"location": "https://elsewhere/"}),
-    ],
-)
-def test_another_server_is_told_from_the_service(calling: type[Sync], answer: httpx.Response) -> None:
-    with pytest.raises(AnswerError, match="right address"):
-        calling(Script(answer)).detect(b"image")
 
 
 def test_the_key_and_the_time_left_are_sent(calling: type[Sync]) -> None:

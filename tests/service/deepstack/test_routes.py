@@ -142,16 +142,3 @@ async def test_quota_deadline_and_metrics_are_those_of_detect() -> None:
         counted = (await client.get("/metrics")).text
     for status in (200, 429, 504):
         assert f'frcnn_requests_total{{route="{DEEPSTACK_PATH}",status="{status}"}} 1.0' in counted
-
-
-async def test_the_openapi_document_has_it() -> None:
-    async with serving(FakeDetector(), api_keys=KEY) as client:
-        client.headers["X-API-Key"] = KEY
-        operation = (await client.get("/openapi.json")).json()["paths"][DEEPSTACK_PATH]["post"]
-    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert list(form["properties"]) == ["image", "min_confidence", "api_key"]
-    assert set(operation["responses"]) == {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"}
-    assert "Problem" not in str(operation["responses"])
-    assert [one["name"] for one in operation["parameters"] if one["in"] == "query"] == [
-        "score_threshold", "max_detections", "labels", "iou_threshold", "class_agnostic"
-    ]  # fmt: skip

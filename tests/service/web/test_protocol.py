@@ -10,8 +10,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,28 +21,11 @@ from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
 from service.web.paced import PacedResponse
 from service.web.protocol import LimitedProtocol
+from tests.support.connections import connected, until_closed
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import live, served
 
 KEY = "key-of-the-protocol-tests"
-
-
-@contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
-    address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port)) as connection:
-        connection.settimeout(20)
-        yield connection
-
-
-def until_closed(connection: socket.socket) -> bytes:
-    received = b""
-    try:
-        while piece := connection.recv(65536):
-            received += piece
-    except ConnectionError:
-        pass
-    return received
 
 
 def flood(connection: socket.socket, piece: bytes, most: int = 50_000_000) -> int:
@@ -351,31 +333,6 @@ async def huge(scope: Scope, receive: Receive, send: Send) -> None:
 async def in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers as it is read."""
     await PacedResponse(bytes(HUGE), media_type="image/png")(scope, receive, send)
-
-
-def test_an_answer_in_pieces_is_made_as_it_is_read() -> None:
-    finished = threading.Event()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await in_pieces(scope, receive, send)
-        finished.set()
-
-    with served(app, ready=False) as url, connected(url) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert connection.recv(1000)
-        assert not finished.wait(0.3)
-        assert len(until_closed(connection)) > HUGE - 1000
-        assert finished.wait(20)
-
-
-def test_a_caller_who_reads_an_answer_in_pieces_slowly_gets_all() -> None:
-    with served(in_pieces, HastyProtocol, ready=False) as url, connected(url) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        received = 0
-        while piece := connection.recv(500_000):
-            received += len(piece)
-            time.sleep(0.02)
-    assert received > HUGE
 
 
 class BriefProtocol(LimitedProtocol):
