@@ -17,7 +17,7 @@ from opentelemetry.trace import TracerProvider
 
 from service.batching.admission import Admission
 from service.batching.batcher import Batcher, BatcherLimits
-from service.batching.decode_threads import DecodeThreads
+from service.batching.decode_threads import Continuation, DecodeThreads
 from service.batching.fairness import Caller
 from service.devices.background import in_background
 from service.devices.cores import usable_cores
@@ -218,13 +218,17 @@ class Service:
         return self.fatal_error is not None and self._batcher is not None
 
     def in_thread(
-        self, work: Callable[[], T], *, on_end: Callable[[], None], caller: Caller = None
+        self,
+        work: Callable[[], T | Continuation],
+        *,
+        on_end: Callable[[], None],
+        caller: Caller,
+        cost: int,
     ) -> asyncio.Future[T]:
         """Run work that blocks in a decoding thread. Work that is cancelled before its turn is freed at once.
 
         Args:
-            work: runs in the thread.
-            caller: whose it is; callers take turns.
+            work: see `DecodeThreads.submit`, as are `caller` and `cost`.
             on_end: called on the event loop when the work is over or will never begin. After a cancellation that may be
                 later than the end of the future that this returns: a thread cannot be interrupted.
         """
@@ -234,7 +238,7 @@ class Service:
             with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
                 loop.call_soon_threadsafe(on_end)
 
-        running = self._decoders.submit(work, caller)
+        running = self._decoders.submit(work, caller, cost)
         running.add_done_callback(announce)  # before the future's own callback: what is held is released by then
         return asyncio.wrap_future(running, loop=loop)
 

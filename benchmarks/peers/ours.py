@@ -46,6 +46,7 @@ class Nothing:
 
 class _Unopened:
     upright_wh = (1, 1)
+    work = working_bytes = 0
 
 
 def leave_bytes_untouched() -> None:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from service.api.uploads import UploadLimits
 from service.batching.batch_queue import PRIORITIES, Priority
 from service.batching.budgets import Permit, release_with
+from service.batching.decode_threads import USUAL_COST, Continuation
 from service.errors import BadParameterError, DeadlineError, ServiceError
 from service.lifecycle import Service
 from service.settings import Settings
@@ -121,9 +122,13 @@ class Job:
         """Time a stage of the request."""
         return self.service.stages.stage(name)
 
-    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run work that blocks in a decoding thread. The job's place and memory stay reserved until it is over."""
-        future = self.service.in_thread(work, on_end=self._thread_ended, caller=self.caller)
+    def in_thread(self, work: Callable[[], T | Continuation], *, cost: int = USUAL_COST) -> asyncio.Future[T]:
+        """Run work that blocks in a decoding thread. The job's place and memory stay reserved until it is over.
+
+        Args:
+            work: see `DecodeThreads.submit`, as is `cost`.
+        """
+        future = self.service.in_thread(work, on_end=self._thread_ended, caller=self.caller, cost=cost)
         self._threads += 1
         return future
 

@@ -14,10 +14,11 @@ from service.api.job import Job
 from service.api.room import NoRoomError, Room
 from service.api.tiles import Tiling, merge
 from service.batching.budgets import Permit
+from service.batching.decode_threads import Continuation, cost_of
 from service.batching.device_worker import Answer
 from service.devices.detector import Detections
 from service.errors import ServiceError, TooLargeError
-from service.images.pictures import Picture, Region, check_pixels, from_pixels, open_image, upright_rgb
+from service.images.pictures import OpenedImage, Picture, Region, check_pixels, from_pixels, open_image, upright_rgb
 
 
 class ImageResult(NamedTuple):
@@ -113,7 +114,9 @@ async def _decode_in_parts(job: Job, room: Room, data: bytes, tiling: Tiling) ->
     # All parts lie in the one picture's memory; on the device each is of its own padded shape.
     device_pixels = sum(job.batcher.pixels(part.width, part.height) for part in parts)
     room.reserve(image.upright_wh, image.working_bytes, device_pixels=device_pixels)
-    picture = await job.in_thread(lambda: room.decoded(upright_rgb(image, allocate=room.allocate)))
+    picture = await job.in_thread(
+        lambda: room.decoded(upright_rgb(image, allocate=room.allocate)), cost=cost_of(image.work)
+    )
     return picture, parts
 
 
@@ -203,10 +206,14 @@ async def _detect(job: Job, room: Room, decoding: Awaitable[Picture], *, keep_pi
 def _decode(job: Job, room: Room, data: bytes) -> Awaitable[Picture]:
     max_pixels = job.settings.max_image_pixels
 
-    def decode() -> Picture:
+    def decode() -> Picture | Continuation:
         image = open_image(data, max_pixels=max_pixels)
-        room.reserve(image.upright_wh, image.working_bytes)
-        return room.decoded(upright_rgb(image, allocate=room.allocate))
+
+        def decode_pixels() -> Picture:
+            room.reserve(image.upright_wh, image.working_bytes)
+            return _decode_pixels(room, image)
+
+        return Continuation(cost_of(image.work), decode_pixels)
 
     return job.in_thread(decode)
 
@@ -214,4 +221,10 @@ def _decode(job: Job, room: Room, data: bytes) -> Awaitable[Picture]:
 async def _decode_patiently(job: Job, room: Room, data: bytes) -> Picture:
     image = await job.in_thread(lambda: open_image(data, max_pixels=job.settings.max_image_pixels))
     await room.reserve_when_free(image.upright_wh, image.working_bytes)  # not in a thread
-    return await job.in_thread(lambda: room.decoded(upright_rgb(image, allocate=room.allocate)))
+    return await job.in_thread(
+        lambda: room.decoded(upright_rgb(image, allocate=room.allocate)), cost=cost_of(image.work)
+    )
+
+
+def _decode_pixels(room: Room, image: OpenedImage) -> Picture:
+    return room.decoded(upright_rgb(image, allocate=room.allocate))

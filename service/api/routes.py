@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import Any, TypeVar, get_type_hints
@@ -18,6 +19,7 @@ from service.api.query import DetectParameters, DetectQuery, SelectionQuery, Til
 from service.api.schemas import FastJSONResponse
 from service.api.uploads import read_files, read_image
 from service.batching.batch_queue import Priority
+from service.batching.decode_threads import cost_of
 from service.devices.detector import Detections
 from service.errors import NotAcceptableError, ServiceError, UnavailableError
 from service.images.drawing import DrawnFormat, draw, encode
@@ -29,6 +31,7 @@ Q = TypeVar("Q", bound=SelectionQuery)
 
 _JSON_RANGES = frozenset({"application/json", "application/*", "*/*"})
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
+_DRAWING_WORK: dict[DrawnFormat, int] = {"JPEG": 4, "PNG": 25}  # of a pixel, in times of decoding one of a plain JPEG
 
 
 class QueryRoute(APIRoute):
@@ -81,7 +84,9 @@ async def detect(request: Request, query: TiledParameters) -> Response:
             if drawn_type is None:
                 return FastJSONResponse(_result(result, query), headers=headers)
             memory = result.memory
-            drawing = job.in_thread(partial(_drawn, result, query, _DRAWN[drawn_type]))
+            drawn_format = _DRAWN[drawn_type]
+            cost = cost_of(_DRAWING_WORK[drawn_format] * math.prod(result.size_hw))
+            drawing = job.in_thread(partial(_drawn, result, query, drawn_format), cost=cost)
             del result  # the picture is freed as soon as it is drawn
             response = PacedResponse(await drawing, media_type=drawn_type, headers=headers)
             memory.shrink(len(response.body))

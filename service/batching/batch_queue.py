@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from service.batching.fairness import Caller, Rounds
+from service.batching.fairness import Caller, Turns
 
 Shape = tuple[int, int]
 
@@ -54,18 +54,18 @@ class Queued(Protocol):
 Job = TypeVar("Job", bound=Queued)
 
 
-_PUT_BACK = -1  # the round of a job that was taken and not run: before all others
+_PUT_BACK = -1  # the turn of a job that was taken and not run: before all others
 
 
 class _Place(NamedTuple):
     """A job's place among those of its shape and priority."""
 
-    round: int
+    turn: int
     number: int  # in the order of arrival
 
     @property
     def was_put_back(self) -> bool:
-        return self.round == _PUT_BACK
+        return self.turn == _PUT_BACK
 
 
 class _File(Generic[Job]):
@@ -116,7 +116,7 @@ class BatchQueue(Generic[Job]):
         self.head_start = head_start
         # A file of a line for each priority. Nothing in here is ever empty.
         self._lines: dict[Shape, dict[Priority, _File[Job]]] = {}
-        self._rounds = {priority: Rounds() for priority in Priority}
+        self._turns = {priority: Turns() for priority in Priority}
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -125,18 +125,18 @@ class BatchQueue(Generic[Job]):
     def put(self, job: Job) -> None:
         """Line up behind this caller's jobs of the same priority, and in turn with other callers'."""
         self._arrivals += 1
-        self._put(job, _Place(self._rounds[job.priority].enter(job.caller), self._arrivals))
+        self._put(job, _Place(self._turns[job.priority].enter(job.caller), self._arrivals))
 
     def put_back(self, job: Job) -> None:
         """Put a job that was taken but not run back at the head of its priority."""
         self._arrivals += 1
-        self._rounds[job.priority].enter(job.caller)
+        self._turns[job.priority].enter(job.caller)
         self._put(job, _Place(_PUT_BACK, -self._arrivals))
 
     def discard(self, job: Job) -> None:
         """Leave the queue, as when the caller has gone. A job that is not in it is ignored."""
         if self._remove(job) is not None:
-            self._rounds[job.priority].leave(job.caller)
+            self._turns[job.priority].leave(job.caller)
 
     def take_all(self) -> list[Job]:
         """Remove and return every job, in the order of arrival."""
@@ -166,7 +166,7 @@ class BatchQueue(Generic[Job]):
             batch.append(job := self._first([line]))
             place = self._remove(job)
             assert place is not None, "it is in the line"
-            self._rounds[job.priority].leave(job.caller, None if place.was_put_back else place.round)
+            self._turns[job.priority].leave(job.caller, None if place.was_put_back else place.turn)
         return batch
 
     def next_ready(self, *, at_most: int | None = None, hold_until: float = -math.inf) -> float | None:

@@ -1,43 +1,104 @@
-"""Threads for work that blocks: decoding above all. Callers take turns, and work that overruns is counted."""
+"""Threads for work that blocks: decoding above all. Callers take turns, and work that overruns is counted.
+
+How long a picture takes to decode is known when its header is read. So that work ends with a `Continuation`, which
+takes a turn of its own by its cost.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from service.batching.fairness import Caller, Rounds
+from service.batching.fairness import Caller, Turns
 
 T = TypeVar("T")
+
+_WORK_OF_UNIT = 1 << 20
+USUAL_COST = 2  # to read a header, and whatever tells no cost of its own
+_NICENESS = 10  # a tenth of the processor time of a thread that detects or answers, where they compete for a core
+
+
+def cost_of(work: int) -> int:
+    """The cost of a piece that takes as long as decoding so many pixels of a plain JPEG. 1 is about 15 ms of a core."""
+    return 1 + work // _WORK_OF_UNIT
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """The rest of a piece of work, whose result is that of the piece.
+
+    Attributes:
+        cost: relative to other pieces, at least 1.
+        work: runs in its turn.
+    """
+
+    cost: int
+    work: Callable[[], Any]
+
+
+class _Result(Future[Any]):
+    """The result of a piece of work, and the work until it is begun. To cancel frees the work, which never runs."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self._work = [work]
+        self._is_wanted = True
+
+    def take(self) -> Callable[[], Any] | None:
+        """Remove the work, if it is neither begun nor given up."""
+        with suppress(IndexError):
+            return self._work.pop()
+        return None
+
+    def cancel(self) -> bool:
+        self._is_wanted = False
+        if self.take() is None:
+            return super().cancel()
+        if not super().cancel():  # a part of it has run, and the rest waited
+            self.set_exception(CancelledError())
+        return True
+
+    def run(self) -> int | None:
+        """Run the work. If there is a continuation, keep it as the work and return its cost."""
+        if (work := self.take()) is None:
+            return None
+        try:
+            value = work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits for it
+            self.set_exception(error)
+            del self, work  # the error's traceback holds this frame, and so would hold itself
+            return None
+        del work
+        if isinstance(value, Continuation):
+            self._work.append(value.work)
+            if not self._is_wanted:  # cancelled while the first part ran
+                self.cancel()
+            return value.cost
+        self.set_result(value)
+        return None
 
 
 @dataclass(order=True, slots=True)
 class _Piece:
-    """A piece of work and the future of its result. Of two, the one of the earlier round goes first."""
+    """A piece of work. Of two, the one of the earlier turn goes first."""
 
-    round: int
+    turn: int
     number: int
     caller: Caller = field(compare=False)
-    work: list[Callable[[], Any]] = field(compare=False)  # empty when it is begun or given up
-    result: Future[Any] = field(compare=False)
-
-    def run(self) -> None:
-        try:
-            value = self.work.pop()()  # without a name, which the error's traceback would hold
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits for it
-            self.result.set_exception(error)
-            del self  # the error's traceback holds this frame, and so would hold itself
-        else:
-            self.result.set_result(value)
+    result: _Result = field(compare=False)
 
 
 class DecodeThreads:
-    """Runs pieces of work in a few threads, in the order of `Rounds`.
+    """Runs pieces of work in a few threads, in the order of `Turns`.
 
     Args:
         count: threads.
@@ -45,22 +106,25 @@ class DecodeThreads:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._executor = ThreadPoolExecutor(count, "decode")
-        self._rounds = Rounds()
+        self._executor = ThreadPoolExecutor(count, "decode", _lower_priority)
+        self._turns = Turns()
         self._numbers = itertools.count()
         self._waiting: list[_Piece] = []  # a heap
         self._running: dict[int, float] = {}  # the number of each piece that runs, and when it began
         self._lock = threading.Lock()
 
-    def submit(self, work: Callable[[], T], caller: Caller = None) -> Future[T]:
-        """Run work in its turn. Work whose future is cancelled before that is freed at once, and never runs."""
-        result: Future[T] = Future()
+    def submit(self, work: Callable[[], T | Continuation], caller: Caller = None, cost: int = USUAL_COST) -> Future[T]:
+        """Run work in its turn. Work whose future is cancelled before that is freed at once, and never runs.
+
+        Args:
+            work: returns the result, or a continuation, which is given up in the same way.
+            caller: whose it is.
+            cost: relative to other pieces, at least 1.
+        """
+        result = _Result(work)
         with self._lock:
-            piece = _Piece(self._rounds.enter(caller), next(self._numbers), caller, [work], result)
-            heapq.heappush(self._waiting, piece)
-        waiting = piece.work  # not the piece: it holds the result, which holds this callback
-        result.add_done_callback(lambda _: waiting.clear())
-        self._executor.submit(self._run_next)  # one turn for each piece, whichever is next then
+            self._enter(caller, cost, result)
+        self._executor.submit(self._run_next)  # once for each piece, whichever is next then
         return result
 
     def overrunning(self, seconds: float) -> int:
@@ -78,17 +142,36 @@ class DecodeThreads:
                 piece.result.cancel()
         self._executor.shutdown(wait=wait, cancel_futures=cancel)
 
+    def _enter(self, caller: Caller, cost: int, result: _Result) -> None:
+        piece = _Piece(self._turns.enter(caller, cost), next(self._numbers), caller, result)
+        heapq.heappush(self._waiting, piece)
+
     def _run_next(self) -> None:
+        """Run the piece whose turn it is. After one with a continuation run another, which may be that."""
+        while self._run_one():
+            pass
+
+    def _run_one(self) -> bool:
         with self._lock:
             piece = heapq.heappop(self._waiting)
-            begins = piece.result.set_running_or_notify_cancel()
-            self._rounds.leave(piece.caller, piece.round if begins else None)
+            begins = piece.result.running() or piece.result.set_running_or_notify_cancel()
+            self._turns.leave(piece.caller, piece.turn if begins else None)
             if not begins:
-                return
+                return False
             self._running[piece.number] = time.monotonic()
+        cost = None
         try:
-            piece.run()
+            cost = piece.result.run()
         finally:
             with self._lock:
                 del self._running[piece.number]
+                if cost is not None:
+                    self._enter(piece.caller, cost, piece.result)
             del piece  # the traceback of a failure holds this frame, too, and the piece holds the failure
+        return cost is not None
+
+
+def _lower_priority() -> None:
+    """Let the threads that detect and answer run before this one. In Linux each thread has a priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

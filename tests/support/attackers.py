@@ -165,6 +165,8 @@ class Watch:
     memory_kib: Callable[[], int]
     seconds: list[float] = field(default_factory=list)
     batches_waited: list[float] = field(default_factory=list)  # time in the queue, in times of a batch
+    stage_s: dict[str, list[float]] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)  # by code
     statuses: dict[int, int] = field(default_factory=dict)
     health: dict[str, int] = field(default_factory=dict)
     health_s: float = 0.0
@@ -181,6 +183,11 @@ class Watch:
             if reply.status == 200:
                 self.seconds.append(reply.seconds)
                 self.batches_waited.append(reply.stage_ms("queue") / reply.stage_ms("inference"))
+                for stage in ("decode", "queue", "inference"):
+                    self.stage_s.setdefault(stage, []).append(reply.stage_ms(stage) / 1000)
+            elif reply.status:
+                code = json.loads(reply.body)["type"].rpartition(":")[2]
+                self.rejected[code] = self.rejected.get(code, 0) + 1
             await asyncio.sleep(0.2)
 
     async def _probe(self) -> None:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 
 import pytest
 
-from service.batching.decode_threads import DecodeThreads
+from service.batching.decode_threads import Continuation, DecodeThreads, cost_of
 
 
 class Thing:
@@ -107,3 +109,78 @@ def test_at_the_end_what_waits_is_given_up(one_thread: DecodeThreads, gate: thre
     one_thread.shutdown(wait=False, cancel=True)
     assert waiting.cancelled()
     gate.set()
+
+
+def test_a_cheap_piece_goes_before_expensive_continuations(one_thread: DecodeThreads, gate: threading.Event) -> None:
+    order: list[str] = []
+
+    def opened(name: str, cost: int) -> Continuation | None:
+        order.append(f"open {name}")
+        return Continuation(cost, partial(order.append, name))
+
+    waits = [
+        one_thread.submit(partial(opened, name, cost), name) for name, cost in (("a", 64), ("b", 64), ("small", 1))
+    ]
+    gate.set()
+    for wait in waits:
+        wait.result(20)
+    assert order == ["open a", "open b", "open small", "small", "a", "b"]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_continuation_that_is_cancelled_never_runs_and_is_freed(
+    one_thread: DecodeThreads, gate: threading.Event, waits: bool
+) -> None:
+    """While it waits behind another piece, or while the part before it runs."""
+    begun, proceed = threading.Event(), threading.Event()
+    ran: list[Thing] = []
+    thing = Thing()
+    freed = weakref.ref(thing)
+
+    def block() -> None:
+        begun.set()
+        assert proceed.wait(20)
+
+    def first(kept: list[Thing]) -> Continuation | None:
+        if not waits:
+            block()
+        return Continuation(64, partial(ran.append, kept.pop()))
+
+    cancelled = one_thread.submit(partial(first, [thing]), "a")
+    other = one_thread.submit(block, "b")  # runs before the continuation
+    del thing
+    gate.set()
+    assert begun.wait(20)
+    cancelled.cancel()
+    if waits:
+        assert cancelled.done()
+        assert freed() is None
+    proceed.set()
+    other.result(20)
+    assert isinstance(cancelled.exception(20), CancelledError)
+    assert one_thread.submit(lambda: 5).result(20) == 5
+    assert freed() is None
+    assert not ran
+
+
+def test_a_failure_in_a_continuation_is_the_pieces(one_thread: DecodeThreads) -> None:
+    def fail() -> None:
+        raise ValueError("broken")
+
+    def begin() -> Continuation | None:
+        return Continuation(1, fail)
+
+    assert type(one_thread.submit(begin).exception(20)) is ValueError
+
+
+def test_costs_grow_with_the_work() -> None:
+    assert cost_of(0) == 1
+    assert cost_of(67_108_864) == 65
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_the_threads_run_after_those_that_detect(one_thread: DecodeThreads) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert one_thread.submit(niceness).result(20) > niceness()
