@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import logging
@@ -233,14 +234,28 @@ class Service:
                 later than the end of the future that this returns: a thread cannot be interrupted.
         """
         loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
 
-        def announce(_: object) -> None:
+        def finish(done: concurrent.futures.Future[T]) -> None:
+            on_end()  # before whoever waits goes on: what is held is released by then
+            if future.done():
+                return
+            try:
+                future.set_result(done.result())
+            except concurrent.futures.CancelledError:
+                future.cancel()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits for it
+                future.set_exception(error)
+
+        def announce(done: concurrent.futures.Future[T]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
-                loop.call_soon_threadsafe(on_end)
+                loop.call_soon_threadsafe(finish, done)
 
+        # One call of the loop for both, where `asyncio.wrap_future` would make another: each wakes it up.
         running = self._decoders.submit(work, caller, cost)
-        running.add_done_callback(announce)  # before the future's own callback: what is held is released by then
-        return asyncio.wrap_future(running, loop=loop)
+        running.add_done_callback(announce)
+        future.add_done_callback(lambda ended: ended.cancelled() and running.cancel())
+        return future
 
     async def _load_model(self) -> None:
         try:

@@ -109,7 +109,12 @@ class Settings(BaseSettings):
     shutdown_timeout_s: int = Field(
         65, ge=0, description="How long a stopping server waits for the requests it accepted."
     )
-    decode_threads: int | None = Field(None, ge=1, description="Threads that decode images; by default one per core.")
+    decode_threads: int | None = Field(
+        None,
+        ge=1,
+        description="Threads that decode images; by default one per core. As many again decode large ones, which take "
+        "over a quarter of a second, and yield to all other threads.",
+    )
     api_keys: SecretStr | None = Field(
         None, description="Keys that callers must show one of, separated by commas; in the environment only."
     )

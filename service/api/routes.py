@@ -20,7 +20,8 @@ from service.api.schemas import FastJSONResponse
 from service.api.uploads import read_files, read_image
 from service.batching.batch_queue import Priority
 from service.batching.decode_threads import cost_of
-from service.devices.detector import Detections
+from service.batching.device_worker import Answer
+from service.devices.detector import Detections, ModelInfo
 from service.errors import NotAcceptableError, ServiceError, UnavailableError
 from service.images.drawing import DrawnFormat, draw, encode
 from service.web.paced import PacedResponse
@@ -70,7 +71,7 @@ async def detect(request: Request, query: TiledParameters) -> Response:
     drawn_type = _drawn_type(request.headers.get("accept", ""))
     tiling = query.tiling
     async with admit(request, Priority.NORMAL if tiling is None else Priority.LOW) as job:
-        query.selection(job.batcher.info)  # a wrong one is rejected before the body is read
+        wanted = Wanted(query, job.batcher.info)  # a wrong one is rejected before the body is read
         data = await job.read(read_image, body_bytes=job.settings.max_body_bytes)
         keep_picture = drawn_type is not None
         if tiling is None:
@@ -82,11 +83,11 @@ async def detect(request: Request, query: TiledParameters) -> Response:
         headers = {"Server-Timing": result.server_timing()}
         with job.stage("encode"):
             if drawn_type is None:
-                return FastJSONResponse(_result(result, query), headers=headers)
+                return FastJSONResponse(_result(result, wanted), headers=headers)
             memory = result.memory
             drawn_format = _DRAWN[drawn_type]
             cost = cost_of(_DRAWING_WORK[drawn_format] * math.prod(result.size_hw))
-            drawing = job.in_thread(partial(_drawn, result, query, drawn_format), cost=cost)
+            drawing = job.in_thread(partial(_drawn, result, wanted, drawn_format), cost=cost)
             del result  # the picture is freed as soon as it is drawn
             response = PacedResponse(await drawing, media_type=drawn_type, headers=headers)
             memory.shrink(len(response.body))
@@ -110,7 +111,7 @@ async def detect_batch(request: Request, query: DetectParameters) -> Response:
         )
     async with admit(request, Priority.LOW) as job:
         settings = job.settings
-        query.selection(job.batcher.info)
+        wanted = Wanted(query, job.batcher.info)
         files = await job.read(read_files, body_bytes=settings.max_batch_body_bytes, files=settings.max_batch_files)
         finding = detect_images(job, files)
         del files  # each is freed when it is decoded
@@ -120,7 +121,7 @@ async def detect_batch(request: Request, query: DetectParameters) -> Response:
                 job.service.metrics.problems.labels(outcome.code).inc()
         with job.stage("encode"):
             results = [
-                problem_of(request.scope, outcome) if isinstance(outcome, ServiceError) else _result(outcome, query)
+                problem_of(request.scope, outcome) if isinstance(outcome, ServiceError) else _result(outcome, wanted)
                 for outcome in outcomes
             ]
             return FastJSONResponse({"results": results})
@@ -185,18 +186,35 @@ async def metrics(request: Request) -> Response:
     return Response(body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
 
-def _result(result: ImageResult, query: DetectQuery) -> dict[str, Any]:
-    return schemas.result_json(_chosen(result, query), query, result.size_hw, result.answer.info)
+class Wanted:
+    """What a query wants of answers, found once for a model.
+
+    Args:
+        query: of the request.
+        info: the model that is served.
+
+    Raises:
+        BadParameterError: a parameter does not fit the model.
+    """
+
+    def __init__(self, query: DetectQuery, info: ModelInfo) -> None:
+        self.query = query
+        self._info, self._selection = info, query.selection(info)
+
+    def chosen(self, answer: Answer) -> Detections:
+        """The detections that are wanted, by the classes of the model that answered: it may have come meanwhile."""
+        selection = self._selection if answer.info is self._info else self.query.selection(answer.info)
+        return selection.apply(answer.detections)
 
 
-def _chosen(result: ImageResult, query: DetectQuery) -> Detections:
-    """The detections that are wanted, by the classes of the model that answered: it may have come meanwhile."""
-    return query.selection(result.answer.info).apply(result.answer.detections)
+def _result(result: ImageResult, wanted: Wanted) -> dict[str, Any]:
+    answer = result.answer
+    return schemas.result_json(wanted.chosen(answer), wanted.query, result.size_hw, answer.info)
 
 
-def _drawn(result: ImageResult, query: DetectQuery, image_format: DrawnFormat) -> bytes:
+def _drawn(result: ImageResult, wanted: Wanted, image_format: DrawnFormat) -> bytes:
     assert result.picture is not None, "it is kept for this"
-    chosen = _chosen(result, query)
+    chosen = wanted.chosen(result.answer)
     captions = schemas.captions(chosen, result.answer.info.categories)
     image = draw(result.picture, chosen.boxes.tolist(), chosen.labels.tolist(), captions)
     return encode(image, image_format)

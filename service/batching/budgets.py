@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from service.batching.batch_queue import Priority
 from service.batching.fairness import Caller
 
+_NONE = dict.fromkeys(Priority, 0)
 # A caller leaves so many of four units free as it holds.
 _LEFT_FREE = 4
 
@@ -29,7 +30,7 @@ class Budget:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.used_by = dict.fromkeys(Priority, 0)
+        self.used_by = _NONE.copy()
         self.held_by: dict[Caller, dict[Priority, int]] = {}
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
@@ -104,7 +105,8 @@ class Budget:
     def _add(self, permit: Permit, units: int) -> None:
         permit.units += units
         self.used_by[permit.priority] += units
-        held = self.held_by.setdefault(permit.caller, dict.fromkeys(Priority, 0))
+        if (held := self.held_by.get(permit.caller)) is None:
+            held = self.held_by[permit.caller] = _NONE.copy()
         held[permit.priority] += units
         if not any(held.values()):
             del self.held_by[permit.caller]
@@ -163,6 +165,16 @@ def release_with(thing: object, permit: Permit, loop: asyncio.AbstractEventLoop)
 
     def release() -> None:  # runs wherever the last reference goes, perhaps within a budget's lock
         with suppress(RuntimeError):  # the loop has been closed: the process is ending
-            loop.call_soon_threadsafe(permit.release)
+            if _running_loop() is loop:
+                loop.call_soon(permit.release)  # it is awake
+            else:
+                loop.call_soon_threadsafe(permit.release)
 
     weakref.finalize(thing, release).atexit = False
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

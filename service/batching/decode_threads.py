@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from service.batching.fairness import Caller, Turns
@@ -24,7 +25,8 @@ T = TypeVar("T")
 
 _WORK_OF_UNIT = 1 << 20
 USUAL_COST = 2  # to read a header, and whatever tells no cost of its own
-_NICENESS = 10  # a tenth of the processor time of a thread that detects or answers, where they compete for a core
+_LONGEST_SHORT = 16  # a quarter of a second, and what a camera's picture costs
+_NICENESS = 10  # a tenth of the processor time of other threads, where they compete for a core
 
 
 def cost_of(work: int) -> int:
@@ -97,21 +99,72 @@ class _Piece:
     result: _Result = field(compare=False)
 
 
-class DecodeThreads:
-    """Runs pieces of work in a few threads, in the order of `Turns`.
+class _Lane:
+    """Threads that run pieces in the order of `Turns`."""
 
-    Args:
-        count: threads.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._executor = ThreadPoolExecutor(count, "decode", _lower_priority)
+    def __init__(self, count: int, name: str, prepare: Callable[[], None]) -> None:
+        self._executor = ThreadPoolExecutor(count, name, prepare)
         self._turns = Turns()
         self._numbers = itertools.count()
         self._waiting: list[_Piece] = []  # a heap
         self._running: dict[int, float] = {}  # the number of each piece that runs, and when it began
         self._lock = threading.Lock()
+
+    def enter(self, caller: Caller, cost: int, result: _Result) -> None:
+        """Queue a piece. `run_next` is to be called once for it, in one of the threads."""
+        with self._lock:
+            piece = _Piece(self._turns.enter(caller, cost), next(self._numbers), caller, result)
+            heapq.heappush(self._waiting, piece)
+
+    def in_thread(self, work: Callable[[], None]) -> None:
+        """Run this in one of the threads."""
+        self._executor.submit(work)
+
+    def run_next(self) -> tuple[Caller, int, _Result] | None:
+        """Run the piece whose turn it is. If it has a continuation, return whose it is, its cost and the result."""
+        with self._lock:
+            piece = heapq.heappop(self._waiting)
+            begins = piece.result.running() or piece.result.set_running_or_notify_cancel()
+            self._turns.leave(piece.caller, piece.turn if begins else None)
+            if not begins:
+                return None
+            self._running[piece.number] = time.monotonic()
+        try:
+            cost = piece.result.run()
+            return None if cost is None else (piece.caller, cost, piece.result)
+        finally:
+            with self._lock:
+                del self._running[piece.number]
+            del piece  # the traceback of a failure holds this frame, too, and the piece holds the failure
+
+    def overrunning(self, since: float) -> int:
+        with self._lock:
+            return sum(began <= since for began in self._running.values())
+
+    def cancel_waiting(self) -> None:
+        with self._lock:
+            waiting = list(self._waiting)
+        for piece in waiting:
+            piece.result.cancel()
+
+    def shutdown(self, *, wait: bool, cancel: bool) -> None:
+        self._executor.shutdown(wait=wait, cancel_futures=cancel)
+
+
+class DecodeThreads:
+    """Runs pieces of work in a few threads, in the order of `Turns`.
+
+    Long pieces have as many threads of their own, with a tenth of the processor time of the others where they compete
+    for a core: what is short never waits for them, and detection hardly slows down.
+
+    Args:
+        count: threads, of each of the two kinds.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._short = _Lane(count, "decode", _keep_priority)
+        self._long = _Lane(count, "decode-long", _lower_priority)
 
     def submit(self, work: Callable[[], T | Continuation], caller: Caller = None, cost: int = USUAL_COST) -> Future[T]:
         """Run work in its turn. Work whose future is cancelled before that is freed at once, and never runs.
@@ -122,56 +175,43 @@ class DecodeThreads:
             cost: relative to other pieces, at least 1.
         """
         result = _Result(work)
-        with self._lock:
-            self._enter(caller, cost, result)
-        self._executor.submit(self._run_next)  # once for each piece, whichever is next then
+        self._enter(self._lane(cost), caller, cost, result)
         return result
 
     def overrunning(self, seconds: float) -> int:
         """How many pieces have been running for longer than this."""
         since = time.monotonic() - seconds
-        with self._lock:
-            return sum(began <= since for began in self._running.values())
+        return self._short.overrunning(since) + self._long.overrunning(since)
 
     def shutdown(self, *, wait: bool, cancel: bool = False) -> None:
         """Take no more work; give up what waits, with `cancel`; block until what runs is over, with `wait`."""
-        if cancel:
-            with self._lock:
-                waiting = list(self._waiting)
-            for piece in waiting:
-                piece.result.cancel()
-        self._executor.shutdown(wait=wait, cancel_futures=cancel)
+        lanes = self._short, self._long  # in this order: what is short may have a long continuation
+        for lane in lanes:
+            if cancel:
+                lane.cancel_waiting()
+            lane.shutdown(wait=wait, cancel=cancel)
 
-    def _enter(self, caller: Caller, cost: int, result: _Result) -> None:
-        piece = _Piece(self._turns.enter(caller, cost), next(self._numbers), caller, result)
-        heapq.heappush(self._waiting, piece)
+    def _lane(self, cost: int) -> _Lane:
+        return self._long if cost > _LONGEST_SHORT else self._short
 
-    def _run_next(self) -> None:
-        """Run the piece whose turn it is. After one with a continuation run another, which may be that."""
-        while self._run_one():
-            pass
+    def _enter(self, lane: _Lane, caller: Caller, cost: int, result: _Result) -> None:
+        lane.enter(caller, cost, result)
+        lane.in_thread(partial(self._run_next, lane))  # once for each piece, whichever is next then
 
-    def _run_one(self) -> bool:
-        with self._lock:
-            piece = heapq.heappop(self._waiting)
-            begins = piece.result.running() or piece.result.set_running_or_notify_cancel()
-            self._turns.leave(piece.caller, piece.turn if begins else None)
-            if not begins:
-                return False
-            self._running[piece.number] = time.monotonic()
-        cost = None
-        try:
-            cost = piece.result.run()
-        finally:
-            with self._lock:
-                del self._running[piece.number]
-                if cost is not None:
-                    self._enter(piece.caller, cost, piece.result)
-            del piece  # the traceback of a failure holds this frame, too, and the piece holds the failure
-        return cost is not None
+    def _run_next(self, lane: _Lane) -> None:
+        """Run the piece whose turn it is. After one with a continuation in the same lane another, which may be that."""
+        while (rest := lane.run_next()) is not None:
+            if (other := self._lane(rest[1])) is not lane:
+                self._enter(other, *rest)
+                return
+            lane.enter(*rest)
+            del rest  # or it would hold the result while another piece runs
+
+
+def _keep_priority() -> None: ...
 
 
 def _lower_priority() -> None:
-    """Let the threads that detect and answer run before this one. In Linux each thread has a priority of its own."""
+    """Let other threads run before this one. In Linux each thread has a priority of its own."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

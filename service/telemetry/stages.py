@@ -1,13 +1,13 @@
 """Times the stages of a request for Prometheus and for traces: read, decode, queue, inference, encode.
 
-A span costs a twentieth of a small request's processor time. So the three stages that take long have spans, and the
-times of reading and encoding are attributes of the request's span.
+A span costs a twentieth of a small request's processor time. So a stage that takes less than a millisecond has none: it
+is an attribute of the request's span.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -32,7 +32,8 @@ class Answered(Protocol):
 
 A = TypeVar("A", bound=Answered)
 
-_WITHOUT_SPAN = frozenset({"read", "encode"})
+_SHORTEST_SPAN_S = 0.001
+_NO_ATTRIBUTES: Mapping[str, int] = {}
 
 
 class Stages:
@@ -50,12 +51,10 @@ class Stages:
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what is done within."""
         histogram = self._seconds.labels(name)
-        if self._tracer is None:
-            return _Timed(histogram)
-        return _Attribute(name, histogram) if name in _WITHOUT_SPAN else _Span(name, histogram, self._tracer)
+        return _Timed(histogram) if self._tracer is None else _Traced(name, histogram, self._tracer)
 
     async def detection(self, submitted: Awaitable[A]) -> A:
-        """Wait for an answer, and make the spans of its queue and inference from its times.
+        """Wait for an answer, and trace its queue and inference by its times.
 
         The batcher counts them for Prometheus: it has them also of those who no longer wait.
         """
@@ -69,10 +68,8 @@ class Stages:
             raise
         answered_ns = time.time_ns()
         started_ns = answered_ns - round(answer.inference_s * 1e9)
-        queued_ns = started_ns - round(answer.queue_s * 1e9)
-        self._tracer.start_span("queue", start_time=queued_ns).end(started_ns)
-        size = {"frcnn.batch_size": answer.batch_size}
-        self._tracer.start_span("inference", start_time=started_ns, attributes=size).end(answered_ns)
+        _trace(self._tracer, "queue", answer.queue_s, started_ns)
+        _trace(self._tracer, "inference", answer.inference_s, answered_ns, {"frcnn.batch_size": answer.batch_size})
         return answer
 
 
@@ -92,43 +89,40 @@ class _Timed:
         self._histogram.observe(self._seconds)
 
 
-class _Attribute(_Timed):
-    """Makes the time an attribute of the request's span, too: `frcnn.read_ms`."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str, histogram: Histogram) -> None:
-        super().__init__(histogram)
-        self._name = name
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        super().__exit__(kind, error, traceback)
-        trace.get_current_span().set_attribute(f"frcnn.{self._name}_ms", round(self._seconds * 1e3, 3))
-
-
-class _Span(_Timed):
-    """Makes a span of the stage, too.
+class _Traced(_Timed):
+    """Traces the stage, too.
 
     The span is made when the stage is over, as to make it the current one costs a third more: what is logged within a
     stage has the trace's id all the same.
     """
 
-    __slots__ = ("_name", "_started_ns", "_tracer")
+    __slots__ = ("_name", "_tracer")
 
     def __init__(self, name: str, histogram: Histogram, tracer: Tracer) -> None:
         super().__init__(histogram)
         self._name = name
         self._tracer = tracer
 
-    def __enter__(self) -> None:
-        self._started_ns = time.time_ns()
-        super().__enter__()
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         super().__exit__(kind, error, traceback)
-        span = self._tracer.start_span(self._name, start_time=self._started_ns)
-        # An exception's message may describe the image: only its name goes into the span.
-        (span if error is None else _mark(span, error)).end()
+        _trace(self._tracer, self._name, self._seconds, time.time_ns(), error=error)
+
+
+def _trace(
+    tracer: Tracer,
+    name: str,
+    seconds: float,
+    ended_ns: int,
+    attributes: Mapping[str, int] = _NO_ATTRIBUTES,
+    error: BaseException | None = None,
+) -> None:
+    """Make a span of a stage that was long or failed, or else an attribute of the request's span."""
+    if seconds < _SHORTEST_SPAN_S and error is None:
+        trace.get_current_span().set_attributes({f"frcnn.{name}_ms": round(seconds * 1e3, 3), **attributes})
+        return
+    span = tracer.start_span(name, start_time=ended_ns - round(seconds * 1e9), attributes=attributes)
+    # An exception's message may describe the image: only its name goes into the span.
+    (span if error is None else _mark(span, error)).end(ended_ns)
 
 
 def _mark(span: Span, error: BaseException) -> Span:

@@ -11,7 +11,7 @@ import asyncio
 import json
 import math
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from uuid import uuid4
 
 import h11
@@ -24,6 +24,7 @@ MAX_HEAD_BYTES = 65_536  # that may wait for the end of a head; one that arrives
 _ANSWERING = (h11.SEND_RESPONSE, h11.SEND_BODY)
 _LEAST_PROGRESS = 65_536  # bytes of an answer
 _LAST_READ_S = 5.0
+_LARGEST_HELD = 4096  # bytes of a write that waits for the next one
 
 
 class LimitedProtocol(H11Protocol):
@@ -47,7 +48,7 @@ class LimitedProtocol(H11Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _JoinedWrites(transport, self.loop)))
         self._waiting_since = self.loop.time()
         self._watch = self.loop.call_later(self.patience_s / 4, self._check)
 
@@ -119,6 +120,43 @@ class LimitedProtocol(H11Protocol):
         elif self._waiting_since is not None and now - self._waiting_since >= self.patience_s:
             self.transport.close()
         self._watch = self.loop.call_later(self.patience_s / 4, self._check)
+
+
+class _JoinedWrites:
+    """A transport that writes the head of an answer together with its body.
+
+    uvicorn writes them one after the other, and each write is a call of the system, which costs as much as a good part
+    of the application does.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep what is small until the next write, but no longer than this step of the event loop."""
+        if self._head or len(data) > _LARGEST_HELD:
+            head, self._head = self._head, b""
+            self._transport.write(head + data if head else data)
+        elif data:
+            self._head = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._head) + self._transport.get_write_buffer_size()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
 
 def _last_answer(error: ServiceError) -> bytes:

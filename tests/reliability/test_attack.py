@@ -101,7 +101,8 @@ def test_under_attack_a_polite_caller_is_answered_and_memory_stays(addresses: in
         f"attack: {attack.callers} callers at {addresses} addresses for {SECONDS:g} s, {attack.sent} requests, answers "
         f"{attack.statuses}; memory {before / 1024:.0f} -> {watch.most_kib / 1024:.0f} MiB at most; polite "
         f"{watch.statuses}, p50 {percentile(watch.seconds, 0.5):.2f} s, p99 {percentile(watch.seconds, 0.99):.2f} s; "
-        f"p50 and p99 of {stages}; rejected {watch.rejected}; waited {percentile(watch.batches_waited, 0.5):.1f} and {percentile(watch.batches_waited, 0.99):.1f} batches; "
+        f"p50 and p99 of {stages}; rejected {watch.rejected}; "
+        f"waited {percentile(watch.batches_waited, 0.5):.1f} and {percentile(watch.batches_waited, 0.99):.1f} batches; "
         f"health {watch.health}, after {watch.health_s:.2f} s at most; SIGTERM: exit {code} after {ended:.1f} s, "
         f"{len(lines)} lines logged since"
     )

@@ -119,7 +119,7 @@ def test_a_cheap_piece_goes_before_expensive_continuations(one_thread: DecodeThr
         return Continuation(cost, partial(order.append, name))
 
     waits = [
-        one_thread.submit(partial(opened, name, cost), name) for name, cost in (("a", 64), ("b", 64), ("small", 1))
+        one_thread.submit(partial(opened, name, cost), name) for name, cost in (("a", 16), ("b", 16), ("small", 1))
     ]
     gate.set()
     for wait in waits:
@@ -144,7 +144,7 @@ def test_a_continuation_that_is_cancelled_never_runs_and_is_freed(
     def first(kept: list[Thing]) -> Continuation | None:
         if not waits:
             block()
-        return Continuation(64, partial(ran.append, kept.pop()))
+        return Continuation(16, partial(ran.append, kept.pop()))
 
     cancelled = one_thread.submit(partial(first, [thing]), "a")
     other = one_thread.submit(block, "b")  # runs before the continuation
@@ -178,9 +178,29 @@ def test_costs_grow_with_the_work() -> None:
     assert cost_of(67_108_864) == 65
 
 
+def test_what_is_short_does_not_wait_for_what_is_long(one_thread: DecodeThreads) -> None:
+    begun, proceed = threading.Event(), threading.Event()
+
+    def long() -> str:
+        begun.set()
+        assert proceed.wait(20)
+        return "long"
+
+    def begin() -> str | Continuation:
+        return Continuation(64, long)
+
+    waiting = one_thread.submit(begin, "a")
+    assert begun.wait(20)
+    assert one_thread.submit(lambda: "short", "b").result(20) == "short"
+    assert one_thread.overrunning(0) == 1
+    proceed.set()
+    assert waiting.result(20) == "long"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
-def test_the_threads_run_after_those_that_detect(one_thread: DecodeThreads) -> None:
+def test_what_is_long_has_less_processor_time(one_thread: DecodeThreads) -> None:
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    assert one_thread.submit(niceness).result(20) > niceness()
+    assert one_thread.submit(niceness).result(20) == niceness()
+    assert one_thread.submit(niceness, cost=64).result(20) > niceness()
