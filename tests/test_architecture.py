@@ -79,6 +79,18 @@ TOGETHER = """
     service/test_hostile.py
     service/test_live.py
 """
+# Modules without a file of tests: names and shapes alone, or what others test with all that it puts together.
+ELSEWHERE = """
+    model/bench/oracle.py
+    model/images/errors.py
+    model/inference/capture.py
+    model/inference/errors.py
+    model/structures.py
+    service/app.py
+    service/devices/detector.py
+    service/scale/router.py
+    service/wire.py
+"""
 SOURCES = sorted(path for package in LAYERS for path in (ROOT / package).rglob("*.py"))
 
 
@@ -147,6 +159,10 @@ def test_tests_mirror_the_code() -> None:
     tests = [path for package in LAYERS for path in (ROOT / "tests" / package).rglob("test_*.py")]
     names = {str(path.relative_to(ROOT / "tests")) for path in tests}
     assert names - modules == set(TOGETHER.split())
+    for path in SOURCES:
+        module = path.relative_to(ROOT)
+        is_tested = str(module.with_name(f"test_{path.stem}.py")) in names
+        assert path.stem.startswith("__") or is_tested != (str(module) in ELSEWHERE.split()), module
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -20,7 +20,7 @@ class FoldedBoxHead(nn.Module):
     """Convolutions, if the head has any, then linear layers; ReLU after each.
 
     Args:
-        head: in eval mode, a `TwoMLPHead` or a `FastRCNNConvFCHead`; its weights are copied.
+        head: in eval mode, a `TwoMLPHead` or a `FastRCNNConvFCHead`, which is not used any more.
         output_hw: h and w.
         dtype: of the weights and the arithmetic.
         layers: computes the convolutions.
@@ -59,7 +59,9 @@ class FoldedBoxHead(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """`[R, h * w, C]` to `[R, D]`."""
         x = pooled.to(self._dtype)
-        if self.convs and len(x):
+        if not len(x):
+            return x.new_empty(0, len(self._linears[-1][0]))
+        if self.convs:
             maps = x.unflatten(1, self._output_hw).permute(0, 3, 1, 2)  # channels last in memory
             for conv in self.convs:
                 maps = conv(maps)

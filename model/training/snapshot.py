@@ -58,9 +58,8 @@ def read_snapshot(folder: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except _UNREADABLE as error:
-        raise DataError(
-            f"{path} cannot be read, so the run cannot be resumed: {error}. Train without --resume"
-        ) from error
+        # torch's own message is ten lines, and advises to let the file run code.
+        raise DataError(f"{path} is broken, so the run cannot be resumed. Train without --resume") from error
     if not isinstance(state, dict) or not state.keys() >= _KEYS:
         raise DataError(
             f"{path} is not the state of a run of this version, so it cannot be resumed. Train without --resume, into "

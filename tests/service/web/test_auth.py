@@ -147,24 +147,6 @@ def test_a_request_without_a_key_is_refused_before_its_body_is_sent() -> None:
         assert httpx.get(f"{url}/readyz").status_code == 200
 
 
-@pytest.mark.anyio
-async def test_the_document_asks_for_keys_only_where_they_are_needed() -> None:
-    async with serving(FakeDetector(), api_keys=KEYS) as client:
-        document = (await client.get("/openapi.json", headers={"X-API-Key": "first-key-of-the-test"})).json()
-    assert document["components"]["securitySchemes"] == {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    }
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            assert ("security" in operation) == ("401" in operation["responses"]) == (path not in OPEN)
-            if path not in OPEN:
-                form = "application/json" if path.startswith(("/v1/", "/v2")) else "application/problem+json"
-                assert list(operation["responses"]["401"]["content"]) == [form]
-    async with serving(FakeDetector()) as client:
-        assert "securitySchemes" not in (await client.get("/openapi.json")).text
-
-
 @pytest.mark.parametrize(
     ("content", "keys"),
     [
