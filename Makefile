@@ -64,7 +64,7 @@ test-page: install ## Test the page in Chromium, where there is one (5 min; make
 test-reliability: install ## Overload, faults, hostile input (minutes; make test-reliability ARGS="-k overload")
 	$(BIN)/python -m pytest -m reliability -rP tests/reliability $(ARGS)
 
-test-docker: install ## Build the image and run it, where Docker answers (minutes; make test-docker ARGS="-k scaled")
+test-docker: install ## Build the image and run it, where Docker answers (11 min; make test-docker ARGS="-k scaled")
 	$(BIN)/python -m pytest -m docker -rPs tests/docker $(ARGS)
 
 # The generator needs older packages than the service, so it has an environment of its own.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import gc
 import logging
 import threading
@@ -20,6 +18,7 @@ from service.batching.admission import Admission
 from service.batching.batcher import Batcher, BatcherLimits
 from service.batching.decode_threads import Continuation, DecodeThreads
 from service.batching.fairness import Caller
+from service.batching.thread_work import run_in_threads
 from service.devices.background import in_background
 from service.devices.cores import usable_cores
 from service.devices.detector import Detector, ModelInfo
@@ -226,36 +225,8 @@ class Service:
         caller: Caller,
         cost: int,
     ) -> asyncio.Future[T]:
-        """Run work that blocks in a decoding thread. Work that is cancelled before its turn is freed at once.
-
-        Args:
-            work: see `DecodeThreads.submit`, as are `caller` and `cost`.
-            on_end: called on the event loop when the work is over or will never begin. After a cancellation that may be
-                later than the end of the future that this returns: a thread cannot be interrupted.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def finish(done: concurrent.futures.Future[T]) -> None:
-            on_end()  # before whoever waits goes on: what is held is released by then
-            if future.done():
-                return
-            try:
-                future.set_result(done.result())
-            except concurrent.futures.CancelledError:
-                future.cancel()
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits for it
-                future.set_exception(error)
-
-        def announce(done: concurrent.futures.Future[T]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: the process is ending
-                loop.call_soon_threadsafe(finish, done)
-
-        # One call of the loop for both, where `asyncio.wrap_future` would make another: each wakes it up.
-        running = self._decoders.submit(work, caller, cost)
-        running.add_done_callback(announce)
-        future.add_done_callback(lambda ended: ended.cancelled() and running.cancel())
-        return future
+        """See `run_in_threads`."""
+        return run_in_threads(self._decoders, work, on_end=on_end, caller=caller, cost=cost)
 
     async def _load_model(self) -> None:
         try:
