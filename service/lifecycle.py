@@ -142,9 +142,8 @@ class Service:
         if self._batcher.failure is not None:
             return Condition("failing", f"no device answers: {self._batcher.failure}")
         if stuck := self._decoders.overrunning(_STUCK_S):
-            threads = self._decoders.count
-            detail = f"stuck decodes: {stuck} of {threads} threads have been at one image for over {_STUCK_S:g} s"
-            return Condition("failing" if stuck == threads else "ok", detail)
+            detail = f"stuck decodes: threads that have been at one image for over {_STUCK_S:g} s: {stuck}"
+            return Condition("failing" if self._decoders.all_overrun(_STUCK_S) else "ok", detail)
         if self._batcher.failures:
             return Condition("ok", f"some devices do not answer: {'; '.join(self._batcher.failures)}")
         if caps := self._batcher.batch_caps:

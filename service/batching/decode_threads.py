@@ -183,6 +183,10 @@ class DecodeThreads:
         since = time.monotonic() - seconds
         return self._short.overrunning(since) + self._long.overrunning(since)
 
+    def all_overrun(self, seconds: float) -> bool:
+        """Whether every thread for short pieces has been running one for longer than this: no other piece can begin."""
+        return self._short.overrunning(time.monotonic() - seconds) == self.count
+
     def shutdown(self, *, wait: bool, cancel: bool = False) -> None:
         """Take no more work; give up what waits, with `cancel`; block until what runs is over, with `wait`."""
         lanes = self._short, self._long  # in this order: what is short may have a long continuation

@@ -99,6 +99,7 @@ def test_work_that_overruns_is_counted(one_thread: DecodeThreads, gate: threadin
     time.sleep(0.02)
     assert one_thread.overrunning(0.01) == 1
     assert one_thread.overrunning(60) == 0
+    assert (one_thread.all_overrun(0.01), one_thread.all_overrun(60)) == (True, False)
     gate.set()
     one_thread.submit(lambda: None).result(20)
     assert one_thread.overrunning(0) == 0
@@ -193,6 +194,7 @@ def test_what_is_short_does_not_wait_for_what_is_long(one_thread: DecodeThreads)
     assert begun.wait(20)
     assert one_thread.submit(lambda: "short", "b").result(20) == "short"
     assert one_thread.overrunning(0) == 1
+    assert not one_thread.all_overrun(0)  # short pieces still run
     proceed.set()
     assert waiting.result(20) == "long"
 
