@@ -51,7 +51,8 @@ class Picture:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        return self.pixels.shape[1], self.pixels.shape[2]
+        _, height, width = self.pixels.shape
+        return height, width
 
     @property
     def device_pixels(self) -> Tensor:

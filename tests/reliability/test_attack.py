@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import re
 import signal
@@ -13,12 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from tests.support.attackers import Attack, Watch
+from tests.support.attackers import Watch
 from tests.support.calls import record
 from tests.support.faulty_server import faulty
 
@@ -58,6 +60,20 @@ def served_as_by_default(log: Path, **settings: object) -> Iterator[tuple[subpro
         child.wait()
 
 
+@contextmanager
+def attackers(port: int, seconds: float, addresses: int) -> Iterator[subprocess.Popen[str]]:
+    """Attack from a process of low priority: on machines of their own attackers take nothing of the server's cores."""
+    command = [sys.executable, "-m", "tests.support.attackers", str(port), str(seconds), str(addresses)]
+    process = subprocess.Popen(["nice", "-n", "10", *command], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
@@ -71,22 +87,20 @@ def test_under_attack_a_polite_caller_is_answered_and_memory_stays(addresses: in
 
     logged: list[int] = []
 
-    async def attacked(port: int, child: subprocess.Popen[bytes]) -> tuple[Attack, Watch, float]:
+    async def attacked(port: int, child: subprocess.Popen[bytes]) -> tuple[dict[str, Any], Watch, float]:
         watch = Watch(port, lambda: status_kib(child.pid, "VmRSS"))
-        attack = Attack(port, SECONDS + 30, addresses)
-        watching = asyncio.create_task(watch.run(picture.getvalue()))
-        attacking = asyncio.create_task(attack.run())
-        await asyncio.sleep(SECONDS)
-        watch.stopped.set()
-        await watching
-        logged.append(len(log.read_text().splitlines()))
-        child.send_signal(signal.SIGTERM)
-        started = time.perf_counter()
-        await asyncio.to_thread(child.wait, SHUTDOWN_S + 30)
-        ended = time.perf_counter() - started
-        attacking.cancel()
-        await asyncio.gather(attacking, return_exceptions=True)
-        return attack, watch, ended
+        with attackers(port, SECONDS + 30, addresses) as attacking:
+            watching = asyncio.create_task(watch.run(picture.getvalue()))
+            await asyncio.sleep(SECONDS)
+            watch.stopped.set()
+            await watching
+            logged.append(len(log.read_text().splitlines()))
+            child.send_signal(signal.SIGTERM)
+            started = time.perf_counter()
+            await asyncio.to_thread(child.wait, SHUTDOWN_S + 30)
+            ended = time.perf_counter() - started
+            attacking.terminate()
+            return json.loads(attacking.communicate(timeout=30)[0]), watch, ended
 
     with served_as_by_default(log, access_log=False, shutdown_timeout_s=SHUTDOWN_S) as (child, port):
         before = status_kib(child.pid, "VmRSS")
@@ -98,8 +112,8 @@ def test_under_attack_a_polite_caller_is_answered_and_memory_stays(addresses: in
         for name, seconds in watch.stage_s.items()
     )
     record(
-        f"attack: {attack.callers} callers at {addresses} addresses for {SECONDS:g} s, {attack.sent} requests, answers "
-        f"{attack.statuses}; memory {before / 1024:.0f} -> {watch.most_kib / 1024:.0f} MiB at most; polite "
+        f"attack: 64 callers at {addresses} addresses for {SECONDS:g} s, {attack['sent']} requests, answers "
+        f"{attack['statuses']}; memory {before / 1024:.0f} -> {watch.most_kib / 1024:.0f} MiB at most; polite "
         f"{watch.statuses}, p50 {percentile(watch.seconds, 0.5):.2f} s, p99 {percentile(watch.seconds, 0.99):.2f} s; "
         f"p50 and p99 of {stages}; rejected {watch.rejected}; "
         f"waited {percentile(watch.batches_waited, 0.5):.1f} and {percentile(watch.batches_waited, 0.99):.1f} batches; "
@@ -111,7 +125,7 @@ def test_under_attack_a_polite_caller_is_answered_and_memory_stays(addresses: in
     assert set(watch.health) == {"ok"}
     assert all(status < 500 for status in watch.statuses)
     assert watch.statuses[200] > 0
-    assert not [status for status in attack.statuses if status == 500]
+    assert "500" not in attack["statuses"]
     assert code == 0
     assert ended <= SHUTDOWN_S + 2
     assert len(lines) <= MOST_LOG_LINES

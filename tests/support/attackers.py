@@ -1,4 +1,9 @@
-"""Callers who mean harm, and one who does not."""
+"""Callers who mean harm, and one who does not.
+
+    python -m tests.support.attackers PORT SECONDS ADDRESSES
+
+prints a line when it begins, and what was sent and answered when it is over or gets SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ import contextlib
 import io
 import json
 import random
+import signal
 import socket
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -96,8 +103,8 @@ class Attack:
     sent: int = 0
     statuses: dict[int, int] = field(default_factory=dict)
 
-    async def run(self) -> None:
-        kinds = list(requests().values())
+    async def run(self, kinds: list[bytes]) -> None:
+        """Send requests of these kinds."""
         await asyncio.gather(*(self._caller(number, kinds) for number in range(self.callers)), self._idle())
 
     async def _caller(self, number: int, kinds: list[bytes]) -> None:
@@ -203,3 +210,17 @@ class Watch:
         while not self.stopped.is_set():
             self.most_kib = max(self.most_kib, self.memory_kib())
             await asyncio.sleep(0.05)
+
+
+async def main(port: int, seconds: float, addresses: int) -> None:
+    kinds = list(requests().values())  # takes a while
+    print("begins", flush=True)
+    attack = Attack(port, seconds, addresses)
+    running = asyncio.create_task(attack.run(kinds))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    await asyncio.wait([running])
+    print(json.dumps({"sent": attack.sent, "statuses": attack.statuses}))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))
