@@ -3,12 +3,11 @@ from __future__ import annotations
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
 import numpy as np
 import pytest
 import torch
 
-from service.bench.processes import ServerLostError, StandIn, running, until_ready
+from service.bench.processes import ServerLostError, StandIn, until_ready
 from tests.support.fakes import FakeDetector
 
 
@@ -43,11 +42,3 @@ def test_a_stand_in_finds_nothing_and_says_what_the_detector_is() -> None:
     found = stand_in.detect([torch.zeros(3, 4, 4, dtype=torch.uint8)] * 2)
     assert [len(one.boxes) for one in found] == [0, 0]
     assert found[0].boxes.dtype == np.float32
-
-
-def test_a_server_of_a_process_of_its_own_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FRCNN_API_KEYS", "a-key-of-the-environment-that-does-not-count")
-    with running("stand-in", batch_size=2) as url:
-        assert httpx.get(f"{url}/labels", timeout=30).status_code == 200
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{url}/labels", timeout=5)
