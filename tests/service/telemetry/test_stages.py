@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -58,17 +60,21 @@ def test_a_stage_is_counted_whether_it_succeeds_or_fails(traced: bool, provider:
 
 
 def test_long_stages_are_spans_and_short_ones_attributes(
-    provider: TracerProvider, exporter: InMemorySpanExporter
+    provider: TracerProvider, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = itertools.count()
     stages = Stages(Metrics(), provider)
     with provider.get_tracer("test").start_as_current_span("request"):
-        for stage in ("read", "decode", "encode"):
+        for stage, seconds in (("read", 0.0005), ("decode", 0.002), ("encode", 0.0001)):
+            monkeypatch.setattr(time, "perf_counter", lambda seconds=seconds: next(clock) * seconds)
             with stages.stage(stage):
                 pass
     decode, request = exporter.get_finished_spans()
     assert (decode.name, decode.parent and decode.parent.span_id) == ("decode", request.context.span_id)
-    assert request.attributes is not None
-    assert set(request.attributes) == {"frcnn.read_ms", "frcnn.encode_ms"}
+    assert decode.start_time is not None
+    assert decode.end_time is not None
+    assert (decode.end_time - decode.start_time) / 1e9 == pytest.approx(0.002, rel=1e-3)
+    assert dict(request.attributes or {}) == pytest.approx({"frcnn.read_ms": 0.5, "frcnn.encode_ms": 0.1})
 
 
 @pytest.mark.anyio
