@@ -31,7 +31,7 @@ export class Kept {
     const isOwn = this.overlapIsOwn;
     this.overlap.max = overlap;
     if (isOwn) this.overlap.value = overlap;
-    this.showValues();
+    this.changed();
   }
 
   get overlapIsOwn() {

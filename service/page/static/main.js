@@ -63,9 +63,9 @@ new Status(
     caveat: $("caveat"),
     sample: $("sample"),
   },
-  (status, health) => {
-    if (health.iou_threshold) kept.setOwnOverlap(health.iou_threshold);
-    if (status === "ok" && notice.waits) notice.retryNow();
+  {
+    onHealth: (health) => health.iou_threshold && kept.setOwnOverlap(health.iou_threshold), // a reload may change it
+    onChange: (status) => status === "ok" && notice.waits && notice.retryNow(),
   },
 );
 

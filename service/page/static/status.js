@@ -16,9 +16,12 @@ const SELDOM_MS = 10_000;
 const OFTEN_MS = 1_000;
 
 export class Status {
-  /** @param {(status: string, health: object) => void} onChange gets the document of /healthz, too */
-  constructor(elements, onChange) {
-    Object.assign(this, elements, { onChange });
+  /**
+   * @param {object} elements what shows the state
+   * @param {{onHealth: Function, onChange: Function}} reactions to every document of /healthz; to another status
+   */
+  constructor(elements, { onHealth, onChange }) {
+    Object.assign(this, elements, { onHealth, onChange });
     this.last = null;
     this.forgetKey.addEventListener("click", () => {
       apiKey.forget();
@@ -58,9 +61,10 @@ export class Status {
     this.caveat.hidden = detail === sentence(EVERYDAY);
     if (this.caveat.textContent !== detail) this.caveat.textContent = detail;
     this.caveat.dataset.status = status;
+    this.onHealth(found);
     if (status !== this.last) {
       this.last = status;
-      this.onChange(status, found);
+      this.onChange(status);
     }
   }
 }

@@ -88,3 +88,16 @@ def test_a_class_can_have_a_threshold_of_its_own(opened: Visit) -> None:
     opened.page.click("#same-thresholds")
     assert check(opened, ["cat"], picture) == {"score_threshold": "0.85"}
     assert opened.serious() == []
+
+
+def test_the_overlap_follows_weights_that_are_reloaded(visiting: Visiting) -> None:
+    detector = PageDetector()
+    detector.info = dataclasses.replace(detector.info, iou_threshold=0.4)
+    with live(detector) as url, visiting(url) as visit:
+        visit.until_ready()
+        assert visit.page.get_attribute("#overlap", "max") == "0.4"
+        for overlap in (0.3, 0.6):
+            detector.info = dataclasses.replace(detector.info, iou_threshold=overlap)
+            visit.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # the page asks how it is
+            visit.page.locator(f"#overlap[max='{overlap}']").wait_for(state="attached")
+            assert visit.page.input_value("#overlap") == str(overlap)
