@@ -56,6 +56,6 @@ app.command("loadtest")(loadtest.loadtest)
 
 
 def main() -> None:
-    """Run the command that the arguments name; `python -m service` and `frcnn` begin here."""
+    """Run the command that the arguments name."""
     bound_spinning()
     app()

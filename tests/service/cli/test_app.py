@@ -45,3 +45,20 @@ def test_version_and_help() -> None:
 def test_asking_for_help_does_not_import_torch() -> None:
     code = "import sys, service.cli.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=script_environment(), check=False).returncode == 0
+
+
+def test_it_is_interrupted_without_a_trace_while_its_modules_are_read() -> None:
+    code = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from service.__main__ import main
+main()
+"""
+    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
+    assert (child.returncode, child.stderr) == (130, "frcnn: interrupted\n")
