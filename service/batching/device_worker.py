@@ -230,10 +230,13 @@ class DeviceWorker:
         """Answer the callers of the oldest batch in flight. If it failed, those of all that are in flight."""
         batch = self._flights[0].batch
         error = await self._finished()
-        if error is not None:
-            await self._sort_out([(batch, error), *await self._settled_rest(error)])
-        elif self._flights:
-            self._wait_beside(self._flights[0])
+        try:
+            if error is not None:
+                await self._sort_out([(batch, error), *await self._settled_rest(error)])
+            elif self._flights:
+                self._wait_beside(self._flights[0])
+        finally:
+            del batch, error  # a failure holds this frame: else only the collector would free the pictures
 
     async def _settled_rest(self, error: Exception) -> list[tuple[Batch, Exception]]:
         """Wait for all batches in flight, after a failure; those that failed too, and why."""
