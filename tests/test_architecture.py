@@ -6,6 +6,7 @@ A room is a folder of a package, or a file beside the folders. A new file in a f
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def test_files_within_a_room_do_not_import_in_a_circle(package: str) -> None:
 def test_every_room_has_a_place(package: str) -> None:
     there = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
     assert there - {"__init__"} == set(ROOMS[package])
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_docs_list_the_rooms_in_this_order(package: str) -> None:
+    _, _, table = (ROOT / "docs" / "architecture.md").read_text().partition(f"| `{package}/` | |\n|---|---|\n")
+    rows = [line.split("|")[1] for line in table.partition("\n\n")[0].splitlines()]
+    shown = [set(re.findall(r"`(\w+)/?`", row)) for row in rows]
+    assert shown == [set(line.split()) for line in LAYERS[package].strip().splitlines() if line.strip() != "__main__"]
 
 
 def test_tests_mirror_the_code() -> None:

@@ -183,9 +183,9 @@ class Batcher:
         """
         for device, detector, answer in zip(self._devices, detectors, answers, strict=True):
             device.switch(detector, answer)
-        for job in self._queue.take_all():  # it may pad pictures otherwise
-            job.shape = detectors[0].padded_shape(job.picture.size_hw)
-            self._queue.put(job)
+        for queued in self._queue.take_all():  # it may pad pictures otherwise
+            queued.shape = detectors[0].padded_shape(queued.picture.size_hw)
+            self._queue.put(queued)
         self._shared.wake()
 
     async def submit(self, picture: Picture, *, priority: Priority = Priority.NORMAL, caller: Caller = None) -> Answer:
@@ -205,13 +205,13 @@ class Batcher:
         if self.failure is not None:
             raise no_device()
         shape = self._devices[0].detector.padded_shape(picture.size_hw)
-        job = QueuedPicture(picture, shape, priority, time.perf_counter(), caller)
-        self._queue.put(job)
+        queued = QueuedPicture(picture, shape, priority, time.perf_counter(), caller)
+        self._queue.put(queued)
         self._shared.wake()
         try:
-            return await job.answer
+            return await queued.answer
         finally:
-            self._queue.discard(job)
+            self._queue.discard(queued)
 
     def _start_worker(self, device: Device) -> None:
         """Start the worker of a device."""
