@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from service.loadtest.fleet import Measured
 from service.loadtest.plan import Goal
 from service.loadtest.search import Step, attained_s, best, highest_rate, kept_up, lowest_missed
-from tests.support.measurements import measured
+from tests.support.measurements import PLAN, measured
 
 
 def test_a_rate_that_answers_do_not_keep_up_with_is_not_met() -> None:
@@ -80,3 +81,9 @@ def test_a_failure_is_never_within_the_goal() -> None:
 
 def test_what_is_on_its_way_as_measuring_ends_is_not_behind() -> None:
     assert kept_up(measured([(2 + i / 10, 1.0, "") for i in range(100)]))
+
+
+def test_a_queue_that_grows_shows_in_a_few_seconds() -> None:
+    """22 arrivals a second for 6 s, of which 19 a second are answered."""
+    rows = [(2 + i / 22, 0.05 + max(0.0, i / 19 - i / 22), "") for i in range(132)]
+    assert not kept_up(replace(measured(rows), plan=replace(PLAN, duration_s=6.0)))
