@@ -89,7 +89,7 @@ def print_run(console: Console, run: dict[str, Any]) -> None:
     plan = run["plan"]
     load = load_in_words(plan["rate_per_s"], plan["concurrency"])
     console.print(
-        f"{plan['loop']} loop, {load}, {plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up, "
+        f"{plan['loop']} loop, {load}, {plan['duration_s']:.4g} s after {plan['warmup_s']:.4g} s of warm-up, "
         f"{plan['images']} image{'' if plan['images'] == 1 else 's'}"
     )
     console.print(

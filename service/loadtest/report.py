@@ -23,7 +23,7 @@ h1 { font-size: 24px; margin: 0; } h2 { font-size: 17px; margin: 28px 0 10px; } 
 .soft, .tick, .name { color: var(--soft); fill: var(--soft); }
 .cards, .plots { display: grid; gap: 14px; }
 .cards { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); margin: 20px 0; }
-.plots { grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr)); margin-bottom: 14px; }
+.plots { grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr)); margin: 14px 0; }
 .card, figure, .table { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
 .card { padding: 12px 16px; } .card b { display: block; font-size: 26px; line-height: 1.25; }
 .card.bad b { color: var(--bad); } .card.good b { color: var(--good); }
@@ -42,9 +42,12 @@ circle { fill: var(--soft); } circle.good { fill: var(--good); } circle.bad { fi
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 14px; border-top: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr:first-child > * { border-top: 0; }
-.facts td:last-child { text-align: left; width: 75%; }
+.facts td:last-child { text-align: left; width: 75%; white-space: normal; overflow-wrap: anywhere; }
 td.good { color: var(--good); } td.bad { color: var(--bad); }
 .note { background: var(--note); border-radius: 8px; padding: 8px 14px; margin: 8px 0; }
+@media (max-width: 560px) { body { padding: 20px 12px 32px; } figure { padding: 10px 8px 4px; }
+  .tick, .name { font-size: 15px; }
+  .facts td:first-child { white-space: normal; } .facts td:last-child { width: 60%; } }
 """
 
 Document = dict[str, Any]
@@ -77,7 +80,7 @@ def _header(title: str, document: Document) -> str:
     return (
         f"<h1>{title} of {escape(plan['url'])}</h1>"
         f'<p class="soft">{when} · {plan["loop"]} loop, {load_in_words(plan["rate_per_s"], plan["concurrency"])} · '
-        f"{plan['duration_s']:g} s after {plan['warmup_s']:g} s of warm-up</p>"
+        f"{plan['duration_s']:.4g} s after {plan['warmup_s']:.4g} s of warm-up</p>"
     )
 
 
@@ -249,7 +252,11 @@ def _setup(document: Document) -> str:
         "largest batch": service.get("max_batch_size"),
         "service's version": service.get("version"),
     }
-    rows = [[name, str(value)] for name, value in facts.items() if value is not None]
+    rows = [
+        [name, f"{value:.4g}" if isinstance(value, float) else str(value)]
+        for name, value in facts.items()
+        if value is not None
+    ]
     return f'<h2>The test</h2><div class="facts">{_table(["", ""], rows)}</div>'
 
 
