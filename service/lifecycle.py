@@ -318,6 +318,7 @@ class Service:
         asked: dict[str, object] = {
             "device": device,
             "precision": lost.precision,
+            "backend": lost.backend,
             "max_batch_size": self.max_batch_size,
         }
         if self.settings.weights == "auto":

@@ -155,13 +155,13 @@ class Reloader:
 
     def _asked(self, batcher: Batcher) -> Settings:
         """The settings, with what was chosen by measurement: a measurement beside requests would mislead."""
-        precisions = {detector.precision for detector in batcher.detectors}
+        forms = {(detector.precision, detector.backend) for detector in batcher.detectors}
         chosen: dict[str, object] = {
             "device": ",".join(detector.device for detector in batcher.detectors),
             "max_batch_size": batcher.max_batch_size,
         }
-        if len(precisions) == 1:
-            chosen["precision"] = precisions.pop()
+        if len(forms) == 1:
+            chosen["precision"], chosen["backend"] = forms.pop()
         return self._settings.model_copy(update=chosen)
 
     async def _made(self, asked: Settings) -> Made:

@@ -15,6 +15,7 @@ from service.wire import LONGEST_TIMEOUT_MS, TIMEOUT_HEADER
 
 MIB = 1 << 20
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
+Backend = Literal["auto", "torch", "openvino"]
 ModelName = Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
 LogFormat = Literal["text", "json"]
@@ -46,6 +47,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, or several: cuda:0,cuda:1.")
     precision: Precision = Field(
         "auto", description="Arithmetic of the network; auto: the fastest of fp32 and the 16-bit ones; boxes are fp32."
+    )
+    backend: Backend = Field(
+        "auto", description="What computes the network on a CPU; auto: the faster, where OpenVINO is installed."
     )
     calibration_images: Path | None = Field(
         None, description="Folder of typical pictures that int8 is fitted to; by default generated blood smears."

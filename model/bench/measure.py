@@ -26,7 +26,7 @@ from model.bench.peak_memory import peak_memory
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.errors import ServingFormError
-from model.inference.precision import PRECISIONS, check_precision
+from model.inference.precision import OPENVINO, PRECISIONS, TORCH, check_backend, check_precision
 from model.inference.serving import ServingModel
 from model.structures import SizeHW
 from model.weights.checkpoints import Checkpoint, save_checkpoint
@@ -34,6 +34,7 @@ from model.weights.checkpoints import Checkpoint, save_checkpoint
 BASELINE = f"{TORCHVISION} fp32"
 _MATRIX = 2048  # sides of the product that measures the machine's peak
 # Of random weights: makes the classes sure of themselves, so that post-processing has its full work.
+_BY_OPENVINO = ("fp32", "bf16")  # int8 always is
 _CLASS_SPREAD = 60
 
 Run = Callable[[], object]
@@ -75,6 +76,7 @@ def bench_model(
     *,
     device: torch.device,
     precisions: Sequence[str],
+    backends: Sequence[str] = (TORCH,),
     size_hw: SizeHW = (480, 640),
     batch_sizes: Sequence[int] = (1,),
     rounds: int = 5,
@@ -86,6 +88,7 @@ def bench_model(
     Args:
         checkpoint: the weights of all forms.
         precisions: of ours.
+        backends: of ours; by OpenVINO, fp32 and bf16 are forms of their own.
         size_hw: of the picture, which is noise.
         batch_sizes: images at a time; 1 is always measured.
         rounds: how often each form runs.
@@ -103,15 +106,22 @@ def bench_model(
     model = comparable(checkpoint)
     gflop, padded_hw = _gflop(model, image), model.transform.padded_hw(size_hw)
     theirs = oracle(checkpoint, device)
-    forms = {name: serving_model(model, device=device, precision=name) for name in precisions}
+    forms = {
+        f"ours {name}" if backend == TORCH else f"ours {name} {backend}": serving_model(
+            model, device=device, precision=name, backend=backend
+        )
+        for name in precisions
+        for backend in (backends if name in _BY_OPENVINO else (TORCH,))
+    }
     image = image.to(device)
     with torch.inference_mode():
-        if "fp32" in forms:
-            _check_same(theirs([image])[0], forms["fp32"].detect([picture])[0])
+        for form in forms.values():
+            if form.precision == "fp32":
+                _check_same(theirs([image])[0], form.detect([picture])[0])
         before = _peaks_gflops(precisions, device)
         times = _interleaved(_runs(theirs, forms, (image, picture), batch_sizes), rounds, device, advance)
         peak = {name: max(before[name], after) for name, after in _peaks_gflops(precisions, device).items()}
-        stages = {f"ours {name}": stage_seconds(form, picture, rounds) for name, form in forms.items()}
+        stages = {name: stage_seconds(form, picture, rounds) for name, form in forms.items()}
     names = [BASELINE, *stages]
     del forms, theirs, model
     peak_bytes = _memory(checkpoint, names, device, size_hw) if memory else {}
@@ -137,7 +147,7 @@ def _runs(
         runs[BASELINE, size] = partial(theirs, batch)
         runs[f"{TORCHVISION} bf16 autocast", size] = partial(_autocast, theirs, batch)
         for name, form in forms.items():
-            runs[f"ours {name}", size] = partial(form.detect, pictures)
+            runs[name, size] = partial(form.detect, pictures)
     return runs
 
 
@@ -186,6 +196,15 @@ def available_precisions(device: torch.device) -> list[str]:
             continue
         names.append(name)
     return names
+
+
+def available_backends(device: torch.device) -> list[str]:
+    """torch, and OpenVINO where it is installed and the device is a CPU."""
+    try:
+        check_backend(OPENVINO, device)
+    except ServingFormError:
+        return [TORCH]
+    return [TORCH, OPENVINO]
 
 
 def lively(checkpoint: Checkpoint) -> Checkpoint:

@@ -19,6 +19,7 @@ from torch import Tensor
 from model.bench.oracle import TORCHVISION, comparable, oracle
 from model.inference.build import serving_model
 from model.inference.memory import trim_host_memory
+from model.inference.precision import TORCH
 from model.structures import SizeHW
 from model.weights.checkpoints import read_checkpoint
 
@@ -31,7 +32,7 @@ def peak_memory(checkpoint: Path, forms: Sequence[str], device: torch.device, si
 
     Args:
         checkpoint: a file of weights.
-        forms: "torchvision fp32", or "ours" and a precision.
+        forms: "torchvision fp32", or "ours", a precision and, if it is not torch, a backend.
 
     Raises:
         RuntimeError: a form fails; with its last words.
@@ -72,7 +73,8 @@ def _loaded(path: Path, form: str, device: torch.device) -> Callable[[list[Tenso
     if form.startswith(TORCHVISION):
         model = oracle(checkpoint, device)
         return lambda pictures: model([picture.to(device).float() / 255 for picture in pictures])
-    return serving_model(comparable(checkpoint), device=device, precision=form.split()[-1]).detect
+    precision, backend = [*form.split()[1:], TORCH][:2]
+    return serving_model(comparable(checkpoint), device=device, precision=precision, backend=backend).detect
 
 
 def _peak_resident_bytes() -> int:

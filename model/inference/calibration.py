@@ -12,7 +12,7 @@ from model.data.samples import DataError, read_image
 from model.data.synthetic import SyntheticData
 from model.inference.errors import CalibrationError
 
-PICTURES = 60
+PICTURES = 16
 _SEED = 1
 
 

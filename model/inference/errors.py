@@ -1,8 +1,8 @@
 """Why a serving form cannot be made. Each message says what to do.
 
 ServingFormError
-├── PrecisionError          the device has not that arithmetic
-├── OpenVINOMissingError    int8 needs packages that are not installed
+├── PrecisionError          the device has not that arithmetic or backend
+├── OpenVINOMissingError    it needs packages that are not installed
 ├── CalibrationError        int8 needs pictures, and there are none
 └── QuantisationError       int8 fails on these weights
 """
@@ -15,7 +15,7 @@ class ServingFormError(Exception):
 
 
 class PrecisionError(ServingFormError):
-    """The device cannot compute in that precision."""
+    """The device cannot compute in that precision, or by that backend."""
 
 
 class OpenVINOMissingError(ServingFormError):

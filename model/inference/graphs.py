@@ -237,7 +237,7 @@ class GraphedModel(ServingModel):
         shape = (count, 3, *padded_hw)
 
         def work() -> Tensor:
-            images = torch.empty(shape, dtype=self._dtype, device=self.device, memory_format=torch.channels_last)
+            images = torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=torch.channels_last)
             resize_into(images, table, mean=self.transform.image_mean, std=self.transform.image_std)
             return self._heads_of_fixed_shape(self.network(images), anchors, sizes)
 

@@ -1,65 +1,52 @@
-"""The network in 8-bit integers on a CPU, by OpenVINO, quantised by NNCF (the `[openvino]` extra): all but its first
-and last layer.
+"""The network by OpenVINO on a CPU (the `[openvino]` extra), in float32, bfloat16 or with layers in 8 bits.
 
-Quantising needs pictures like those to come, to see how large activations get, and takes a minute or so; the result is
-kept in a file. Shapes stay open, so one compiled model serves them all.
+Shapes stay open, so one compiled network serves them all: the first picture of a new shape takes what the next takes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from importlib.metadata import version
-from pathlib import Path
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from model.faster_rcnn import FasterRCNN
-from model.inference.errors import QuantisationError
 from model.inference.fused_conv import FusedConv, PlainLayers
 from model.inference.network import Network, NetworkOutput, TorchNetwork
 
 if TYPE_CHECKING:
     import openvino
 
-logger = logging.getLogger(__name__)
-
-_FORM = 4  # raise it when the network's graph changes, so that files of another form are not read
 _LEVELS = 4  # of the outputs are pyramid levels; the others are predictions
-# The first layer, which sees the pictures' own values, and the last, which gives the RPN's logits and deltas: 4 % more
-# time, and boxes that lie a quarter nearer to float32's.
-_NOT_QUANTISED = [r".*network\.stem/.*", r".*network\.predictor/.*"]
 _NEARLY_ZERO = 1e-6
-# How alike, as a cosine, every output must be to what float32 gives. Sound ones are over 0.99 with trained weights.
-_LEAST_LIKENESS = 0.9
+_TALKATIVE = ("nncf", "openvino", "torch.utils.cpp_extension")  # the last, which OpenVINO imports, misses CUDA
 
 
 class OpenVINONetwork:
-    """A quantised network, compiled for this CPU. One call at a time: outputs lie in its own memory until the next.
+    """A network, compiled for this CPU. One call at a time: outputs lie in its own memory until the next.
 
     Args:
-        model: from `quantised`.
+        graph: from `as_graph`, or `quantised`.
+        dtype: of the arithmetic that is not in 8 bits.
         threads: to compute with.
     """
 
-    def __init__(self, model: openvino.Model, *, threads: int) -> None:
+    def __init__(self, graph: openvino.Model, *, dtype: torch.dtype, threads: int) -> None:
         import openvino
 
         self._compiled = openvino.Core().compile_model(
-            model,
+            graph,
             "CPU",
             {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": threads,
-                # What is not quantised: the first and last layers, the additions between layers and the outputs.
-                "INFERENCE_PRECISION_HINT": "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
             },
         )
         self._request = self._compiled.create_infer_request()
@@ -70,12 +57,36 @@ class OpenVINONetwork:
         return NetworkOutput(levels=outputs[:_LEVELS], predictions=outputs[_LEVELS:])
 
 
-@torch.inference_mode()
-def check_fidelity(network: Network, reference: Network, images: Tensor) -> None:
-    """Refuse a quantised network that went wrong, whether in quantising or in compiling for this processor.
+def is_installed() -> bool:
+    return find_spec("openvino") is not None
+
+
+def as_graph(model: FasterRCNN) -> openvino.Model:
+    """The static part of `model`, for any number and size of images.
+
+    Args:
+        model: in eval mode, on the CPU.
 
     Raises:
-        QuantisationError: an output is unlike the reference's.
+        UnsupportedModelError: see `TorchNetwork`.
+    """
+    network = _Outputs(_with_biases(TorchNetwork(model, layers=PlainLayers()))).eval()
+    example = torch.zeros(1, 3, 32, 32, device="cpu")
+    with quiet(), torch.no_grad():
+        import openvino
+
+        # Traced here, as OpenVINO would run the trace twice more to check it.
+        traced = torch.jit.trace(network, example, check_trace=False)
+        return openvino.convert_model(traced, example_input=example, input=[-1, 3, -1, -1])
+
+
+@torch.inference_mode()
+def difference(network: Network, reference: Network, images: Tensor, *, least: float) -> str | None:
+    """Where a network computes something else than the reference, in words; None if it does not.
+
+    Args:
+        images: `[N, 3, H, W]`, normalised.
+        least: how alike every output must be, as a cosine.
     """
     got, wanted = network(images), reference(images)
     for kind, ours, theirs in (
@@ -83,62 +94,25 @@ def check_fidelity(network: Network, reference: Network, images: Tensor) -> None
         ("RPN output of level", got.predictions, wanted.predictions),
     ):
         for level, (some, right) in enumerate(zip(ours, theirs, strict=True)):
-            likeness = float(nn.functional.cosine_similarity(some.flatten(), right.flatten(), dim=0))
-            if not likeness >= _LEAST_LIKENESS:
-                raise QuantisationError(
-                    f"int8 fails on these weights: {kind} {level} is like float32's by {likeness:.2f}, where "
-                    f"{_LEAST_LIKENESS} is the least. Choose fp32 or bf16, or other calibration images"
-                )
+            likeness = float(nn.functional.cosine_similarity(some.flatten(), right.flatten().float(), dim=0))
+            if not likeness >= least:
+                return f"{kind} {level} is like torch's by {likeness:.4g}, where {least} is the least"
+    return None
 
 
-def quantised(model: FasterRCNN, pictures: Sequence[Tensor], folder: Path) -> openvino.Model:
-    """The static part of `model` in int8, from a file of `folder` if it was quantised on these pictures before.
-
-    Args:
-        model: in eval mode, on the CPU.
-        pictures: uint8 `[3, H, W]`; some dozens of what it will see.
-        folder: where results are kept.
-
-    Raises:
-        UnsupportedModelError: see `TorchNetwork`.
-    """
-    import openvino
-
-    path = folder / f"frcnn-int8-{_fingerprint(model, pictures)}.xml"
-    if path.is_file():
-        try:
-            return openvino.Core().read_model(path)
-        except RuntimeError as error:
-            logger.warning("%s cannot be read and is made again: %s", path, error)
-    logger.warning("the network is quantised to int8, once: this takes minutes")
-    quantised_model = _quantise(model, pictures)
-    folder.mkdir(parents=True, exist_ok=True)
-    # The weights first, and each file in one piece: a process that finds the .xml finds all of it.
-    partial = folder / f"{path.stem}.{os.getpid()}.xml"
-    openvino.save_model(quantised_model, partial, compress_to_fp16=False)
-    partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    partial.replace(path)
-    return quantised_model
-
-
-def _quantise(model: FasterRCNN, pictures: Sequence[Tensor]) -> openvino.Model:
-    with _quiet():
-        import nncf
-        import openvino
-
-        network = _Outputs(_with_biases(TorchNetwork(model, layers=PlainLayers()))).eval()
-        with torch.no_grad():
-            example = torch.zeros(1, 3, 128, 160, device="cpu")
-            converted = openvino.convert_model(network, example_input=example, input=[-1, 3, -1, -1])
-        dataset = nncf.Dataset(pictures, lambda picture: model.transform([picture.float() / 255]).tensors.numpy())
-        result: openvino.Model = nncf.quantize(
-            converted,
-            dataset,
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            subset_size=len(pictures),
-            ignored_scope=nncf.IgnoredScope(patterns=_NOT_QUANTISED),
-        )
-    return result
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Conversion and quantisation talk of their own inner workings, and print bars where a command prints JSON."""
+    levels: dict[str, Any] = {name: logging.getLogger(name).level for name in _TALKATIVE}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _with_biases(network: TorchNetwork) -> TorchNetwork:
@@ -163,32 +137,3 @@ class _Outputs(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         output = self.network(images)
         return (*output.levels, *output.predictions)
-
-
-def _fingerprint(model: FasterRCNN, pictures: Sequence[Tensor]) -> str:
-    """Of everything that decides the result."""
-    digest = hashlib.sha256(f"{_FORM} {version('openvino')} {version('nncf')}".encode())
-    for name, tensor in model.state_dict().items():
-        if name.startswith(("backbone.", "rpn.")):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    norms = [module.eps for module in model.backbone.modules() if hasattr(module, "eps")]
-    digest.update(repr((norms, model.transform)).encode())
-    for picture in pictures:
-        digest.update(repr(tuple(picture.shape)).encode())
-        digest.update(picture.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Conversion and quantisation talk of their own inner workings, and print bars where a command prints JSON."""
-    levels: dict[str, Any] = {name: logging.getLogger(name).level for name in ("nncf", "openvino")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

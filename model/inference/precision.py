@@ -1,9 +1,9 @@
-"""Which arithmetic a device has, and which of them is the fastest there, by measurement."""
+"""Which arithmetic a device has, what computes in it, and which is the fastest there, by measurement."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 import torch
@@ -13,7 +13,9 @@ from model.inference.memory import is_out_of_memory
 
 AUTO = "auto"
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
+BACKENDS = (TORCH, OPENVINO) = ("torch", "openvino")  # of the network; the rest is torch's
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HOW_TO_INSTALL = "make install in a clone, or build the image with --build-arg EXTRA=openvino"
 _ROUNDS, _BATCH_ROUNDS = 3, 2
 _WORTH_WAITING_FOR = 1.05  # times as many pictures a second; less does not pay for a longer latency
 
@@ -31,25 +33,50 @@ def check_precision(name: str, device: torch.device) -> None:
         raise PrecisionError(f"{name} needs a GPU; choose fp32, bf16 or int8 on {device}")
     if name == "int8" and device.type != "cpu":
         raise PrecisionError(f"int8 is for CPUs; choose fp32, tf32, bf16 or fp16 on {device}")
-    if name == "int8" and (missing := [package for package in ("openvino", "nncf") if find_spec(package) is None]):
-        raise OpenVINOMissingError(
-            f"int8 needs {' and '.join(missing)}: make install in a clone, or build the image with "
-            "--build-arg EXTRA=openvino; or choose fp32 or bf16"
-        )
+    if name == "int8" and (missing := _missing_for_int8()):
+        raise OpenVINOMissingError(f"int8 needs {' and '.join(missing)}: {_HOW_TO_INSTALL}; or choose fp32 or bf16")
+
+
+def check_backend(name: str, device: torch.device) -> None:
+    """Refuse what cannot compute the network there.
+
+    Raises:
+        PrecisionError: unknown, or not on this device.
+        OpenVINOMissingError: it is not installed.
+    """
+    if name not in {AUTO, *BACKENDS}:
+        raise PrecisionError(f"the backend must be one of {', '.join((AUTO, *BACKENDS))}, not {name!r}")
+    if name == OPENVINO and device.type != "cpu":
+        raise PrecisionError(f"OpenVINO is for CPUs; choose torch on {device}")
+    if name == OPENVINO and find_spec("openvino") is None:
+        raise OpenVINOMissingError(f"OpenVINO is not installed: {_HOW_TO_INSTALL}; or choose torch")
+
+
+def has_int8() -> bool:
+    return not _missing_for_int8()
+
+
+def _missing_for_int8() -> list[str]:
+    return [package for package in ("openvino", "nncf") if find_spec(package) is None]
 
 
 def candidates(device: torch.device) -> list[str]:
     """What `auto` chooses from: the precisions whose detections need no looking at before they are trusted.
 
-    int8 is not among them, as it is only as good as the pictures it was calibrated on.
+    int8 is not among them, as it is only as good as the pictures it was calibrated on: it has to be compared on them.
     """
     if device.type == "cuda":
         return ["fp32", "fp16", "bf16"]
     return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
 
 
-def fastest(runs: dict[str, Callable[[], object]]) -> str:
-    """The name whose run takes the shortest. Each runs in turn, so that what disturbs one disturbs all."""
+def fastest(runs: Mapping[str, Callable[[], object]], *, gain: float = 1.0) -> str:
+    """The name whose run takes the shortest. Each runs in turn, so that what disturbs one disturbs all.
+
+    Args:
+        runs: the first is preferred.
+        gain: how many times faster than the first another must be.
+    """
     best = dict.fromkeys(runs, float("inf"))
     for run in runs.values():
         run()  # the first one prepares
@@ -58,7 +85,9 @@ def fastest(runs: dict[str, Callable[[], object]]) -> str:
             started = time.perf_counter()
             run()
             best[name] = min(best[name], time.perf_counter() - started)
-    return min(best, key=lambda name: best[name])
+    preferred = next(iter(runs))
+    chosen = min(best, key=lambda name: best[name])
+    return chosen if gain * best[chosen] <= best[preferred] else preferred
 
 
 def best_batch_size(run: Callable[[int], object], *, largest: int, smallest: int = 1, patience: int = 1) -> int:

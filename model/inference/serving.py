@@ -16,6 +16,7 @@ from model.faster_rcnn import FasterRCNN
 from model.inference.box_head import FoldedBoxHead
 from model.inference.fused_conv import layers_for
 from model.inference.network import Network, NetworkOutput, TorchNetwork, UnsupportedModelError
+from model.inference.precision import TORCH
 from model.inference.sampling import reads_few_pixels, sample
 from model.roi_align import multi_scale_roi_align
 from model.roi_heads import FastRCNNPredictor, RoIHeads
@@ -58,6 +59,7 @@ class ServingModel:
         model: in eval mode, on its device, its RoI pooling scales pinned. Its weights are copied.
         network: its body, pyramid and RPN head for some backend; by default torch's.
         precision: by what name it goes.
+        backend: what computes the network.
         dtype: of the default network and the box head's hidden layers.
 
     Raises:
@@ -70,6 +72,7 @@ class ServingModel:
         network: Network | None = None,
         *,
         precision: str = "fp32",
+        backend: str = TORCH,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         heads = model.roi_heads
@@ -79,9 +82,9 @@ class ServingModel:
         if not isinstance(predictor, FastRCNNPredictor):
             raise UnsupportedModelError("only a box predictor of one linear layer each has a serving form")
         self.network = network or TorchNetwork(model, dtype)
-        self.precision = precision
+        self.precision, self.backend = precision, backend
         self.device = predictor.cls_score.weight.device
-        self._dtype = dtype
+        self.dtype = dtype
         self.transform, self.rpn, self.pool = model.transform, model.rpn, pool
         # Not the model's own heads: they would keep the box head's weights, which are packed again below.
         self.heads = RoIHeads(
@@ -217,7 +220,7 @@ class ServingModel:
         boxes = torch.cat(proposals)
         image_of = torch.cat([torch.full((len(p),), n, device=p.device) for n, p in enumerate(proposals)])
         pooled = multi_scale_roi_align(
-            [level.to(self._dtype) for level in output.levels],  # int8's network gives float32: twice as much to read
+            [level.to(self.dtype) for level in output.levels],  # int8's network gives float32: twice as much to read
             boxes,
             image_of,
             self.pool.levels_of(boxes, self.scales),

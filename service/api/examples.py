@@ -41,6 +41,7 @@ HEALTH: dict[str, Any] = {
     "model": _MODEL,
     "devices": ["cpu"],
     "precision": "fp32",
+    "backend": "torch",
     "max_batch_size": 1,
     "iou_threshold": 0.5,
     "batch_caps": {},

@@ -142,6 +142,7 @@ async def healthz(request: Request) -> Response:
         model=None if info is None else schemas.Model(**schemas.model_json(info)),
         devices=[detector.device for detector in service.detectors],
         precision=next((detector.precision for detector in service.detectors), None),
+        backend=next((detector.backend for detector in service.detectors), None),
         max_batch_size=service.max_batch_size,
         iou_threshold=None if info is None else info.iou_threshold,
         batch_caps=service.batch_caps,

@@ -104,6 +104,7 @@ class Health(BaseModel):
     model: Model | None = None
     devices: list[str] = []
     precision: str | None = None
+    backend: str | None = None  # what computes the network: torch or openvino
     max_batch_size: int | None = None
     iou_threshold: float | None = None  # the model's own, which callers may lower
     batch_caps: dict[str, int] = {}  # of each device that ran out of memory: how many images it is trusted with now

@@ -122,6 +122,7 @@ def _rounds(
             model=model,
             device=detector.device,
             precision=detector.precision,
+            backend=detector.backend,
             batch_size=detector.best_batch_size,
         ) as ours_url,
         running("plain", model=model, device=detector.device) as plain_url,

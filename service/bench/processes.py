@@ -18,7 +18,7 @@ from torch import Tensor
 from service.devices.detector import Detections, Detector, ModelInfo
 from service.devices.loading import load_detectors
 from service.server import serve
-from service.settings import MODELS, ModelName, Precision, Settings
+from service.settings import MODELS, Backend, ModelName, Precision, Settings
 
 Kind = Literal["ours", "stand-in", "plain"]
 _LONGEST_START_S = 300
@@ -39,7 +39,7 @@ class StandIn:
 
     def __init__(self, real: Detector, seconds: float) -> None:
         self.info: ModelInfo = real.info
-        self.device, self.precision, self.best_batch_size = "cpu", real.precision, 1
+        self.device, self.precision, self.backend, self.best_batch_size = "cpu", real.precision, real.backend, 1
         self.padded_shape = real.padded_shape
         self._seconds = seconds
 
@@ -56,6 +56,7 @@ def running(
     model: ModelName = MODELS[0],
     device: str = "cpu",
     precision: str = "fp32",
+    backend: str = "torch",
     batch_size: int = 1,
     batch_s: float = 0.0,
 ) -> Iterator[str]:
@@ -66,7 +67,7 @@ def running(
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    arguments = [kind, model, str(port), device, precision, str(batch_size), str(batch_s)]
+    arguments = [kind, model, str(port), device, precision, backend, str(batch_size), str(batch_s)]
     # Without the settings of the caller's environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FRCNN_", "OTEL_"))}
     child = subprocess.Popen([sys.executable, "-m", "service.bench.processes", *arguments], env=environment)  # noqa: S603
@@ -102,7 +103,15 @@ def until_ready(url: str, is_alive: Callable[[], bool] = lambda: True) -> None:
 
 
 def _serve(
-    kind: Kind, model: ModelName, port: int, *, device: str, precision: Precision, batch_size: int, batch_s: float
+    kind: Kind,
+    model: ModelName,
+    port: int,
+    *,
+    device: str,
+    precision: Precision,
+    backend: Backend,
+    batch_size: int,
+    batch_s: float,
 ) -> None:
     if kind == "plain":
         import uvicorn
@@ -116,6 +125,7 @@ def _serve(
         model=model,
         device=device,
         precision=precision,
+        backend=backend,
         max_batch_size=batch_size,
         access_log=False,
     )
@@ -128,13 +138,14 @@ def _serve(
 
 
 if __name__ == "__main__":
-    kind, model, port, device, precision, batch_size, batch_s = sys.argv[1:]
+    kind, model, port, device, precision, backend, batch_size, batch_s = sys.argv[1:]
     _serve(
         kind,  # type: ignore[arg-type]
         model,  # type: ignore[arg-type]
         int(port),
         device=device,
         precision=precision,  # type: ignore[arg-type]
+        backend=backend,  # type: ignore[arg-type]
         batch_size=int(batch_size),
         batch_s=float(batch_s),
     )

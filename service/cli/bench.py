@@ -44,7 +44,7 @@ def bench_model(
     batch_sizes = _numbers(batch_size, ",", "--batch-size")
     refuse(argument_error(weights=weights))
     from model.architectures import architecture_named
-    from model.bench.measure import available_precisions, lively
+    from model.bench.measure import available_backends, available_precisions, lively
     from model.bench.measure import bench_model as measure
     from model.build import resolve_checkpoint
     from model.training.processes import find_device
@@ -59,6 +59,7 @@ def bench_model(
             checkpoint,
             device=chosen,
             precisions=precisions,
+            backends=available_backends(chosen),
             size_hw=(height, width),
             batch_sizes=batch_sizes,
             rounds=rounds,

@@ -78,6 +78,7 @@ def detect(
             "class_names": class_names or (),
             "device": device,
             "precision": precision,
+            "backend": "auto" if precision == "auto" else "torch",
             "max_batch_size": 1,
         }
     )

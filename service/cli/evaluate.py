@@ -73,7 +73,7 @@ def evaluate(
             detector,
             device=processes.device,
             precision=precision,
-            calibration=partial(calibration_pictures, calibration_images),
+            calibration=partial(calibration_pictures, calibration_images) if calibration_images else None,
         )
         found = detect_all(served.detect, measured, advance=advance)
     metrics = measure(measured, found, checkpoint.categories)

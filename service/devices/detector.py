@@ -52,6 +52,11 @@ class Detector(Protocol):
     def precision(self) -> str: ...
 
     @property
+    def backend(self) -> str:
+        """What computes the network: see `serving_model`."""
+        ...
+
+    @property
     def best_batch_size(self) -> int:
         """Pictures at a time from which on more do not make it answer more of them a second."""
         ...

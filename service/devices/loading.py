@@ -11,7 +11,7 @@ import torch
 from model.architectures import architecture_named
 from model.build import from_checkpoint, resolve_checkpoint
 from model.inference.errors import ServingFormError
-from model.inference.precision import check_precision
+from model.inference.precision import check_backend, check_precision
 from model.weights.checkpoints import WeightsError, WeightsUnavailableError
 from model.weights.names import AUTO, BUNDLED, RANDOM
 from service.devices.canary import ask
@@ -19,7 +19,7 @@ from service.devices.cores import compute_threads
 from service.devices.detector import Detector, ModelInfo
 from service.devices.gpus import DetectorError, device_caveat, parse_devices
 from service.devices.model_detector import LARGEST_GPU_BATCH, GPUDetector, ModelDetector
-from service.settings import Precision, Settings
+from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def load_detectors(settings: Settings) -> list[Detector]:
         DetectorError, WeightsError, WeightsUnavailableError: with what to do about it.
     """
     devices = parse_devices(settings.device)
-    check_arithmetic(settings.precision, devices)
+    check_arithmetic(settings, devices)
     torch.set_num_threads(compute_threads(devices))
     wanted = architecture_named(settings.model)
     checkpoint = resolve_checkpoint(settings.weights, wanted, tell=lambda text: logger.warning("%s", text))
@@ -47,8 +47,10 @@ def load_detectors(settings: Settings) -> list[Detector]:
         iou_threshold=model.roi_heads.nms_thresh,
         version=checkpoint.version,
     )
-    if AUTO in {settings.precision, settings.max_batch_size}:
-        logger.info("measuring what is fastest here, for some seconds; --precision and --max-batch-size do without")
+    if AUTO in {settings.precision, settings.backend, settings.max_batch_size}:
+        logger.info(
+            "measuring what is fastest here, for some seconds; --precision, --backend and --max-batch-size do without"
+        )
     detectors: list[Detector] = []
     for device in devices:
         own = model if len(devices) == 1 else copy.deepcopy(model)
@@ -61,8 +63,8 @@ def load_detectors(settings: Settings) -> list[Detector]:
         detector.known_answer = ask(detector)  # by the graphs that will be asked again
         detectors.append(detector)
         logger.info(
-            "%s weights, version %s, are on %s in %s, best %d at a time",
-            info.weights, info.version, device, detector.precision, detector.best_batch_size,
+            "%s weights, version %s, are on %s in %s by %s, best %d at a time",
+            info.weights, info.version, device, detector.precision, detector.backend, detector.best_batch_size,
         )  # fmt: skip
     # The log has what `auto` fell back to, with the reason.
     about_weights = None if settings.weights == AUTO else weights_caveat(settings.weights, info)
@@ -97,7 +99,7 @@ def weights_caveat(asked: str, info: ModelInfo) -> str | None:
     return None
 
 
-def check_arithmetic(precision: Precision, devices: Sequence[str]) -> None:
+def check_arithmetic(settings: Settings, devices: Sequence[str]) -> None:
     """Tell that a device cannot do as asked before anything large is fetched or read.
 
     Raises:
@@ -105,6 +107,7 @@ def check_arithmetic(precision: Precision, devices: Sequence[str]) -> None:
     """
     try:
         for device in devices:
-            check_precision(precision, torch.device(device))
+            check_precision(settings.precision, torch.device(device))
+            check_backend(settings.backend, torch.device(device))
     except ServingFormError as error:
         raise DetectorError(str(error)) from error

@@ -39,7 +39,7 @@ class ModelDetector:
         model: its parameters are moved to the device.
         info: its name, weights and classes.
         device: "cpu", "cuda", "cuda:1", ...
-        settings: precision and calibration.
+        settings: precision, backend and calibration.
 
     Raises:
         DetectorError: the device cannot compute in that precision.
@@ -49,16 +49,18 @@ class ModelDetector:
         self._device = torch.device(device)
         self.info = info
         self.device = device
+        folder = settings.calibration_images
         try:
             self._model = serving_model(
                 model,
                 device=self._device,
                 precision=settings.precision,
-                calibration=partial(calibration_pictures, settings.calibration_images),
+                backend=settings.backend,
+                calibration=None if folder is None else partial(calibration_pictures, folder),
             )
         except ServingFormError as error:
             raise DetectorError(str(error)) from error
-        self.precision = self._model.precision
+        self.precision, self.backend = self._model.precision, self._model.backend
         self.best_batch_size = 1
         self.known_answer: KnownAnswer | None = None  # from when it was loaded
 

@@ -43,6 +43,7 @@ class OneBox:
     info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", Categories.of_objects(["person", "dog"]))
     device = "cpu"
     precision = "fp32"
+    backend = "torch"
     best_batch_size = 1
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:

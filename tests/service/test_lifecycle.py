@@ -93,7 +93,7 @@ async def test_a_device_that_fails_on_everything_is_told() -> None:
 async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first() -> None:
     hung, good = FakeDetector(), FakeDetector()
     hung.info = good.info = dataclasses.replace(good.info, weights="bundled")
-    hung.precision, hung.best_batch_size = "bf16", 2
+    hung.precision, hung.backend, hung.best_batch_size = "bf16", "openvino", 2
     hung.gate.clear()
     loaded: list[Settings] = []
 
@@ -110,9 +110,10 @@ async def test_a_device_that_hung_is_loaded_as_it_was_chosen_at_first() -> None:
             await asyncio.sleep(0.01)
         hung.gate.set()
     first, again, *_ = loaded  # a busy machine may take an answer of the second for a hang, too
-    assert (first.weights, first.precision, first.max_batch_size, first.device) == ("auto", "auto", "auto", "auto")
+    assert (first.weights, first.precision, first.backend, first.max_batch_size, first.device) == ("auto",) * 5
     # The official weights may have become reachable since; measuring again takes time and may end otherwise.
-    assert (again.weights, again.precision, again.max_batch_size, again.device) == ("bundled", "bf16", 2, "cpu")
+    assert (again.weights, again.precision, again.backend) == ("bundled", "bf16", "openvino")
+    assert (again.max_batch_size, again.device) == (2, "cpu")
 
 
 async def test_draining_lets_a_request_finish_whose_body_was_still_arriving() -> None:

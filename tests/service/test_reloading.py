@@ -233,11 +233,11 @@ async def test_a_model_that_does_not_answer_is_not_switched_to(fake: Any) -> Non
 async def test_what_was_measured_at_the_start_is_not_measured_again(fake: Any) -> None:
     weights = Weights(fake)
     async with reloadable(weights) as client:
-        weights.loaded[0].precision = "bf16"
+        weights.loaded[0].precision, weights.loaded[0].backend = "bf16", "openvino"
         assert (await client.post("/-/reload")).status_code == 200
     first, again = weights.asked
-    assert (first.precision, first.max_batch_size, first.device) == ("auto", "auto", "auto")
-    assert (again.precision, again.max_batch_size, again.device) == ("bf16", 1, "cpu")
+    assert (first.precision, first.backend, first.max_batch_size, first.device) == ("auto", "auto", "auto", "auto")
+    assert (again.precision, again.backend, again.max_batch_size, again.device) == ("bf16", "openvino", 1, "cpu")
 
 
 async def test_one_reload_at_a_time(fake: Any) -> None:

@@ -45,7 +45,7 @@ class FakeDetector:
     ) -> None:
         self.info = ModelInfo("fasterrcnn_resnet50_fpn", "fake", CATEGORIES, version="fa4e01234567")
         self.device = device
-        self.precision = "fp32"
+        self.precision, self.backend = "fp32", "torch"
         self.best_batch_size = 1
         self.seconds = seconds
         self.fails_on = fails_on

@@ -53,6 +53,7 @@ CPU = torch.device("cpu")
 
 class FaultyDetector:
     precision = "fp32"
+    backend = "torch"
     best_batch_size = 1
 
     def __init__(self, device: str, info: ModelInfo) -> None:

@@ -39,7 +39,7 @@ class PageDetector:
     def __init__(self, weights: str = "bundled") -> None:
         self.info = ModelInfo("fasterrcnn_resnet50_fpn", weights, Categories.of_objects(["cat", "dog", HOSTILE]))
         self.device = "cpu"
-        self.precision = "fp32"
+        self.precision, self.backend = "fp32", "torch"
         self.best_batch_size = 1
         self.found = list(FOUND)
         self.broken = False

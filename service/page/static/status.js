@@ -76,6 +76,7 @@ function facts(found) {
     ["Weights version", found.model?.version],
     ["Device", found.devices?.join(", ")],
     ["Precision", found.precision],
+    ["Backend", found.backend],
     ["Largest batch", found.max_batch_size],
     ["In work", found.queue_capacity ? `${found.images_in_flight} of at most ${found.queue_capacity}` : null],
     ["Version", found.version],

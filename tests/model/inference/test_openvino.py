@@ -1,127 +1,147 @@
-"""int8 by OpenVINO: what is quantised, kept and found."""
+"""The network by OpenVINO in float32 and bfloat16, and when it is chosen."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torchvision.ops import box_iou
+from torch import Tensor
 
-from model import fasterrcnn_resnet50_fpn
-from model.inference.agreement import agreement
+from model.build import from_checkpoint, resolve_checkpoint
+from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
-from model.inference.errors import QuantisationError
+from model.inference.errors import ServingFormError
 from model.inference.network import NetworkOutput, TorchNetwork
-from model.inference.openvino import check_fidelity
+from model.inference.openvino import OpenVINONetwork, as_graph, difference
 from model.inference.serving import ServingModel
 from model.weights.checkpoints import bundled_is_present
 from tests.support.oracle import make_pair
 
 CPU = torch.device("cpu")
-
-
 SMALL: dict[str, Any] = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}
+needs_bundled = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
+native_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="OpenVINO computes in fp32 on this processor"
+)
 
 
-def pictures(count: int = 3) -> list[Tensor]:
-    return calibration_pictures(count=count)
+@pytest.fixture
+def openvino() -> Any:
+    return pytest.importorskip("openvino")
 
 
-def quantised_layers(path: Path) -> set[str]:
-    """Kinds of the convolutions whose weights are made from integers, and are not simply there."""
-    import openvino
-
-    network = openvino.Core().read_model(path)
-    convolutions = [node for node in network.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    assert len(convolutions) > 60
-    kinds: dict[str, set[bool]] = {}
-    for node in convolutions:
-        (kind,) = re.findall(
-            r"\.(stem|reduce|spatial|expand|project|laterals|smooths|hidden|predictor)\b", node.get_friendly_name()
-        )
-        kinds.setdefault(kind, set()).add(node.input_value(1).get_node().get_type_name() != "Constant")
-    assert all(len(answers) == 1 for answers in kinds.values()), kinds
-    return {kind for kind, answers in kinds.items() if answers == {True}}
+@pytest.fixture(scope="module")
+def small() -> FasterRCNN:
+    return make_pair(**SMALL)[1]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
-def test_int8_is_quantised_once_and_detects_about_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("openvino")
-    pytest.importorskip("nncf")
-    model = fasterrcnn_resnet50_fpn(weights="bundled")
-    exact = serving_model(model, device=CPU, precision="fp32")
-
-    # Of fewer than 12, a box or two are drawn otherwise than float32's.
-    def served(calibration: Callable[[], list[Tensor]] = lambda: pictures(12)) -> ServingModel:
-        return serving_model(model, device=CPU, precision="int8", calibration=calibration, cache=tmp_path)
-
-    first = served()
-    assert first.precision == "int8"
-    assert caplog.text.count("quantised to int8, once") == 1
-    (path,) = tmp_path.glob("*.xml")
-    assert quantised_layers(path) == {"reduce", "spatial", "expand", "project", "laterals", "smooths", "hidden"}
-    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{path.stem}.bin", path.name]
-
-    for shape in ((1, 3, 96, 128), (2, 3, 64, 160)):  # one compiled model, any shape
-        batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        got, right = first.run_network(batch), exact.run_network(batch)
-        for some, wanted in zip((*got.levels, *got.predictions), (*right.levels, *right.predictions), strict=True):
-            assert some.shape == wanted.shape
-            assert nn.functional.cosine_similarity(some.flatten(), wanted.flatten(), dim=0) > 0.97
-    confident = 0
-    for picture in pictures():
-        (found,), (true,) = first.detect([picture.float() / 255]), exact.detect([picture.float() / 255])
-        assert found["boxes"].dtype == torch.float32
-        sure = true["scores"] > 0.5
-        assert sure.sum() > 3
-        assert box_iou(true["boxes"][sure], found["boxes"]).max(dim=1).values.min() > 0.8
-        assert (agreement(true, found) or 0) >= 0.9  # little is missed
-        assert (agreement(found, true) or 0) >= 0.9  # and little is made up
-        confident += int(sure.sum()) + int((found["scores"] > 0.5).sum())
-    assert confident > 40
-
-    before = path.stat().st_mtime_ns
-    assert torch.equal(served().run_network(batch).predictions[0], first.run_network(batch).predictions[0])
-    assert path.stat().st_mtime_ns == before
-    assert caplog.text.count("quantised to int8, once") == 1
-
-    path.write_text("torn")
-    served()
-    assert "cannot be read and is made again" in caplog.text
-    served(lambda: pictures()[:2])  # other pictures are another result
-    assert len(list(tmp_path.glob("*.xml"))) == 2
+@needs_bundled
+@pytest.mark.usefixtures("openvino")
+def test_fp32_is_torchs_answer_alone_and_in_company() -> None:
+    model = from_checkpoint(resolve_checkpoint("bundled"), min_size=192, max_size=256)
+    torchs = serving_model(model, device=CPU, precision="fp32")
+    served = serving_model(model, device=CPU, precision="fp32", backend="openvino")
+    assert (torchs.backend, served.precision, served.backend) == ("torch", "fp32", "openvino")
+    pictures = calibration_pictures(count=3)
+    for picture, together in zip(pictures, served.detect(pictures), strict=True):
+        (wanted,), (alone,) = torchs.detect([picture]), served.detect([picture])
+        assert len(wanted["labels"]) > 5
+        for found in (alone, together):
+            assert torch.equal(found["labels"], wanted["labels"])
+            torch.testing.assert_close(found["boxes"], wanted["boxes"], rtol=0, atol=0.01)
+            torch.testing.assert_close(found["scores"], wanted["scores"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_int8_of_untrained_weights_whose_biases_are_zero(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    pytest.importorskip("nncf")
-    _, model = make_pair(**SMALL)
-    assert not model.get_parameter("rpn.head.cls_logits.bias").any()
-    assert not any(model.get_parameter(f"backbone.fpn.layer_blocks.{level}.0.bias").any() for level in range(4))
-    served = serving_model(model, device=CPU, precision="int8", calibration=pictures, cache=tmp_path)
-    output = served.run_network(torch.randn(1, 3, 64, 96))
-    assert all(level.std() > 0 for level in (*output.levels, *output.predictions))
+@pytest.mark.usefixtures("openvino")
+def test_one_compiled_network_takes_any_shape(small: FasterRCNN) -> None:
+    reference = TorchNetwork(small)  # its pyramid's biases are zero
+    network = OpenVINONetwork(as_graph(small), dtype=torch.float32, threads=1)
+    for shape in ((1, 3, 64, 96), (2, 3, 32, 160), (1, 3, 64, 96)):
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        assert [tensor.shape for tensor in network(images).levels] == [
+            tensor.shape for tensor in reference(images).levels
+        ]
+        assert difference(network, reference, images, least=0.99999) is None
+
+
+@native_bf16
+@pytest.mark.usefixtures("openvino")
+def test_bf16_is_about_torchs(small: FasterRCNN) -> None:
+    network = OpenVINONetwork(as_graph(small), dtype=torch.bfloat16, threads=1)
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    assert difference(network, TorchNetwork(small, torch.bfloat16), images, least=0.98) is None
+    assert difference(network, TorchNetwork(small), images, least=0.9999999) is not None
 
 
 @pytest.mark.parametrize("part", ["levels", "predictions"])
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
-def test_a_quantised_network_that_went_wrong_is_refused(part: str, wrong: float) -> None:
-    _, model = make_pair(**SMALL)
-    reference = TorchNetwork(model)
+def test_a_network_that_went_wrong_is_noticed(part: str, wrong: float, small: FasterRCNN) -> None:
+    reference = TorchNetwork(small)
 
     def broken(images: Tensor) -> NetworkOutput:
         output: NetworkOutput = reference(images)
         return output._replace(**{part: [*getattr(output, part)[:-1], getattr(output, part)[-1] * wrong]})
 
     images = torch.randn(1, 3, 64, 64)
-    check_fidelity(reference, reference, images)
-    with pytest.raises(QuantisationError, match="Choose fp32 or bf16"):
-        check_fidelity(broken, reference, images)
+    assert difference(reference, reference, images, least=0.9) is None
+    assert "is like torch's by" in str(difference(broken, reference, images, least=0.9))
+
+
+@pytest.mark.parametrize("faster", ["torch", "openvino"])
+@pytest.mark.usefixtures("openvino")
+def test_auto_takes_the_faster_backend(faster: str, small: FasterRCNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[dict[str, Any]] = []
+
+    def fastest(runs: dict[str, Any], *, gain: float) -> str:
+        assert gain > 1
+        timed.append(runs)
+        return faster
+
+    monkeypatch.setattr("model.inference.build.fastest", fastest)
+    form = serving_model(small, device=CPU, precision="fp32", backend="auto")
+    assert form.backend == faster
+    assert list(timed[0]) == ["torch", "openvino"]
+    assert serving_model(small, device=CPU, precision="fp32", backend="torch").backend == "torch"
+    assert len(timed) == 1
+
+
+@pytest.mark.usefixtures("openvino")
+def test_torch_serves_where_openvino_fails(
+    small: FasterRCNN, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_graph: object, **_options: object) -> None:
+        raise RuntimeError("no such primitive\nat line 3")
+
+    monkeypatch.setattr("model.inference.build.OpenVINONetwork", fails)
+    assert serving_model(small, device=CPU, precision="fp32", backend="auto").backend == "torch"
+    assert "OpenVINO fails: no such primitive" in caplog.text
+    with pytest.raises(ServingFormError, match=r"no such primitive\. Choose torch"):
+        serving_model(small, device=CPU, precision="fp32", backend="openvino")
+
+
+@needs_bundled
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_auto_takes_int8_where_it_finds_the_same_on_the_calibration_pictures(
+    is_sound: bool, small: FasterRCNN, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    model = from_checkpoint(resolve_checkpoint("bundled"))
+    other = model if is_sound else small
+    stand_in = serving_model(other, device=CPU, precision="fp32")
+    stand_in.precision = "int8"
+    monkeypatch.setattr("model.inference.build.has_int8", lambda: True)
+    monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32"])
+    monkeypatch.setattr("model.inference.build.is_installed", lambda: False)
+    monkeypatch.setattr("model.inference.build._int8", lambda *_: stand_in)
+    monkeypatch.setattr("model.inference.build.fastest", lambda runs, **_: list(runs)[-1])
+
+    def served(**options: Any) -> ServingModel:
+        return serving_model(model, device=CPU, **options)
+
+    form = served(backend="auto", calibration=lambda: calibration_pictures(count=1))
+    assert form.precision == ("int8" if is_sound else "fp32")
+    assert ("int8 is not used, although it is faster" in caplog.text) != is_sound
+    assert served(backend="auto").precision == "fp32"  # without pictures it is not trusted
+    assert served(backend="torch", calibration=lambda: calibration_pictures(count=1)).precision == "fp32"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.inference.errors import OpenVINOMissingError, PrecisionError
-from model.inference.precision import PRECISIONS, best_batch_size, candidates, check_precision, fastest
+from model.inference.precision import PRECISIONS, best_batch_size, candidates, check_backend, check_precision, fastest
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -39,6 +39,24 @@ def test_what_a_device_has_not_is_told(name: str, device: torch.device, message:
         check_precision(name, device)
 
 
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [("openvino", GPU, "is for CPUs; choose torch on cuda"), ("onnx", CPU, "must be one of auto, torch, openvino")],
+)
+def test_what_cannot_compute_on_a_device_is_told(name: str, device: torch.device, message: str) -> None:
+    check_backend("auto", device)
+    check_backend("torch", device)
+    with pytest.raises(PrecisionError, match=message):
+        check_backend(name, device)
+
+
+def test_openvino_where_it_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    check_backend("auto", CPU)
+    with pytest.raises(OpenVINOMissingError, match=r"OpenVINO is not installed: .*or choose torch"):
+        check_backend("openvino", CPU)
+
+
 def test_candidates_are_what_the_device_has() -> None:
     for device in (CPU, GPU):
         assert candidates(device)[0] == "fp32"
@@ -57,6 +75,19 @@ def test_the_fastest_wins_although_its_first_run_is_the_slowest() -> None:
     chosen = fastest({"slow": lambda: run("slow", 0, 0.05), "fast": lambda: run("fast", 0.2, 0)})
     assert chosen == "fast"
     assert runs[:4] == ["slow", "fast", "slow", "fast"]  # in turn
+
+
+def test_a_change_has_to_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def run(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("model.inference.precision.time.perf_counter", lambda: now)
+    runs = {"first": lambda: run(0.1), "other": lambda: run(0.05)}
+    assert fastest(runs, gain=1.05) == "other"
+    assert fastest(runs, gain=4.0) == "first"
 
 
 def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing() -> None:

@@ -23,7 +23,7 @@ README = Path(__file__).parents[3] / "README.md"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    settings = Settings(weights="bundled", device="cpu", precision="fp32", max_batch_size=1)
+    settings = Settings(weights="bundled", device="cpu", precision="fp32", backend="torch", max_batch_size=1)
     with served(create_app(settings)) as url, httpx.Client(base_url=url, timeout=300) as asking:
         yield asking
 

@@ -32,7 +32,7 @@ def small_detector(weights: str) -> ModelDetector:
     checkpoint = random_checkpoint() if weights == "untrained" else resolve_checkpoint(weights)
     if weights == "untrained":
         checkpoint.state_dict[PREDICTOR_KEY].mul_(0.01)  # so that no class is likely
-    settings = Settings(precision="fp32")
+    settings = Settings(precision="fp32", backend="torch")  # whose weights tests can reach
     detector = ModelDetector(from_checkpoint(checkpoint, **SMALL), INFO, device="cpu", settings=settings)
     detector.known_answer = ask(detector)
     return detector

@@ -18,7 +18,14 @@ def info(weights: str) -> ModelInfo:
 
 
 def test_a_loaded_detector_knows_its_model_and_its_answer(caplog: pytest.LogCaptureFixture) -> None:
-    asked = Settings(weights="bundled", device="cpu", precision="fp32", max_batch_size=1, class_names=("a", "b", "c"))
+    asked = Settings(
+        weights="bundled",
+        device="cpu",
+        precision="fp32",
+        backend="torch",
+        max_batch_size=1,
+        class_names=("a", "b", "c"),
+    )
     with caplog.at_level(logging.INFO, "service.devices.loading"):
         [detector] = load_detectors(asked)
     assert (detector.device, detector.precision, detector.best_batch_size) == ("cpu", "fp32", 1)
@@ -44,8 +51,13 @@ def test_what_a_device_cannot_do_is_told_before_weights_are_read(tmp_path: Path)
 )
 def test_each_device_must_have_the_arithmetic(precision: Precision, devices: list[str], reason: str) -> None:
     with pytest.raises(DetectorError, match=reason):
-        check_arithmetic(precision, devices)
-    check_arithmetic("auto", devices)
+        check_arithmetic(Settings(precision=precision), devices)
+    check_arithmetic(Settings(), devices)
+
+
+def test_each_device_must_have_the_backend() -> None:
+    with pytest.raises(DetectorError, match=r"OpenVINO is (for CPUs|not installed)"):
+        check_arithmetic(Settings(backend="openvino"), ["cpu", "cuda:0"])
 
 
 @pytest.mark.parametrize(
