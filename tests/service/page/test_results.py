@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from PIL import Image
 
-from tests.support.pages import HOSTILE, Look, Visit, picture_file
+from model.weights.categories import Categories
+from tests.support.pages import HOSTILE, Look, PageDetector, Visit, Visiting, picture_file
+from tests.support.servers import live
 
 
 def test_threshold_and_classes_ask_the_service_nothing(visit: Visit) -> None:
@@ -110,3 +113,26 @@ def test_names_are_text_and_nothing_else(visit: Visit) -> None:
     assert visit.text("#file-name") == f"{HOSTILE}.png"
     assert visit.page.locator("img").count() == 0
     assert HOSTILE in visit.page.locator(".chip .name").all_inner_texts()
+
+
+def test_no_row_of_many_classes_is_cut(visiting: Visiting) -> None:
+    detector = PageDetector()
+    names = [f"class number {n}" for n in range(60)]
+    detector.info = dataclasses.replace(detector.info, categories=Categories.of_objects(names))
+    detector.found = [((0.1, 0.1, 0.5, 0.5), label, 0.9) for label in range(1, len(names) + 1)]
+    with live(detector) as url, visiting(url) as visit:
+        visit.until_ready()
+        visit.pick("mine.png", picture_file())
+        visit.until_shown()
+        above, below, cut = visit.page.evaluate(
+            """() => {
+                const room = document.getElementById("classes").getBoundingClientRect();
+                const chips = [...document.querySelectorAll(".chip")].map((chip) => chip.getBoundingClientRect());
+                const above = chips.filter((chip) => chip.bottom <= room.bottom).length;
+                const below = chips.filter((chip) => chip.top >= room.bottom).length;
+                return [above, below, chips.length - above - below];
+            }"""
+        )
+        assert above > 0
+        assert below > 0
+        assert cut == 0
