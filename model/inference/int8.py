@@ -81,7 +81,7 @@ class Ranges:
         )
 
     def write(self, path: Path) -> None:
-        """In one piece: whoever finds the file finds all of it."""
+        """In one piece: a reader that finds the file finds all of it."""
         lines = ",\n".join(json.dumps(asdict(rounding)) for rounding in self.roundings)
         partial = path.with_name(f"{path.stem}.{os.getpid()}")
         partial.write_text(f'{{"detector": "{self.detector}", "roundings": [\n{lines}\n]}}\n')
