@@ -30,6 +30,7 @@ def _plain_dict(_factory: Any = None) -> dict[Any, Any]:
     return {}
 
 
+_PATHLIB = ("pathlib", "pathlib._local")
 # What training scripts keep beside the tensors. To build one of these runs no code of the file's choosing.
 # torchvision's own references keep an argparse.Namespace; others keep paths, NumPy's numbers, dicts with a default.
 HARMLESS_GLOBALS: list[Any] = [
@@ -37,8 +38,13 @@ HARMLESS_GLOBALS: list[Any] = [
     types.SimpleNamespace,
     (_plain_dict, "collections.defaultdict"),
     *(getattr(builtins, name) for name in ("list", "dict", "tuple", "set", "int", "float", "bool", "str", "complex")),
-    *((pathlib.PurePosixPath, f"pathlib.{name}") for name in ("PosixPath", "PurePosixPath")),
-    *((pathlib.PureWindowsPath, f"pathlib.{name}") for name in ("WindowsPath", "PureWindowsPath")),
+    # Python 3.13 writes them under another module's name.
+    *((pathlib.PurePosixPath, f"{module}.{name}") for module in _PATHLIB for name in ("PosixPath", "PurePosixPath")),
+    *(
+        (pathlib.PureWindowsPath, f"{module}.{name}")
+        for module in _PATHLIB
+        for name in ("WindowsPath", "PureWindowsPath")
+    ),
     np.dtype,
     *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),

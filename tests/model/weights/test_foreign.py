@@ -6,6 +6,7 @@ import argparse
 import collections
 import math
 import pathlib
+import re
 import types
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def test_the_tensors_are_found_under_their_own_names(tmp_path: Path, name: str, 
     found = read_checkpoint(tmp_path / "their.pth").state_dict
     assert found.keys() == TENSORS.keys()
     assert all(torch.equal(found[key], tensor) for key, tensor in TENSORS.items())
+
+
+@pytest.mark.parametrize("module", [b"pathlib", b"pathlib._local"])  # up to Python 3.12, and of 3.13
+def test_paths_may_be_beside_the_tensors_whichever_python_wrote_them(tmp_path: Path, module: bytes) -> None:
+    path = tmp_path / "their.pth"
+    torch.save({"model": TENSORS, "data": pathlib.PurePosixPath("data")}, path, _use_new_zipfile_serialization=False)
+    written = re.sub(rb"cpathlib[._a-z]*\nPurePosixPath\n", b"c" + module + b"\nPurePosixPath\n", path.read_bytes())
+    assert b"c" + module + b"\nPurePosixPath\n" in written
+    path.write_bytes(written)
+    assert read_checkpoint(path).state_dict.keys() == TENSORS.keys()
 
 
 def test_a_prefix_is_taken_off_in_safetensors_too(tmp_path: Path) -> None:
