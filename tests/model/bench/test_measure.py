@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from model.bench.measure import BASELINE, available_precisions, bench_model, lively
+from model.bench.measure import BASELINE, available_backends, available_precisions, bench_model, lively
 from model.build import random_checkpoint
 from model.weights.checkpoints import Checkpoint, CheckpointInfo
 
@@ -46,6 +46,25 @@ def test_every_form_is_measured_against_torchvision() -> None:
     (baseline,) = [form for form in result.forms if (form.name, form.batch_size) == (BASELINE, 1)]
     assert baseline.ratio == 1.0
     assert json.loads(json.dumps(result.as_json()))["machine"]["torch"] == torch.__version__
+
+
+def test_openvino_is_a_form_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    # bf16 takes minutes on a processor that has it not.
+    monkeypatch.setattr("model.bench.measure._autocast", lambda theirs, batch: theirs(batch))
+    monkeypatch.setattr("model.bench.measure._peaks_gflops", lambda *_: {"fp32": 100.0})
+    result = bench_model(
+        lively(small_checkpoint()),
+        device=CPU,
+        precisions=["fp32"],
+        backends=available_backends(CPU),
+        size_hw=(48, 64),
+        rounds=1,
+        memory=False,
+    )
+    measured = {form.name: form for form in result.forms}
+    assert set(measured) == {BASELINE, "torchvision bf16 autocast", "ours fp32", "ours fp32 openvino"}
+    assert measured["ours fp32 openvino"].share_of_peak is not None
 
 
 def test_forms_that_find_other_things_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
