@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
 
     def run() -> None:
         try:
-            with _short_turns():
+            with _short_turns:
                 result = work()
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             failure = error  # the name `error` ends with this block
@@ -47,12 +47,26 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
     return await outcome
 
 
-@contextlib.contextmanager
-def _short_turns() -> Iterator[None]:
-    """Have the threads of this process take shorter turns in the interpreter."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
+class _ShortTurns:
+    """Has the threads of this process take shorter turns in the interpreter, as long as somebody is within."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._usual = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(_SWITCH_INTERVAL_S)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                sys.setswitchinterval(self._usual)
+
+
+_short_turns = _ShortTurns()  # one, as the interval is the process's

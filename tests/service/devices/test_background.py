@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -34,11 +35,42 @@ async def test_what_the_work_raises_is_raised_where_it_is_waited_for() -> None:
         await in_background(work, name="load")
 
 
-@pytest.mark.anyio
-async def test_threads_take_shorter_turns_meanwhile() -> None:
+@pytest.fixture
+def usual_interval() -> Iterator[float]:
+    for thread in threading.enumerate():
+        if thread.name in {"load", "late", "reload"}:  # of another test
+            thread.join(20)
     before = sys.getswitchinterval()
-    assert await in_background(sys.getswitchinterval, name="load") < before
-    assert sys.getswitchinterval() == before
+    yield before
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.anyio
+async def test_threads_take_shorter_turns_meanwhile(usual_interval: float) -> None:
+    assert await in_background(sys.getswitchinterval, name="load") < usual_interval
+    assert sys.getswitchinterval() == usual_interval
+
+
+@pytest.mark.anyio
+async def test_turns_are_the_usual_ones_when_the_last_of_two_works_is_over(usual_interval: float) -> None:
+    begun, proceed = threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        assert proceed.wait(20)
+
+    def second() -> None:
+        proceed.set()
+        time.sleep(0.05)  # the first one ends meanwhile
+
+    running = asyncio.create_task(in_background(first, name="load"))
+    assert await asyncio.to_thread(begun.wait, 20)
+    await in_background(second, name="reload")
+    await running
+    for thread in threading.enumerate():
+        if thread.name in {"load", "reload"}:
+            thread.join(20)
+    assert sys.getswitchinterval() == usual_interval
 
 
 def test_work_that_ends_after_the_loop_harms_nothing() -> None:
