@@ -26,7 +26,7 @@ from model.bench.peak_memory import peak_memory
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.errors import ServingFormError
-from model.inference.precision import OPENVINO, PRECISIONS, TORCH, check_backend, check_precision
+from model.inference.precision import OPENVINO, PRECISIONS, TORCH, candidates, check_backend, check_precision
 from model.inference.serving import ServingModel
 from model.structures import SizeHW
 from model.weights.checkpoints import Checkpoint, save_checkpoint
@@ -145,7 +145,8 @@ def _runs(
     for size in dict.fromkeys((1, *batch_sizes)):
         batch, pictures = ([image] * size for image in images)
         runs[BASELINE, size] = partial(theirs, batch)
-        runs[f"{TORCHVISION} bf16 autocast", size] = partial(_autocast, theirs, batch)
+        if _has_bf16(images[0].device):
+            runs[f"{TORCHVISION} bf16 autocast", size] = partial(_autocast, theirs, batch)
         for name, form in forms.items():
             runs[name, size] = partial(form.detect, pictures)
     return runs
@@ -187,15 +188,24 @@ def _memory(checkpoint: Checkpoint, names: Sequence[str], device: torch.device, 
 
 
 def available_precisions(device: torch.device) -> list[str]:
-    """All that the device has, those of extras that are not installed left out."""
+    """All that the device has, without those of extras that are not installed, and without a bf16 that is imitated.
+
+    Where a CPU has no bf16 of its own, a product of matrices takes a hundred times as long in it.
+    """
     names = []
     for name in PRECISIONS:
+        if name == "bf16" and not _has_bf16(device):
+            continue
         try:
             check_precision(name, device)
         except ServingFormError:
             continue
         names.append(name)
     return names
+
+
+def _has_bf16(device: torch.device) -> bool:
+    return "bf16" in candidates(device)
 
 
 def available_backends(device: torch.device) -> list[str]:
@@ -277,7 +287,8 @@ def _gflop(model: FasterRCNN, image: Tensor) -> float:
 
 
 def _peaks_gflops(precisions: Sequence[str], device: torch.device) -> dict[str, float]:
-    return {name: _peak_gflops(name, device) for name in dict.fromkeys((*precisions, "fp32", "bf16"))}
+    usual = ("fp32", "bf16") if _has_bf16(device) else ("fp32",)
+    return {name: _peak_gflops(name, device) for name in dict.fromkeys((*precisions, *usual))}
 
 
 def _peak_gflops(precision: str, device: torch.device) -> float:
