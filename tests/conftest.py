@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 pytest.register_assert_rewrite("tests.support")
+
+# Its own deadline for an example, 200 ms, fails tests on a busy machine.
+hypothesis.settings.register_profile("without deadline", deadline=None)
+hypothesis.settings.load_profile("without deadline")
 
 if not torch.cuda.is_available():
     # The kernels run in Triton's interpreter then. It is chosen when Triton is imported, which torchvision does.

@@ -37,7 +37,7 @@ coordinate = st.floats(-30, 130, width=32, allow_nan=False)
 box = st.tuples(coordinate, coordinate, st.floats(0, 120, width=32), st.floats(0, 80, width=32))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(box, st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=6), st.integers(1, 3))
 def test_equals_torchvision_inside_outside_and_across_the_border(cases: Any, sampling_ratio: int) -> None:
     boxes = torch.tensor([(x, y, x + w, y + h) for (x, y, w, h), _, _ in cases])

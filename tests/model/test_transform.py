@@ -37,7 +37,7 @@ def test_sizes_by_hand(size: tuple[int, int], resized: tuple[int, int], padded: 
     assert transform.padded_hw(size) == padded
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     size=st.tuples(st.integers(1, 700), st.integers(1, 700)),
     limits=st.sampled_from([(800, 1333), (800, 800), (333, 500), (64, 1000), ((200, 320), 400)]),

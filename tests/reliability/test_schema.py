@@ -74,9 +74,7 @@ schema = schemathesis.openapi.from_dict(
 
 def examples(count: int) -> Callable[[Any], Any]:
     """So many of each operation, the same at every run."""
-    return settings(
-        max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    return settings(max_examples=count, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

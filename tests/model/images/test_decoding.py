@@ -154,7 +154,7 @@ def test_32_bit_pixels_are_refused_rather_than_guessed() -> None:
         decode(file(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), max_pixels=MAX_PIXELS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_no_damage_escapes_as_another_exception(data: st.DataObject) -> None:
     image_format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.devices.staging import StagingBuffer, Uploads, page_locked
@@ -72,7 +72,6 @@ def test_a_slot_that_only_the_collector_can_free_is_freed() -> None:
     assert staging.free == WHOLE
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(1, 9000), st.integers(-20, -1)), max_size=60))
 def test_slots_never_overlap_and_all_space_comes_back(steps: list[int]) -> None:
     """A positive step takes so many pixels, a negative one drops one of those that are held."""
