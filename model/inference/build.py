@@ -18,7 +18,7 @@ from model.inference.calibration import calibration_pictures
 from model.inference.errors import QuantisationError, ServingFormError
 from model.inference.int8 import BUNDLED_RANGES, quantised
 from model.inference.network import TorchNetwork
-from model.inference.openvino import OpenVINONetwork, as_graph, difference, is_installed
+from model.inference.openvino import OpenVINONetwork, as_graph, difference
 from model.inference.precision import (
     AUTO,
     DTYPES,
@@ -29,6 +29,7 @@ from model.inference.precision import (
     check_precision,
     fastest,
     has_int8,
+    has_openvino,
 )
 from model.inference.serving import ServingModel
 from model.roi_pool import MultiScaleRoIAlign
@@ -152,7 +153,7 @@ def _torch_form(model: FasterRCNN, precision: str) -> ServingModel:
 
 def _with_backend(model: FasterRCNN, backend: str, form: ServingModel) -> ServingModel:
     """The form, or the same by OpenVINO where that is asked for, or there and faster."""
-    if backend == TORCH or form.device.type != "cpu" or not is_installed():
+    if backend == TORCH or form.device.type != "cpu" or not has_openvino():
         return form
     images = _prepared(model, calibration_pictures(count=1)[0])
     try:
@@ -194,10 +195,11 @@ def _kernels_run(device: torch.device) -> bool:
 
 def _int8(model: FasterRCNN, calibration: Calibration | None, cache: Path) -> ServingModel:
     bundled = BUNDLED_RANGES if calibration is None else None
+    give = functools.cache(calibration or calibration_pictures)  # they may be files to decode
     rest = candidates(torch.device("cpu"))[-1]  # what is not in 8 bits, and the box head: bf16 where it is native
-    graph = quantised(model, calibration or calibration_pictures, cache, bundled=bundled)
+    graph = quantised(model, give, cache, bundled=bundled)
+    picture = calibration_pictures(count=1)[0] if calibration is None else give()[0]
     network = OpenVINONetwork(graph, dtype=DTYPES[rest], threads=torch.get_num_threads())
-    picture = calibration_pictures(count=1)[0] if calibration is None else calibration()[0]
     problem = difference(network, TorchNetwork(model), _prepared(model, picture), least=_LEAST_LIKENESS["int8"])
     if problem is not None:
         raise QuantisationError(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.inference.memory import is_out_of_memory
+from model.inference.precision import cpu_has_bfloat16
 from model.resnet import FrozenBatchNorm2d
 
 logger = logging.getLogger(__name__)
@@ -183,5 +184,5 @@ def _mkldnn_has(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return cpu_has_bfloat16()
     return dtype == torch.float32

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,10 +54,6 @@ class OpenVINONetwork:
         results = self._request.infer([images.numpy()], share_inputs=True, share_outputs=True)
         outputs = [torch.from_numpy(results[output]) for output in self._compiled.outputs]
         return NetworkOutput(levels=outputs[:_LEVELS], predictions=outputs[_LEVELS:])
-
-
-def is_installed() -> bool:
-    return find_spec("openvino") is not None
 
 
 def as_graph(model: FasterRCNN) -> openvino.Model:

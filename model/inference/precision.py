@@ -48,8 +48,12 @@ def check_backend(name: str, device: torch.device) -> None:
         raise PrecisionError(f"the backend must be one of {', '.join((AUTO, *BACKENDS))}, not {name!r}")
     if name == OPENVINO and device.type != "cpu":
         raise PrecisionError(f"OpenVINO is for CPUs; choose torch on {device}")
-    if name == OPENVINO and find_spec("openvino") is None:
+    if name == OPENVINO and not has_openvino():
         raise OpenVINOMissingError(f"OpenVINO is not installed: {_HOW_TO_INSTALL}; or choose torch")
+
+
+def has_openvino() -> bool:
+    return find_spec("openvino") is not None
 
 
 def has_int8() -> bool:
@@ -67,7 +71,12 @@ def candidates(device: torch.device) -> list[str]:
     """
     if device.type == "cuda":
         return ["fp32", "fp16", "bf16"]
-    return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
+    return ["fp32", "bf16"] if cpu_has_bfloat16() else ["fp32"]
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor computes in bf16 by itself. Where torch imitates it, it takes fifty times as long."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fastest(runs: Mapping[str, Callable[[], object]], *, gain: float = 1.0) -> str:

@@ -13,13 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.inference.precision import cpu_has_bfloat16
+
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bf16 by itself. Where torch imitates it, a CPU takes some fifty times as long."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return cpu_has_bfloat16()
 
 
 class DeviceError(ValueError):

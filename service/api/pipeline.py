@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -114,9 +115,7 @@ async def _decode_in_parts(job: Job, room: Room, data: bytes, tiling: Tiling) ->
     # All parts lie in the one picture's memory; on the device each is of its own padded shape.
     device_pixels = sum(job.batcher.pixels(part.width, part.height) for part in parts)
     room.reserve(image.upright_wh, image.working_bytes, device_pixels=device_pixels)
-    picture = await job.in_thread(
-        lambda: room.decoded(upright_rgb(image, allocate=room.allocate)), cost=cost_of(image.work)
-    )
+    picture = await job.in_thread(partial(_decode_pixels, room, image), cost=cost_of(image.work))
     return picture, parts
 
 
@@ -221,9 +220,7 @@ def _decode(job: Job, room: Room, data: bytes) -> Awaitable[Picture]:
 async def _decode_patiently(job: Job, room: Room, data: bytes) -> Picture:
     image = await job.in_thread(lambda: open_image(data, max_pixels=job.settings.max_image_pixels))
     await room.reserve_when_free(image.upright_wh, image.working_bytes)  # not in a thread
-    return await job.in_thread(
-        lambda: room.decoded(upright_rgb(image, allocate=room.allocate)), cost=cost_of(image.work)
-    )
+    return await job.in_thread(partial(_decode_pixels, room, image), cost=cost_of(image.work))
 
 
 def _decode_pixels(room: Room, image: OpenedImage) -> Picture:

@@ -102,7 +102,7 @@ class _Piece:
 class _Lane:
     """Threads that run pieces in the order of `Turns`."""
 
-    def __init__(self, count: int, name: str, prepare: Callable[[], None]) -> None:
+    def __init__(self, count: int, name: str, prepare: Callable[[], None] | None = None) -> None:
         self._executor = ThreadPoolExecutor(count, name, prepare)
         self._turns = Turns()
         self._numbers = itertools.count()
@@ -163,7 +163,7 @@ class DecodeThreads:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._short = _Lane(count, "decode", _keep_priority)
+        self._short = _Lane(count, "decode")
         self._long = _Lane(count, "decode-long", _lower_priority)
 
     def submit(self, work: Callable[[], T | Continuation], caller: Caller = None, cost: int = USUAL_COST) -> Future[T]:
@@ -210,9 +210,6 @@ class DecodeThreads:
                 return
             lane.enter(*rest)
             del rest  # or it would hold the result while another piece runs
-
-
-def _keep_priority() -> None: ...
 
 
 def _lower_priority() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from model.build import from_checkpoint, resolve_checkpoint
 from model.data.synthetic import SyntheticData
 from model.inference.build import serving_model
+from model.inference.precision import cpu_has_bfloat16
 from model.inference.serving import ServingModel
 from model.structures import Detection
 from model.weights.checkpoints import bundled_is_present
@@ -20,9 +21,7 @@ pytestmark = pytest.mark.skipif(not bundled_is_present(), reason="the bundled we
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
-native_bf16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bf16 takes minutes on this processor"
-)
+native_bf16 = pytest.mark.skipif(not cpu_has_bfloat16(), reason="bf16 takes minutes on this processor")
 SURE = 0.5
 
 

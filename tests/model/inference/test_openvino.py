@@ -15,6 +15,7 @@ from model.inference.calibration import calibration_pictures
 from model.inference.errors import ServingFormError
 from model.inference.network import NetworkOutput, TorchNetwork
 from model.inference.openvino import OpenVINONetwork, as_graph, difference
+from model.inference.precision import cpu_has_bfloat16
 from model.inference.serving import ServingModel
 from model.weights.checkpoints import bundled_is_present
 from tests.support.oracle import make_pair
@@ -22,9 +23,7 @@ from tests.support.oracle import make_pair
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}
 needs_bundled = pytest.mark.skipif(not bundled_is_present(), reason="the bundled weights are not built")
-native_bf16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="OpenVINO computes in fp32 on this processor"
-)
+native_bf16 = pytest.mark.skipif(not cpu_has_bfloat16(), reason="OpenVINO computes in fp32 on this processor")
 
 
 @pytest.fixture
@@ -133,7 +132,7 @@ def test_auto_takes_int8_where_it_finds_the_same_on_the_calibration_pictures(
     stand_in.precision = "int8"
     monkeypatch.setattr("model.inference.build.has_int8", lambda: True)
     monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32"])
-    monkeypatch.setattr("model.inference.build.is_installed", lambda: False)
+    monkeypatch.setattr("model.inference.build.has_openvino", lambda: False)
     monkeypatch.setattr("model.inference.build._int8", lambda *_: stand_in)
     monkeypatch.setattr("model.inference.build.fastest", lambda runs, **_: list(runs)[-1])
 
