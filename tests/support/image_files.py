@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from model.images.decoding import decode
+
 
 def picture(height: int = 48, width: int = 64) -> np.ndarray[Any, Any]:
     """A smooth colour picture with no symmetry, uint8 `[H, W, 3]`."""
@@ -103,3 +105,14 @@ def tiff(pixels: np.ndarray[Any, Any], *extra: Tag, byte_order: str = "<", big: 
     """A TIFF of one uncompressed strip."""
     made = Tiff(byte_order, big=big)
     return made.file(made.directory([*made.image_tags(pixels, **options), *extra]))
+
+
+def given_memory(data: bytes) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
+    """A file's picture, and the memory that its decoder asked for."""
+    given: list[np.ndarray[Any, Any]] = []
+
+    def allocate(shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+        given.append(np.zeros(shape, np.uint8))
+        return given[-1]
+
+    return decode(data, max_pixels=10**6, allocate=allocate), given

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,27 +11,9 @@ from model.data.coco import is_named_for, read_coco_data
 from model.data.samples import DataError
 from model.evaluation.average_precision import evaluate
 from model.structures import Detection
+from tests.support.coco_files import content, write
 
 SHARED_PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "coco_photos"
-
-
-def write(folder: Path, content: dict[str, Any], name: str = "instances.json") -> Path:
-    (folder / "images").mkdir(exist_ok=True)
-    for image in content.get("images", []):
-        if isinstance(image.get("file_name"), str):
-            Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(folder / "images" / Path(image["file_name"]).name)
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
-
-
-def content(annotations: list[dict[str, Any]], images: int = 1) -> dict[str, Any]:
-    return {
-        "images": [{"id": n, "file_name": f"elsewhere/{n}.png", "height": 80, "width": 100} for n in range(images)],
-        "annotations": [{"id": n, **annotation} for n, annotation in enumerate(annotations)],
-        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
-    }
 
 
 def test_boxes_become_corners_and_ids_become_labels_in_their_order(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, features
 
 from model.images.decoding import decode
 from model.images.errors import BrokenImageError, ImageError, ImageTooLargeError, UnsupportedImageError
+from tests.support.image_files import given_memory
 
 MAX_PIXELS = 8192 * 8192
 
@@ -210,16 +211,6 @@ def test_the_eight_orientations_of_a_real_photograph_agree(odd_images: list[Path
     for picture in pictures:
         assert picture.shape == pictures[0].shape
         assert np.abs(picture - pictures[0]).mean() < 6  # each was compressed separately
-
-
-def given_memory(data: bytes) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
-    given: list[np.ndarray[Any, Any]] = []
-
-    def allocate(shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
-        given.append(np.zeros(shape, np.uint8))
-        return given[-1]
-
-    return decode(data, max_pixels=10**6, allocate=allocate), given
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])

@@ -10,7 +10,7 @@ from PIL import Image
 from model.images import jpeg
 from model.images.decoding import decode
 from model.images.errors import BrokenImageError
-from tests.support.image_files import picture, saved, segment
+from tests.support.image_files import given_memory, picture, saved, segment
 
 
 def photograph(size_wh: tuple[int, int] = (203, 101), **options: Any) -> bytes:
@@ -43,16 +43,6 @@ def test_a_jpeg_of_two_sizes_is_not_decoded_beyond_the_one_that_was_checked() ->
     image = jpeg.open_jpeg(data)
     with pytest.raises(BrokenImageError, match="two sizes"):
         image.write(np.empty((51, 100, 3), np.uint8))
-
-
-def given_memory(data: bytes) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
-    given: list[np.ndarray[Any, Any]] = []
-
-    def allocate(shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
-        given.append(np.zeros(shape, np.uint8))
-        return given[-1]
-
-    return decode(data, max_pixels=10**6, allocate=allocate), given
 
 
 def test_a_damaged_jpeg_is_decoded_into_the_same_memory_a_second_time() -> None:

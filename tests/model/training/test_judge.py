@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,8 @@ from model.training.settings import TrainSettings
 from model.weights.checkpoints import read_checkpoint
 from tests.support.tiny_run import tiny_detector, tiny_settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE_HW = (96, 128)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def judge_of(path: Path, settings: TrainSettings, *, validated: bool = True) -> Judge:

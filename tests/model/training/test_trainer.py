@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,8 @@ from model.weights.checkpoints import read_checkpoint
 from tests.support import tiny_run
 from tests.support.processes import script_environment
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE_HW = (96, 128)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors here are so small that threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trainer(folder: Path, settings: TrainSettings, **changes: Any) -> Trainer:
