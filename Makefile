@@ -48,15 +48,17 @@ serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (ready in 10 
 	@exec $(BIN)/frcnn serve $(ARGS)
 
 # Two processes of one thread each take less time than one process of two. A file's tests stay in one process, as they
-# share fixtures. The order is random; its seed is printed: ARGS="-p randomly_seed=1" repeats it.
+# share fixtures. The order is random; its seed is printed: ARGS=--randomly-seed=1 repeats it. A process that dies
+# ends the run, as pytest-xdist waits for ever where it replaces one. A test that hangs ends with its threads' traces.
 test test-slow: export OMP_NUM_THREADS ?= 1
 PROCESSES ?= 2
+SHARED = -n $(PROCESSES) --max-worker-restart 0 -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test: install ## Run the tests (10 min; make test ARGS="-k rpn")
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) --dist loadfile $(ARGS)
 
 test-slow: install ## Run the tests that train, resume runs or measure accuracy (8 min)
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist load -m slow $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) --dist load -m slow $(ARGS)
 
 test-page: install ## Test the page in Chromium, where there is one (5 min; make test-page ARGS="-k camera")
 	$(BIN)/python -m pytest -m browser tests/service/page $(ARGS)

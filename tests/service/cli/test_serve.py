@@ -17,6 +17,9 @@ import pytest
 
 from tests.support.commands import invoke
 
+# Without measuring what is fastest, which takes minutes where others use the processor.
+CHOSEN = ("--precision", "fp32", "--backend", "torch", "--max-batch-size", "1")
+
 
 def test_every_setting_is_an_option() -> None:
     text = invoke("serve", "--help").stdout
@@ -61,9 +64,7 @@ def address(child: subprocess.Popen[str]) -> str:
 
 
 def test_serve_as_a_process_ends_cleanly_on_sigterm() -> None:
-    # Without measuring what is fastest, which takes minutes where others use the processor.
-    chosen = ("--weights", "random", "--precision", "fp32", "--max-batch-size", "1")
-    with process("serve", "--port", "0", *chosen) as child:
+    with process("serve", "--port", "0", "--weights", "random", *CHOSEN) as child:
         url = address(child)
         give_up = time.monotonic() + 300
         while httpx.get(f"{url}/healthz", timeout=30).status_code != 200:
@@ -119,7 +120,7 @@ def test_serve_asks_for_keys_and_logs_json(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("key-of-the-file-0123456789\n")
     arguments = ("--port", "0", "--weights", "random", "--log-format", "json", "--api-keys-file", str(keys))
-    with process("serve", *arguments, FRCNN_API_KEYS="a,b", FRCNN_API_KEY="misspelt") as child:
+    with process("serve", *arguments, *CHOSEN, FRCNN_API_KEYS="a,b", FRCNN_API_KEY="misspelt") as child:
         assert child.stdout is not None
         url, lines = "", []
         for text in child.stdout:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.devices import background
 from service.devices.background import in_background
 
 
@@ -36,12 +37,12 @@ async def test_what_the_work_raises_is_raised_where_it_is_waited_for() -> None:
 
 
 @pytest.fixture
-def usual_interval() -> Iterator[float]:
-    for thread in threading.enumerate():
-        if thread.name in {"load", "late", "reload"}:  # of another test
-            thread.join(20)
+def usual_interval(monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
+    """The interval of a process without background work, though a loader of another test may still hang."""
     before = sys.getswitchinterval()
-    yield before
+    monkeypatch.setattr(background, "_short_turns", background._ShortTurns())
+    sys.setswitchinterval(0.005)
+    yield sys.getswitchinterval()
     sys.setswitchinterval(before)
 
 
