@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import math
 import pathlib
 import re
 import types
@@ -141,12 +142,13 @@ def unusable_values(tensors: Mapping[str, Tensor]) -> str | None:
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         values = tensor.float()  # as it will be used: a float64 beyond float32's range is infinite then
-        if not values.isfinite().all():
+        lowest, highest = (bound.item() for bound in values.aminmax())  # one pass; both are NaN where any value is
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
             count = int((~values.isfinite()).sum())
             return f"{name} holds {count} of {values.numel()} values that are NaN or infinite, as after a diverged run"
-        if name.endswith("running_var") and bool((values < 0).any()):
+        if name.endswith("running_var") and lowest < 0:
             return f"{name} holds negative variances"
-        if name.endswith(".weight") and tensor.dim() > 1 and not bool(values.any()):
+        if name.endswith(".weight") and tensor.dim() > 1 and lowest == highest == 0:
             return f"{name} holds zeros alone"
     return None
 
