@@ -24,7 +24,7 @@ from service.devices.cores import usable_cores
 from service.devices.detector import Detector, ModelInfo
 from service.devices.gpus import DetectorError, device_caveat, device_memory, device_name
 from service.devices.loading import LOAD_ERRORS, batch_size, weights_caveat
-from service.devices.memory import release_memory
+from service.devices.memory import release_memory, trim_host_memory
 from service.devices.readings import GPUReadings
 from service.errors import UnavailableError
 from service.reloading import Reloader
@@ -78,7 +78,7 @@ class Service:
         self.version = service_version()
         self.fatal_error: str | None = None  # why the process should end
         self._state = State.LOADING
-        self._load = load
+        self._load: LoadDetectors = partial(_loaded, load)
         self._on_fatal_error = on_fatal_error
         self._loading: asyncio.Task[None] | None = None
         self._fatal_detail = ""  # the same for callers
@@ -91,7 +91,7 @@ class Service:
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in self.detectors})
         self.readings = GPUReadings()
         self.metrics.watch_readings(lambda: self.readings.latest)
-        self._reloader = Reloader(self, load=load, settings=settings, metrics=self.metrics)
+        self._reloader = Reloader(self, load=self._load, settings=settings, metrics=self.metrics)
 
     async def start(self) -> None:
         """Begin to load, in a thread that does not keep the process from ending. Returns at once."""
@@ -334,6 +334,13 @@ class Service:
         if beyond_repair or self.settings.on_failure == "exit":
             detail = self._ability.detail
             self._fail(detail, detail)
+
+
+def _loaded(load: Callable[[Settings], Sequence[Detector]], settings: Settings) -> Sequence[Detector]:
+    """Detectors, without the memory that loading took beyond theirs: weights in each form that was measured."""
+    detectors = load(settings)
+    trim_host_memory()
+    return detectors
 
 
 def service_version() -> str:

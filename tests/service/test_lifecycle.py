@@ -47,6 +47,23 @@ async def test_while_it_loads_the_service_says_so() -> None:
         assert (await client.post("/detect", content=red_png(1))).status_code == 200
 
 
+async def test_what_loading_took_beyond_the_detectors_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(lifecycle, "trim_host_memory", lambda: told.append("trimmed"))
+
+    def load(_: Settings) -> list[Any]:
+        told.append("loaded")
+        return [FakeDetector()]
+
+    app = create_app(Settings(), load=load)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        assert told == ["loaded", "trimmed"]
+        await app.state.service.reload()
+        assert told == ["loaded", "trimmed"] * 2
+
+
 async def test_a_model_that_cannot_be_loaded_is_failing_and_calls_for_the_end() -> None:
     def load(_: Settings) -> list[Any]:
         raise ValueError("secret path of the weights")
