@@ -61,6 +61,12 @@ class _Result(Future[Any]):
             return self._work.pop()
         return None
 
+    def begin(self) -> bool:
+        """Say that the work, or its continuation, runs now. False if it was given up."""
+        if self.done() and not self.cancelled():
+            return False  # given up after a part of it had run
+        return self.running() or self.set_running_or_notify_cancel()
+
     def cancel(self) -> bool:
         self._is_wanted = False
         if self.take() is None:
@@ -124,7 +130,7 @@ class _Lane:
         """Run the piece whose turn it is. If it has a continuation, return whose it is, its cost and the result."""
         with self._lock:
             piece = heapq.heappop(self._waiting)
-            begins = piece.result.running() or piece.result.set_running_or_notify_cancel()
+            begins = piece.result.begin()
             self._turns.leave(piece.caller, piece.turn if begins else None)
             if not begins:
                 return None

@@ -130,7 +130,7 @@ def test_a_cheap_piece_goes_before_expensive_continuations(one_thread: DecodeThr
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_continuation_that_is_cancelled_never_runs_and_is_freed(
-    one_thread: DecodeThreads, gate: threading.Event, waits: bool
+    one_thread: DecodeThreads, gate: threading.Event, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While it waits behind another piece, or while the part before it runs."""
     begun, proceed = threading.Event(), threading.Event()
@@ -162,6 +162,7 @@ def test_a_continuation_that_is_cancelled_never_runs_and_is_freed(
     assert one_thread.submit(lambda: 5).result(20) == 5
     assert freed() is None
     assert not ran
+    assert not caplog.records  # of a future that is asked to run when it is over
 
 
 def test_a_failure_in_a_continuation_is_the_pieces(one_thread: DecodeThreads) -> None:
