@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -65,11 +65,24 @@ def test_candidates_are_what_the_device_has() -> None:
             check_precision(name, device)
 
 
-def test_the_fastest_wins_although_its_first_run_is_the_slowest() -> None:
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Takes so many seconds on the clock that runs are measured by, and none of the tests' own."""
+    now = 0.0
+
+    def pass_seconds(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("model.inference.precision.time.perf_counter", lambda: now)
+    return pass_seconds
+
+
+def test_the_fastest_wins_although_its_first_run_is_the_slowest(pass_time: Callable[[float], None]) -> None:
     runs = []
 
     def run(name: str, first_s: float, later_s: float) -> None:
-        time.sleep(later_s if name in runs else first_s)
+        pass_time(later_s if name in runs else first_s)
         runs.append(name)
 
     chosen = fastest({"slow": lambda: run("slow", 0, 0.05), "fast": lambda: run("fast", 0.2, 0)})
@@ -77,41 +90,36 @@ def test_the_fastest_wins_although_its_first_run_is_the_slowest() -> None:
     assert runs[:4] == ["slow", "fast", "slow", "fast"]  # in turn
 
 
-def test_a_change_has_to_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-
-    def run(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    monkeypatch.setattr("model.inference.precision.time.perf_counter", lambda: now)
-    runs = {"first": lambda: run(0.1), "other": lambda: run(0.05)}
+def test_a_change_has_to_gain_something(pass_time: Callable[[float], None]) -> None:
+    runs = {"first": lambda: pass_time(0.1), "other": lambda: pass_time(0.05)}
     assert fastest(runs, gain=1.05) == "other"
     assert fastest(runs, gain=4.0) == "first"
 
 
-def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing() -> None:
+def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing(pass_time: Callable[[float], None]) -> None:
     seconds_for = {1: 0.06, 2: 0.08, 4: 0.1, 8: 0.21, 16: 0.22}  # 17, 25, 40, 38 and 73 a second
-    assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=16) == 4
-    assert best_batch_size(lambda size: time.sleep(seconds_for[size]), largest=2) == 2
-    assert best_batch_size(lambda size: time.sleep(0.03 * size), largest=4) == 1
+    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=16) == 4
+    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=2) == 2
+    assert best_batch_size(lambda size: pass_time(0.03 * size), largest=4) == 1
 
     def limited(size: int) -> None:
         if size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        time.sleep(0.03)
+        pass_time(0.03)
 
     assert best_batch_size(limited, largest=16) == 2
     assert best_batch_size(limited, largest=16, smallest=4) == 2
 
 
-def test_a_patient_search_for_the_best_batch_size_looks_beyond_one_that_gains_little() -> None:
+def test_a_patient_search_for_the_best_batch_size_looks_beyond_one_that_gains_little(
+    pass_time: Callable[[float], None],
+) -> None:
     seconds_for = {4: 0.04, 8: 0.07, 16: 0.14, 32: 0.2, 64: 0.4, 128: 0.8}  # 100, 114, 114, 160, 160 a second
     tried = []
 
     def run(size: int) -> None:
         tried.append(size)
-        time.sleep(seconds_for[size])
+        pass_time(seconds_for[size])
 
     assert best_batch_size(run, smallest=4, largest=256, patience=2) == 32
     assert set(tried) == {4, 8, 16, 32, 64, 128}
