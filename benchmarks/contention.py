@@ -1,6 +1,6 @@
 """How long an image takes alone on the cores and beside a second process, by how OpenMP's threads wait.
 
-    python benchmarks/contention.py [--rounds 5] [--seconds 4] [--size 256]
+    python benchmarks/contention.py [--rounds 5] [--seconds 4] [--size 256] [--backend torch]
 
 OpenMP's threads that have done their part of a loop wait for the others. By libgomp's default they spin for long
 before they sleep, which is quickest on quiet cores; beside another process they take the cores that it needs. Every
@@ -35,12 +35,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement")
     parser.add_argument("--size", type=int, default=256, help="shorter side that images are scaled to")
+    parser.add_argument("--backend", choices=("torch", "openvino"), default="torch", help="what computes the network")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        work(arguments.size)
+        work(arguments.size, arguments.backend)
         return
-    pairs = {name: [start(setting, arguments.size) for _ in range(2)] for name, setting in SETTINGS.items()}
+    pairs = {
+        name: [start(setting, arguments.size, arguments.backend) for _ in range(2)]
+        for name, setting in SETTINGS.items()
+    }
     found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in SETTINGS}
     try:
         for pair in pairs.values():
@@ -57,10 +61,10 @@ def main() -> None:
     print(table(found))
 
 
-def start(setting: dict[str, str], size: int) -> subprocess.Popen[str]:
+def start(setting: dict[str, str], size: int, backend: str) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name not in _NAMES} | setting
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, __file__, "--child", "--size", str(size)]
+    command = [sys.executable, __file__, "--child", "--size", str(size), "--backend", backend]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -79,7 +83,7 @@ def measured(children: list[subprocess.Popen[str]], seconds: float) -> list[dict
     return [read(child) for child in children]
 
 
-def work(size: int) -> None:
+def work(size: int, backend: str) -> None:
     """Detect on one image for as many seconds as each line of the input says."""
     import torch
 
@@ -87,7 +91,7 @@ def work(size: int) -> None:
     from model.inference.build import serving_model
 
     model = from_checkpoint(resolve_checkpoint("bundled"), min_size=size, max_size=size * 2)
-    form = serving_model(model, device=torch.device("cpu"), precision="fp32")
+    form = serving_model(model, device=torch.device("cpu"), precision="fp32", backend=backend)
     image = torch.randint(0, 256, (3, 480, 640), dtype=torch.uint8)
     form.detect([image])
     print("{}", flush=True)
@@ -120,7 +124,6 @@ def table(found: dict[str, list[list[dict[str, Any]]]]) -> str:
             )
         ]
         processor = [statistics.median(entry[n]["cpu_ms"] for entry in rounds) for n in (0, 1)]
-        counts = [(first["images"], second["images"]) for _, first, second in rounds]
         counts = [(first["images"], second["images"]) for _, first, second in rounds]
         fairness = statistics.median(min(pair) / max(pair) for pair in counts)
         lines.append(
