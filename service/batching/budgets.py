@@ -30,14 +30,10 @@ class Budget:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.used_by = _NONE.copy()
+        self.used = 0
         self.held_by: dict[Caller, dict[Priority, int]] = {}
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
-
-    @property
-    def used(self) -> int:
-        return sum(self.used_by.values())
 
     def permit(self, priority: Priority, caller: Caller = None) -> Permit:
         """A permit for no units yet."""
@@ -104,7 +100,7 @@ class Budget:
 
     def _add(self, permit: Permit, units: int) -> None:
         permit.units += units
-        self.used_by[permit.priority] += units
+        self.used += units
         if (held := self.held_by.get(permit.caller)) is None:
             held = self.held_by[permit.caller] = _NONE.copy()
         held[permit.priority] += units

@@ -36,7 +36,8 @@ def test_a_permit_is_released_once_and_holds_nothing_more() -> None:
     permit, other = held(budget, 4), held(budget, 5, LOW)
     permit.release()
     permit.release()
-    assert budget.used_by == {HIGH: 0, NORMAL: 0, LOW: 5}
+    assert budget.used == 5
+    assert budget.held_by == {None: {HIGH: 0, NORMAL: 0, LOW: 5}}
     with pytest.raises(CancelledError):
         permit.reserve(1)  # in a decoding thread that comes to it late
     other.release()
