@@ -6,8 +6,8 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -158,7 +158,7 @@ async def _read_form(
 ) -> Form:
     """Read a form piece by piece, as it arrives: at once it would block the event loop, and be there twice."""
     try:
-        async with _arriving(limits.seconds):
+        async with asyncio.timeout(limits.seconds):
             return await read_form(
                 request.headers["content-type"],
                 _pieces(request, limits.in_form()),
@@ -171,6 +171,8 @@ async def _read_form(
         raise _too_many(limits) from error
     except FormError as error:
         raise BadRequestError(f"the multipart form is broken: {error}") from error
+    except TimeoutError as error:
+        raise _too_slow(limits) from error
 
 
 def _check_files(form: Form, field: str) -> None:
@@ -192,6 +194,10 @@ def _named(names: set[str]) -> str:
     return f"{shown}{', ...' if len(names) > 8 else ''}" or "none at all"
 
 
+def _too_slow(limits: UploadLimits) -> BodyTimeoutError:
+    return BodyTimeoutError(f"the body did not arrive within {limits.seconds:g} s")
+
+
 def _too_many(limits: UploadLimits) -> TooLargeError:
     return TooLargeError(f"too many files in one request: {limits.files} is the most that is taken")
 
@@ -205,8 +211,11 @@ async def read_body(request: Request, limits: UploadLimits) -> bytes:
         UnsupportedTypeError: it is encoded.
         QueueFullError: there is no memory for it now.
     """
-    async with _arriving(limits.seconds):
-        pieces = [piece async for piece in _pieces(request, limits)]
+    try:
+        async with asyncio.timeout(limits.seconds):
+            pieces = [piece async for piece in _pieces(request, limits)]
+    except TimeoutError as error:
+        raise _too_slow(limits) from error
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -236,15 +245,6 @@ async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[byte
         if piece:
             limits.reserve(len(piece))
             yield piece
-
-
-@asynccontextmanager
-async def _arriving(seconds: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise BodyTimeoutError(f"the body did not arrive within {seconds:g} s") from error
 
 
 def _image_in_json(body: bytes) -> bytes:
