@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from starlette.datastructures import QueryParams
 
 from service.api.selection import Selection
-from service.api.thresholds import parse_thresholds
+from service.api.thresholds import ScoreThresholds, parse_thresholds
 from service.api.tiles import Tiling
 from service.devices.detector import ModelInfo
 from service.errors import BadParameterError
@@ -82,7 +82,8 @@ class SelectionQuery(BaseModel):
         Raises:
             BadParameterError: a parameter does not fit the model.
         """
-        thresholds = parse_thresholds(str(self.score_threshold))
+        given = self.score_threshold
+        thresholds = parse_thresholds(given) if isinstance(given, str) else ScoreThresholds(given, {})
         labels = None
         if self.labels is not None:
             labels = _labels("labels", [text for text in self.labels if text], info)

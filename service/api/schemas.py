@@ -127,11 +127,12 @@ class FastJSONResponse(JSONResponse):
 def result_json(found: Detections, query: DetectQuery, size_hw: tuple[int, int], info: ModelInfo) -> dict[str, Any]:
     """The answer to one image, as `DetectionResult` describes it."""
     boxes = _formatted(found.boxes.astype(np.float64), query, size_hw)
+    labels = found.labels.tolist()
     return {
         "boxes": boxes.tolist(),
-        "labels": found.labels.tolist(),
+        "labels": labels,
         "scores": score_json(found.scores),
-        "label_names": label_names(found.labels.tolist(), info.categories),
+        "label_names": label_names(labels, info.categories),
         "image": {"width": size_hw[1], "height": size_hw[0]},
         "model": model_json(info),
     }
@@ -170,12 +171,11 @@ def labels_json(categories: Categories) -> dict[str, Any]:
 
 
 def _formatted(boxes: npt.NDArray[np.float64], query: DetectQuery, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
-    height, width = size_hw
-    corner, opposite = boxes[:, :2], boxes[:, 2:]
-    if query.box_format == "xywh":
-        boxes = np.hstack((corner, opposite - corner))
-    elif query.box_format == "cxcywh":
-        boxes = np.hstack(((corner + opposite) / 2, opposite - corner))
+    if query.box_format != "xyxy":
+        corner, opposite = boxes[:, :2], boxes[:, 2:]
+        start = corner if query.box_format == "xywh" else (corner + opposite) / 2
+        boxes = np.hstack((start, opposite - corner))
     if query.normalized:
+        height, width = size_hw
         return (boxes / (width, height, width, height)).round(_NORMALIZED_DECIMALS)
     return boxes.round(_PIXEL_DECIMALS)
