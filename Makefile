@@ -44,7 +44,7 @@ $(STAMP) $(SERVING): constraints.txt docker/requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (ready in half a minute; make serve ARGS="--port 9000")
+serve: $(or $(wildcard $(STAMP)),$(SERVING)) ## Serve the detector (ready in 30 s; make serve ARGS="--port 9000")
 	@exec $(BIN)/frcnn serve $(ARGS)
 
 # Two processes of one thread each take less time than one process of two. A file's tests stay in one process, as they
