@@ -14,9 +14,9 @@ from model.images.tags import exif_orientation
 
 MAGIC = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"
-_SCAN, _END, _APP0, _EXIF, _ADOBE, _COMMENT = 0xDA, 0xD9, 0xE0, 0xE1, 0xEE, 0xFE
+_START, _SCAN, _END, _APP0, _EXIF, _ADOBE, _COMMENT = 0xD8, 0xDA, 0xD9, 0xE0, 0xE1, 0xEE, 0xFE
 _METADATA = frozenset({*range(_APP0, 0xF0), _COMMENT})
-_WITHOUT_LENGTH = frozenset({0x01, 0xD8, _END})
+_WITHOUT_LENGTH = frozenset({0x01, _START, _END})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # Not 0 and not 0xD0 to 0xD7, which pixels may have after 0xFF, and not 0xFF, which fills.
@@ -43,6 +43,7 @@ class _Segments:
     first_scan: int = 0
     scans: list[bytes] = field(default_factory=list)  # the content of each SOS segment
     has_end: bool = False
+    next_start: int | None = None  # of another image, where this one has no end
     is_cut: bool = False  # in a segment
 
 
@@ -86,6 +87,9 @@ def _walk(data: bytes) -> _Segments:
         if kind == _END and found.scans:
             found.has_end = True  # phones append whole videos
             return found
+        if kind == _START and found.scans:
+            found.next_start = start
+            return found
         parts += 1
         if parts > _MOST_PARTS:
             raise ImageTooLargeError(f"the JPEG image has more than {_MOST_PARTS:,} parts")
@@ -118,15 +122,26 @@ def _tells_colours(kind: int, content: bytes) -> bool:
 
 
 def _write(data: bytes, segments: _Segments, out: Pixels) -> None:
-    if not segments.has_end and _has_all_scans(segments):
+    if segments.has_end:
+        if _write_intact(data, segments, out):
+            return
+    elif _has_all_scans(segments):
         # Cameras that cut their files out of a stream leave the end marker out. If it is all that is missing, strict
         # decoding finds nothing else wrong.
-        ended = data.rstrip(b"\xff") + _END_OF_IMAGE
-        if _write_intact(ended, segments, out):
+        data = data[: segments.next_start].rstrip(b"\xff")
+        if _write_intact(data + _END_OF_IMAGE, segments, out):
             return
-    elif segments.has_end and _write_intact(data, segments, out):
-        return
+        if segments.is_progressive:  # Pillow does not take it without the marker, whatever follows the last scan
+            if _write_intact(_without_padding(data) + _END_OF_IMAGE, segments, out):
+                return
+            raise BrokenImageError("the JPEG image is broken or truncated")
     write_rgb(pillow_image(_without_metadata(data, segments), "JPEG"), out)
+
+
+def _without_padding(data: bytes) -> bytes:
+    """The data up to the zeros and line ends behind the last scan. A zero behind 0xFF belongs to the scan."""
+    bare = data.rstrip(b"\0\r\n\xff")
+    return data[: len(bare) + 2] if data[len(bare) :].startswith(b"\xff\0") else bare
 
 
 def _write_intact(data: bytes, segments: _Segments, out: Pixels) -> bool:

@@ -26,6 +26,7 @@ _INK_SET, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING = 332, 338,
 _FAX = frozenset({2, 3, 4})
 _WITH_PREDICTOR = frozenset({5, 8, 32946, 34925, 50000})  # LZW, deflate (twice), LZMA, Zstandard
 _PACK_BITS = 32773
+_MAYBE_PREDICTED = _WITH_PREDICTOR | {_PACK_BITS}
 _COMPRESSIONS = _FAX | _WITH_PREDICTOR | {RAW, JPEG, _PACK_BITS}
 _INKS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 _NAMES = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "palette", CMYK: "CMYK", YCBCR: "YCbCr"}
@@ -148,7 +149,7 @@ def _check_kind(layout: Layout) -> None:
         and (compression not in _FAX or (bits == 1 and layout.photometric in {WHITE_IS_ZERO, BLACK_IS_ZERO}))
         and (layout.photometric != YCBCR or (compression == JPEG and not layout.is_planar and samples == inks))
         and (layout.photometric != CMYK or tags.integer(_INK_SET, 1) == 1)
-        and (compression not in _WITH_PREDICTOR or tags.integer(_PREDICTOR, 1) in ({1, 2} if bits in {8, 16} else {1}))
+        and (compression not in _MAYBE_PREDICTED or tags.integer(_PREDICTOR, 1) in _predictors_taken(layout))
         and not (layout.has_reversed_bits and bits > 8 and compression != RAW)
     )
     if not is_taken:
@@ -169,6 +170,11 @@ def _bits_taken(layout: Layout) -> set[int]:
     if layout.photometric == PALETTE:
         return {1, 2, 4, 8}
     return {1, 2, 4, 8, 12, 16} if layout.compression == RAW else {1, 2, 4, 8, 16}
+
+
+def _predictors_taken(layout: Layout) -> set[int]:
+    """Tifffile writes differences of PackBits, too, which libtiff takes for samples."""
+    return {1, 2} if layout.compression in _WITH_PREDICTOR and layout.bits in {8, 16} else {1}
 
 
 def _check_pieces(layout: Layout) -> None:

@@ -73,6 +73,42 @@ def test_an_end_marker_is_not_needed(data: bytes, ending: bytes) -> None:
     np.testing.assert_array_equal(decode(data[:-2] + ending, max_pixels=MOST), by_pillow(data))
 
 
+@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, GREY], ids=["colour", "progressive", "grey"])
+@pytest.mark.parametrize(
+    "padding", [bytes(3000), b"\r\n", b"\n", b"\xff" + bytes(7)], ids=lambda padding: f"{padding[:2]!r}"
+)
+def test_padding_may_stand_in_place_of_an_end_marker(data: bytes, padding: bytes) -> None:
+    np.testing.assert_array_equal(decode(data[:-2] + padding, max_pixels=MOST), by_pillow(data))
+    with pytest.raises(BrokenImageError):  # all but the last scan: padding is no pixels
+        decode(PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xda")] + padding, max_pixels=MOST)
+
+
+def test_a_last_byte_that_looks_like_padding_is_kept() -> None:
+    """A scan may end with 0xFF, which a zero follows."""
+    seen = 0
+    for seed in range(200):
+        noise = np.random.default_rng(seed).integers(0, 256, (16, 16), np.uint8)
+        data = saved(Image.fromarray(noise), "JPEG", quality=90, progressive=True)
+        if not data.endswith((b"\xff\0\xff\xd9", b"\r\xff\xd9")):
+            continue
+        seen += data.endswith(b"\xff\0\xff\xd9")
+        for padding in (b"", *([bytes(9)] if data[-3] == 0 else [])):
+            np.testing.assert_array_equal(decode(data[:-2] + padding, max_pixels=MOST), by_pillow(data))
+    assert seen
+
+
+@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, GREY], ids=["colour", "progressive", "grey"])
+def test_the_next_image_of_a_stream_ends_one_without_an_end_marker(data: bytes) -> None:
+    np.testing.assert_array_equal(decode(data[:-2] + JPEG, max_pixels=MOST), by_pillow(data))
+    with pytest.raises(BrokenImageError):
+        decode(data[:-40] + JPEG, max_pixels=MOST)
+
+
+def test_text_between_the_images_of_a_stream_costs_no_pixels() -> None:
+    text = b"\r\n--boundary\r\nContent-Type: image/jpeg\r\n\r\n"
+    np.testing.assert_array_equal(decode(JPEG[:-2] + text + JPEG, max_pixels=MOST), by_pillow(JPEG))
+
+
 @pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, GREY, CMYK], ids=["colour", "progressive", "grey", "CMYK"])
 def test_what_is_cut_is_broken_at_whichever_byte(data: bytes) -> None:
     """A few last bytes may hold nothing but bits that fill."""

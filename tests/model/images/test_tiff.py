@@ -180,6 +180,15 @@ def test_other_samples_are_named(dtype: str, bits: int, name: str) -> None:
         decode(data, max_pixels=MOST)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_differences_of_pack_bits_are_refused_as_decoders_disagree(bits: int) -> None:
+    """Tifffile writes them and undoes them, libtiff takes them for samples."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples_of(RGB, bits), photometric="rgb", compression="packbits", predictor=True)
+    with pytest.raises(UnsupportedImageError, match="compression 32773"):
+        decode(buffer.getvalue(), max_pixels=MOST)
+
+
 def with_tags(pixels: Array, *changed: tuple[int, int, list[int]]) -> bytes:
     """A TIFF of one strip with other values in some tags."""
     made = Tiff()
