@@ -57,7 +57,8 @@ class ImagePlaces:
                 for folder in self._folders:
                     if (folder / name).is_file():
                         return folder / name
-        found = (self._index.named(stated) for stated in names)
+        # Names from a disk that takes either case are tried last.
+        found = (self._index.named(stated, any_case=any_case) for any_case in (False, True) for stated in names)
         return next((path for path in found if path is not None), self._folders[0] / names[0].name)
 
     def __str__(self) -> str:

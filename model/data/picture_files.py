@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePath
 
 # In the order in which they are preferred where several files share a name.
 PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"),
-    *(".jpe", ".jfif", ".mpo", ".dib", ".apng"),
+    *(".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".dib", ".apng", ".avifs"),
 )
+
+_Grouped = dict[str, list[Path]]
 
 
 def is_companion(path: PurePath) -> bool:
@@ -60,13 +62,13 @@ class PictureIndex:
         self._folders = tuple(folders)
         self._preferred = frozenset(preferred)
 
-    def named(self, stated: PurePath) -> Path | None:
+    def named(self, stated: PurePath, *, any_case: bool = False) -> Path | None:
         """The file of this name, of several the one in the folders stated; None if there is none, or no telling."""
-        return self._best(stated, self._by_name.get(_folded(stated.name), ()))
+        return self._best(stated, self._by_name[any_case].get(_folded(stated.name, any_case=any_case), ()))
 
-    def with_stem(self, stated: PurePath) -> Path | None:
+    def with_stem(self, stated: PurePath, *, any_case: bool = False) -> Path | None:
         """The picture of this name, whose own ending counts for nothing; of several, by the order of endings."""
-        found = self._by_stem.get(_folded(stated.stem), ())
+        found = self._by_stem[any_case].get(_folded(stated.stem, any_case=any_case), ())
         for ending in PICTURE_ENDINGS:
             if best := self._best(stated, [path for path in found if path.suffix.lower() == ending]):
                 return best
@@ -93,20 +95,25 @@ class PictureIndex:
         return list(dict.fromkeys(path for folder in self._folders for path in files_below(folder) if is_picture(path)))
 
     @cached_property
-    def _by_name(self) -> dict[str, list[Path]]:
-        return _grouped((_folded(path.name), path) for path in self._files)
+    def _by_name(self) -> tuple[_Grouped, _Grouped]:
+        """As written, and in any case."""
+        return _grouped(self._files, lambda path: path.name)
 
     @cached_property
-    def _by_stem(self) -> dict[str, list[Path]]:
-        return _grouped((_folded(path.stem), path) for path in self._files)
+    def _by_stem(self) -> tuple[_Grouped, _Grouped]:
+        """As written, and in any case."""
+        return _grouped(self._files, lambda path: path.stem)
 
 
-def _grouped(pairs: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
-    grouped = defaultdict(list)
-    for key, path in pairs:
-        grouped[key].append(path)
-    return dict(grouped)
+def _grouped(files: Iterable[Path], name: Callable[[Path], str]) -> tuple[_Grouped, _Grouped]:
+    as_written: _Grouped = {}
+    in_any_case: _Grouped = {}
+    for path in files:
+        as_written.setdefault(_folded(name(path)), []).append(path)
+        in_any_case.setdefault(_folded(name(path), any_case=True), []).append(path)
+    return as_written, in_any_case
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def _folded(name: str, *, any_case: bool = False) -> str:
+    composed = unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", composed.casefold()) if any_case else composed

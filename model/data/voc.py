@@ -128,7 +128,8 @@ def _image_path(name: str, root: ET.Element, pictures: PictureIndex) -> Path | N
     """By the annotation's own name; <filename> may name another ending, and <path> is someone else's disk."""
     own = PurePosixPath(f"{name}.jpg")  # its ending counts for nothing, but a name may hold dots
     stated = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/"))
-    return pictures.with_stem(own) or (pictures.named(stated) or pictures.with_stem(stated) if stated.name else None)
+    by_stated = pictures.named(stated) or pictures.with_stem(stated) if stated.name else None
+    return pictures.with_stem(own) or by_stated or pictures.with_stem(own, any_case=True)
 
 
 def _stated_hw(root: ET.Element) -> SizeHW | None:

@@ -87,6 +87,7 @@ def test_images_are_found_wherever_they_lie_below(tmp_path: Path, where: str, js
         ("a {}.png", "images/a%20{}.png"),
         ("100%25 {}.png", "100%25 {}.png"),  # as it is written, first
         ("{}.png", "C:\\data\\{}.png"),
+        ("IMG_{}.PNG", "img_{}.png"),  # from a disk that takes either case
     ],
 )
 def test_names_that_are_spelled_otherwise_are_found(tmp_path: Path, on_disk: str, told: str) -> None:

@@ -36,6 +36,13 @@ def test_pictures_of_any_ending_in_any_case_are_found(tmp_path: Path, ending: st
     assert [data.name(index) for index in range(len(data))] == [f"a.b{ending}"]
 
 
+def test_a_picture_whose_name_has_another_case_is_found(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "voc", {"a": [("dog", 10, 20, 50, 60)]})
+    (folder / "JPEGImages" / "a.jpg").rename(folder / "JPEGImages" / "A.JPG")
+    data, _ = read_voc(folder, "train")
+    assert [data.name(index) for index in range(len(data))] == ["A.JPG"]
+
+
 def test_files_in_subfolders_and_upper_case_xml_are_used_and_hidden_ones_are_not(tmp_path: Path) -> None:
     box = [("dog", 10, 20, 50, 60)]
     folder = write_voc(tmp_path / "voc", {"a": box, "b": box, "c": box}, splits={})
