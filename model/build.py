@@ -30,7 +30,7 @@ from model.weights.checkpoints import (
     read_coco,
 )
 from model.weights.download import fetch
-from model.weights.names import AUTO, BUNDLED, COCO_V1, RANDOM
+from model.weights.names import AUTO, BUNDLED, COCO_V1, RANDOM, TORCH_SUFFIXES
 
 DEFAULT_TRAINABLE_LAYERS = 3
 WeightsSource: TypeAlias = str | os.PathLike[str] | WeightsEnum
@@ -266,7 +266,7 @@ def _loaded(body: ResNet, weights: WeightsSource | None, *, progress: bool) -> R
         return body
     if isinstance(weights, WeightsEnum):
         weights = weights.name
-    is_file = isinstance(weights, os.PathLike) or Path(weights).suffix in {".pth", ".pt", ".safetensors"}
+    is_file = isinstance(weights, os.PathLike) or Path(weights).suffix in {".safetensors", *TORCH_SUFFIXES}
     path = Path(weights) if is_file else fetch(official_weights("resnet50", str(weights)).url, progress=progress)
     checkpoint = read_checkpoint(path)
     # A classifier's last layer has no place in a detector.

@@ -166,7 +166,7 @@ def read_bundled() -> Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a `.pth`, `.pt`, `.safetensors` or `.frcnn` file.
+    """Read a `.pth`, `.pt`, `.ckpt`, `.pth.tar`, `.safetensors` or `.frcnn` file.
 
     A `.pth` holds a state dict, alone or in dicts of whatever a training script keeps; a prefix that its names share,
     as DataParallel, Lightning and torch.compile put there, is taken off. The official COCO file is known by its hash,

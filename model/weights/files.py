@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from model.faster_rcnn import FasterRCNN
 from model.weights.foreign import HARMLESS_GLOBALS, foreign_objects, state_dict_in, unusable_values
-from model.weights.names import SUFFIXES
+from model.weights.names import SUFFIXES, TORCH_SUFFIXES
 from model.weights.packed import DEFAULT_STEP, pack, unpack
 
 INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
@@ -63,12 +63,12 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
     """
     if path.suffix == ".safetensors":
         tensors, info = _read_safetensors(path)
-    elif path.suffix in {".pth", ".pt"}:
+    elif path.suffix in TORCH_SUFFIXES:
         tensors, info = _read_pth(path)
     elif path.suffix == ".frcnn":
         tensors, info = _read_packed(path)
     else:
-        raise _unknown_ending(path)
+        raise _unknown_ending(path, dict.fromkeys([*SUFFIXES, *TORCH_SUFFIXES]))
     if problem := unusable_values(tensors):
         raise WeightsError(f"{path} cannot be used: {problem}. Take an earlier checkpoint, or train again")
     return tensors, info
@@ -88,7 +88,7 @@ def save_checkpoint(
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise _unknown_ending(path)
+        raise _unknown_ending(path, SUFFIXES)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not is_counter(key)}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -118,8 +118,8 @@ def is_counter(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "num_batches_tracked"
 
 
-def _unknown_ending(path: Path) -> WeightsError:
-    return WeightsError(f"the weights {path} end in none of {', '.join(SUFFIXES)}")
+def _unknown_ending(path: Path, suffixes: Iterable[str]) -> WeightsError:
+    return WeightsError(f"the weights {path} end in none of {', '.join(suffixes)}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:

@@ -9,6 +9,7 @@ COCO_V1, BUNDLED, AUTO, RANDOM = "COCO_V1", "bundled", "auto", "random"
 NONE = "none"  # weights to begin with: untrained
 SYNTHETIC = "synthetic"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".frcnn")
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".tar")  # of what torch.save wrote: Lightning's, and ".pth.tar"
 
 
 def no_such_weights(weights: str | os.PathLike[str]) -> str:

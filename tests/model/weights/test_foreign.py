@@ -67,6 +67,12 @@ def test_the_tensors_are_found_under_their_own_names(tmp_path: Path, name: str, 
     assert all(torch.equal(found[key], tensor) for key, tensor in TENSORS.items())
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "model_best.pth.tar", "their.pt"])
+def test_torchs_files_have_several_endings(tmp_path: Path, name: str) -> None:
+    torch.save(WRAPPED["Lightning"], tmp_path / name)
+    assert read_checkpoint(tmp_path / name).state_dict.keys() == TENSORS.keys()
+
+
 @pytest.mark.parametrize("module", [b"pathlib", b"pathlib._local"])  # up to Python 3.12, and of 3.13
 def test_paths_may_be_beside_the_tensors_whichever_python_wrote_them(tmp_path: Path, module: bytes) -> None:
     path = tmp_path / "their.pth"
