@@ -43,8 +43,8 @@ class Categories:
     def labels(self, wanted: Iterable[str]) -> frozenset[int]:
         """The labels meant by names or ids, one or several in a text, separated by commas.
 
-        A name as it is written comes first, then an id, then a name in another case, if one class alone has it. A
-        name may hold commas: the longest run of words that is one wins. "#3" is always the id 3.
+        A name as it is written comes first, then an id, then a name in another case, if it is the only one. It means
+        every class that has it. It may hold commas: the longest run of words that is one wins. "#3" is always the id 3.
 
         Raises:
             KeyError: with the first word that means no class, and, if it is ambiguous, the names that it may mean.
@@ -56,27 +56,28 @@ class Categories:
         return [tuple(names) for names in self._by_folded_name().values() if len(names) > 1]
 
     def _labels_in(self, text: str) -> Iterator[int]:
-        exact = {name.strip(): label for label, name in self.objects().items()}
+        exact: dict[str, list[int]] = {}
+        for label, name in self.objects().items():
+            exact.setdefault(name.strip(), []).append(label)
         words = text.split(",")
         longest = 1 + max((name.count(",") for name in exact), default=0)
         start = 0
         while start < len(words):
             for end in range(min(len(words), start + longest), start + 1, -1):
-                if (label := exact.get(",".join(words[start:end]).strip())) is not None:
+                if labels := exact.get(",".join(words[start:end]).strip()):
                     break
             else:
-                end, label = start + 1, self._label(words[start], exact)
-            yield label
+                end, labels = start + 1, self._labels_of(words[start], exact)
+            yield from labels
             start = end
 
-    def _label(self, word: str, exact: Mapping[str, int]) -> int:
-        numbers = {str(label): label for label in self.objects()}
+    def _labels_of(self, word: str, exact: Mapping[str, list[int]]) -> list[int]:
+        numbers = {str(label): [label] for label in self.objects()}
         text = word.strip()
         if text.startswith("#") and text[1:] in numbers:
             return numbers[text[1:]]
-        label = exact.get(text, numbers.get(text))
-        if label is not None:
-            return label
+        if labels := exact.get(text, numbers.get(text)):
+            return labels
         alike = self._by_folded_name().get(text.casefold(), [])
         if len(alike) != 1:
             raise KeyError(word, *alike)
@@ -85,5 +86,7 @@ class Categories:
     def _by_folded_name(self) -> dict[str, list[str]]:
         folded: dict[str, list[str]] = {}
         for name in self.objects().values():
-            folded.setdefault(name.strip().casefold(), []).append(name)
+            alike = folded.setdefault(name.strip().casefold(), [])
+            if name not in alike:
+                alike.append(name)
         return folded

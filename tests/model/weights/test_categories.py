@@ -68,3 +68,14 @@ def test_a_name_in_another_case_that_two_classes_have_is_ambiguous() -> None:
 def test_a_detector_needs_a_class(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="at least one class"):
         Categories(names)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels"),
+    [(["cat"], {1, 2}), (["CAT"], {1, 2}), (["2"], {2}), (["#1"], {1}), (["cat,dog"], {1, 2, 3}), (["a, b"], {4, 5})],
+)
+def test_a_name_means_every_class_that_has_it(wanted: list[str], labels: set[int]) -> None:
+    """Names that a user gives to foreign weights may be the same."""
+    same = Categories(("__background__", "cat", "cat", "dog", "a, b", "a, b"))
+    assert same.labels(wanted) == labels
+    assert same.same_but_for_case() == []
