@@ -139,7 +139,9 @@ class TiledQuery(DetectQuery):
         if self.tile is None:
             if self.max_detections > MOST_DETECTIONS:
                 raise ValueError(f"max_detections: at most {MOST_DETECTIONS} without tile")
-            if self.model_fields_set & {"tile_overlap", "tile_whole"}:
+            # Generated clients send every default that the document names.
+            fields = type(self).model_fields
+            if any(getattr(self, name) != fields[name].default for name in ("tile_overlap", "tile_whole")):
                 raise ValueError("tile_overlap and tile_whole say how to divide a picture, and tile is missing")
         return self
 

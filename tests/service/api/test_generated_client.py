@@ -131,6 +131,13 @@ def test_a_generated_client_calls_every_documented_path(document: dict[str, Any]
                 "inference_header_content_length": len(head),
             },
         ],
+        "detection_v1_vision_detection_post": [
+            {
+                "body": model(generated, "VisionDetectionPostBody")(
+                    image=file(payload=io.BytesIO(png)), min_confidence=0.1
+                )
+            }
+        ],
         "model_metadata_v2_models_model_get": [{"model": detector}],
         "model_ready_v2_models_model_ready_get": [{"model": detector}],
     }

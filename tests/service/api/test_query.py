@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 
 from model.weights.categories import Categories
-from service.api.query import DetectQuery, parse_query
+from service.api.query import DetectQuery, SelectionQuery, TiledQuery, parse_query
 from service.api.selection import Selection
 from service.devices.detector import ModelInfo
 from service.errors import BadParameterError
@@ -84,3 +86,10 @@ def test_what_does_not_fit_the_model_is_named(query: DetectQuery, words: str) ->
     with pytest.raises(BadParameterError) as caught:
         query.selection(INFO)
     assert words in caught.value.detail
+
+
+@pytest.mark.parametrize("kind", [SelectionQuery, DetectQuery, TiledQuery])
+def test_every_default_may_be_sent(kind: type[SelectionQuery]) -> None:
+    """Clients that are generated from the document send them all."""
+    defaults = {name: field.default for name, field in kind.model_fields.items() if field.default is not None}
+    assert parse_query(urlencode(defaults).encode(), kind).model_dump() == kind().model_dump()
