@@ -5,6 +5,7 @@ Shapes stay open, so one compiled network serves them all: the first picture of 
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import warnings
@@ -37,9 +38,7 @@ class OpenVINONetwork:
     """
 
     def __init__(self, graph: openvino.Model, *, dtype: torch.dtype, threads: int) -> None:
-        import openvino
-
-        self._compiled = openvino.Core().compile_model(
+        self._compiled = _core().compile_model(
             graph,
             "CPU",
             {
@@ -54,6 +53,18 @@ class OpenVINONetwork:
         results = self._request.infer([images.numpy()], share_inputs=True, share_outputs=True)
         outputs = [torch.from_numpy(results[output]) for output in self._compiled.outputs]
         return NetworkOutput(levels=outputs[:_LEVELS], predictions=outputs[_LEVELS:])
+
+
+@functools.cache
+def _core() -> openvino.Core:
+    """OpenVINO, which stays until the process ends.
+
+    It gives the thread that first asks for the CPU a stack for signals. Let go in another thread, it would free that
+    stack and leave it in use (2026.4): the next signal, such as Ctrl-C, would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def as_graph(model: FasterRCNN) -> openvino.Model:

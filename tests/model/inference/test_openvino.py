@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from model.inference.precision import cpu_has_bfloat16
 from model.inference.serving import ServingModel
 from model.weights.checkpoints import bundled_is_present
 from tests.support.oracle import make_pair
+from tests.support.processes import script_environment
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"min_size": 96, "max_size": 160, "rpn_post_nms_top_n_test": 100}
@@ -144,3 +147,27 @@ def test_auto_takes_int8_where_it_finds_the_same_on_the_calibration_pictures(
     assert ("int8 is not used, although it is faster" in caplog.text) != is_sound
     assert served(backend="auto").precision == "fp32"  # without pictures it is not trusted
     assert served(backend="torch", calibration=lambda: calibration_pictures(count=1)).precision == "fp32"
+
+
+LET_GO_ELSEWHERE = """
+import signal, threading
+import openvino, torch
+from openvino import opset8
+from model.inference.openvino import OpenVINONetwork
+
+images = opset8.parameter([1, 3, 8, 8], openvino.Type.f32)
+networks = [OpenVINONetwork(openvino.Model([opset8.relu(images)], [images]), dtype=torch.float32, threads=1)]
+freeing = threading.Thread(target=networks.clear)
+freeing.start()
+freeing.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.usefixtures("openvino")
+def test_a_signal_is_handled_when_another_thread_has_let_a_network_go() -> None:
+    # With a stack for signals, as pytest's processes have one, and a fault is told.
+    command = [sys.executable, "-X", "faulthandler", "-c", LET_GO_ELSEWHERE]
+    done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
