@@ -22,7 +22,7 @@ from service.wire import LONGEST_TIMEOUT_MS, PRIORITY_HEADER, TIMEOUT_HEADER, ti
 if TYPE_CHECKING:
     from types import TracebackType
 
-_UNWATCHED_S = 0.02
+_UNWATCHED_S = 0.1
 
 T = TypeVar("T")
 Reader = Callable[[Request, UploadLimits], Awaitable[T]]
