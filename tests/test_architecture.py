@@ -1,4 +1,4 @@
-"""Imports run one way: a room imports only from rooms above it in its list.
+"""Imports run one way: a room imports only from rooms on earlier lines of its list.
 
 A room is a folder of a package, or a file beside the folders. A new file in a folder needs no entry here.
 """

@@ -42,7 +42,7 @@ FIGURES: list[tuple[str, str, str, str, float]] = [
     ("docs/model.md", "after @ batches its graph", "model/inference/graphs.py", "_OFTEN = @", 1),
     ("docs/model.md", "at start (@ MiB", "service/devices/model_detector.py", "_MOST_STAGED_BYTES = @ << 20", 1),
     ("docs/model.md", "follows @ ms before", "service/batching/pace.py", "_AHEAD_S = @", 1000),
-    ("docs/scaling.md", "Serve admits @ more requests", "service/scale/arguments.py", "_ROOM_FOR_REFUSALS = @", 1),
+    ("docs/scaling.md", "Serve admits @ more requests", "service/scale/arguments.py", "_ROOM_FOR_REJECTIONS = @", 1),
     ("docs/scaling.md", "narrows the range until @ % are", "service/loadtest/search.py", "_CLOSE_ENOUGH = 1.@", 1),
     ("docs/scaling.md", "pauses for @ s after one", "service/loadtest/generator.py", "_PAUSE_AFTER_FAILURE_S = @", 1),
     ("SECURITY.md", "`memory_budget_bytes`: @ MiB and",

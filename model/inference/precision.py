@@ -115,8 +115,8 @@ def best_batch_size(run: Callable[[int], object], *, largest: int, smallest: int
         if smallest == 1 or not is_out_of_memory(error):
             raise
         return best_batch_size(run, largest=smallest // 2)
-    size, in_vain = smallest, 0
-    while 2 * size <= largest and in_vain < patience:
+    size, without_gain = smallest, 0
+    while 2 * size <= largest and without_gain < patience:
         size *= 2
         try:
             rate = _rate(run, size)
@@ -125,9 +125,9 @@ def best_batch_size(run: Callable[[int], object], *, largest: int, smallest: int
                 break
             raise
         if rate < _WORTH_WAITING_FOR * best_rate:
-            in_vain += 1
+            without_gain += 1
         else:
-            best, best_rate, in_vain = size, rate, 0
+            best, best_rate, without_gain = size, rate, 0
     return best
 
 

@@ -1,6 +1,6 @@
 """Checkpoints by where they come from: a file, the official COCO detector, the one in the package; and into a model.
 
-How files hold them is in `checkpoint_files`, and how the official ones are fetched in `download`.
+How files hold them is in `files`, and how the official ones are fetched in `download`.
 """
 
 from __future__ import annotations

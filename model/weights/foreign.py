@@ -1,6 +1,6 @@
 """Checkpoints as other programs write them: wrappers around the tensors, prefixes of their names, other detectors.
 
-Everything here works on names and values alone. Reading the files is `checkpoint_files`' part.
+Everything here works on names and values alone. `files` reads the files.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _MEANINGS = {
     429: "The queue is full, or too long for the deadline; `Retry-After` says when to try again",
     431: "The address and the headers are too long",
     500: "The device failed on this image",
-    503: "Loading, draining or failing",
+    503: "Loading, draining or failing, or no memory for this image now",
     504: "The deadline passed",
 }
 

@@ -14,7 +14,7 @@ ClientError
    +- BadParameterError      422  an option is out of range
    +- QueueFullError         429  more work than fits, or than the key may send
    +- ServerError            5xx  the service failed
-      +- UnavailableError    503  loading, draining or failing
+      +- UnavailableError    503  loading, draining or failing, or no memory for this image now
       +- ServerDeadlineError 504  the service gave up at the deadline; a DeadlineError as well
 """
 

@@ -17,7 +17,7 @@ _SECRETS = {name for name, field in Settings.model_fields.items() if field.annot
 
 # Requests that Serve lets into a replica beyond those that have a place in it: refusals leave within milliseconds, and
 # pages, probes and metrics need no place. While there is room for them, it is the replica that says no, not Serve.
-_ROOM_FOR_REFUSALS = 256
+_ROOM_FOR_REJECTIONS = 256
 # In one proxy, while every replica is full even of refusals, or none is up yet. Each request is among them for the
 # milliseconds until a replica is chosen, so that a small bound would refuse what comes all at once.
 _WAITING_FOR_A_REPLICA = 1000
@@ -143,7 +143,7 @@ class ScaleArguments(BaseModel):
         router = {"request_router_config": {"request_router_class": "service.scale.router:AnyReplica"}}
         return {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": gpus},
-            "max_ongoing_requests": settings.queue_capacity + _ROOM_FOR_REFUSALS,
+            "max_ongoing_requests": settings.queue_capacity + _ROOM_FOR_REJECTIONS,
             # Past this, Serve itself rejects, in plain text: also a 429 with Retry-After.
             "max_queued_requests": _WAITING_FOR_A_REPLICA,
             "backpressure_config": {"status_code": 429, "retry_after_s": 1},

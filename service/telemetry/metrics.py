@@ -16,7 +16,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _MODEL_LABELS = ("model", "weights", "weights_version", "version")
 _DEVICE_LABELS = ("device", "name", "precision")
 _RELOADS = ("ok", "failed", "no-memory")
-_REFUSALS = ("queue-full", "too-late", "pixels-full", "bytes-full", "memory-full")
+_REJECTION_REASONS = ("queue-full", "too-late", "pixels-full", "bytes-full", "memory-full")
 
 
 class Metrics:
@@ -37,7 +37,7 @@ class Metrics:
         self.rejected = Counter(
             "frcnn_images_rejected", "Images rejected by admission control.", ["reason"], registry=self.registry
         )
-        for reason in _REFUSALS:
+        for reason in _REJECTION_REASONS:
             # Told before the first: an increase is seen only from a value before it, and "none" is not "unknown".
             self.rejected.labels(reason)
         self.requests_now = 0  # being answered

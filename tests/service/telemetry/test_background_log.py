@@ -44,15 +44,16 @@ def test_a_reader_that_does_not_read_stops_nobody_and_is_told_what_it_missed(pip
     received: list[str] = []
     reading = threading.Thread(target=lambda: received.extend(iter(pipe[0].readline, "end\n")), daemon=True)
     reading.start()
-    for _ in range(100):
+    ends = 0
+    while reading.is_alive() and ends < 100:
         handler.flush()
         logger.warning("end")
+        ends += 1
         reading.join(0.1)
-        if not reading.is_alive():
-            break
     assert not reading.is_alive()
     told = [line for line in received if "dropped" in line]
-    assert sum(int(line.split()[0]) for line in told) + received.count(f"{long}\n") == 200
+    # An "end" that finds no room is dropped as well.
+    assert 200 <= sum(int(line.split()[0]) for line in told) + received.count(f"{long}\n") < 200 + ends
 
 
 class Gone(io.StringIO):
