@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -51,6 +53,16 @@ def bccd() -> Path:
 def _no_settings_of_the_developers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("FRCNN_", "OTEL_"))]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_the_log_as_before() -> Iterator[None]:
+    """What serves sets them for the whole process; another test would miss what its caplog should have."""
+    loggers = [logging.getLogger(name) for name in ("", "service", "model", "uvicorn", "python_multipart")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

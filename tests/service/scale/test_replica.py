@@ -36,10 +36,9 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
 def _log_as_before() -> Any:
     import logging
 
-    handlers, level = logging.root.handlers[:], logging.root.level
+    handlers = logging.root.handlers[:]
     yield
     logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
     logging.captureWarnings(False)
 
 

@@ -24,14 +24,10 @@ SECRET = "SECRET0123456789"
 def _as_before() -> Iterator[None]:
     """What `configure` changes is the process's: put it back."""
     root = logging.getLogger()
-    names = ("service", "model", "uvicorn", "python_multipart")
-    handlers, level, levels = root.handlers[:], root.level, [logging.getLogger(name).level for name in names]
+    handlers = root.handlers[:]
     yield
     logging.captureWarnings(False)
     root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, before in zip(names, levels, strict=True):
-        logging.getLogger(name).setLevel(before)
 
 
 def access_lines(text: str) -> list[dict[str, Any]]:
