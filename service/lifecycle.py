@@ -336,7 +336,7 @@ class Service:
             self._fail(detail, detail)
 
 
-def _loaded(load: Callable[[Settings], Sequence[Detector]], settings: Settings) -> Sequence[Detector]:
+def _loaded(load: LoadDetectors, settings: Settings) -> Sequence[Detector]:
     """Detectors, without the memory that loading took beyond theirs: weights in each form that was measured.
 
     The collection takes a fifth of a second at start, before there are requests, and little at a reload: what the

@@ -167,7 +167,7 @@ signal.raise_signal(signal.SIGTERM)
 
 @pytest.mark.usefixtures("openvino")
 def test_a_signal_is_handled_when_another_thread_has_let_a_network_go() -> None:
-    # With a stack for signals, as pytest's processes have one, and a fault is told.
+    # The flag gives the process a stack for signals, as pytest's processes have one, and a trace where it dies.
     command = [sys.executable, "-X", "faulthandler", "-c", LET_GO_ELSEWHERE]
     done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
