@@ -75,7 +75,7 @@ ENV PATH=/opt/app/bin:$PATH \
     TRITON_CACHE_DIR=/var/lib/frcnn/cache/triton \
     FRCNN_HOST=0.0.0.0 \
     FRCNN_PORT=8000 \
-    GOMP_SPINCOUNT=20000
+    GOMP_SPINCOUNT=2000
 # By number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
 WORKDIR /var/lib/frcnn

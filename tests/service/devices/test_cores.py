@@ -66,7 +66,7 @@ def test_beside_a_gpu_one_thread_computes(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ({}, {"GOMP_SPINCOUNT": "20000"}),
+        ({}, {"GOMP_SPINCOUNT": "2000"}),
         ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
         ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
     ],
