@@ -108,6 +108,8 @@ def test_rates_are_those_of_the_measured_seconds(page: str, says: str, measured:
         ),
         ("docs/scaling.md", "fp16, batch 32 or 1 | 692 or @ images", "| ours, fp16 | @ | 389 |"),
         ("docs/scaling.md", "over HTTP @ a second", "| 64 | @ | 125 |"),
+        ("docs/scaling.md", "over HTTP: @ ms for one", "| 1 | 101 | 9.9 | 16 | 4.7 | @ |"),
+        ("docs/scaling.md", "for one, @ ms for 32", "| 64 | 501 | 125 | 179 | 48 | @ |"),
     ],
 )
 def test_rates_are_the_measured_ones(page: str, says: str, measured: str) -> None:
