@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torchvision.models._api import WeightsEnum
 
 from model.architectures import FASTERRCNN_RESNET50_FPN, FASTERRCNN_RESNET50_FPN_V2, Architecture
@@ -34,6 +36,16 @@ from model.weights.names import AUTO, BUNDLED, COCO_V1, RANDOM, TORCH_SUFFIXES
 
 DEFAULT_TRAINABLE_LAYERS = 3
 WeightsSource: TypeAlias = str | os.PathLike[str] | WeightsEnum
+# Some functions of `torch.nn.init` can be replaced themselves, and of the others what they call.
+_RANDOM = frozenset(
+    {
+        torch.nn.init.uniform_,
+        torch.nn.init.normal_,
+        torch.nn.init.kaiming_uniform_,
+        Tensor.uniform_,
+        Tensor.normal_,
+    }
+)
 
 
 def fasterrcnn_resnet50_fpn(
@@ -179,17 +191,29 @@ def from_checkpoint(
     arguments = checkpoint.info.model_kwargs | kwargs
     num_classes = None if arguments.get("box_predictor") is not None else checkpoint.num_classes
     try:
-        model = architecture.build(
-            resnet50_body(frozen_norm=frozen, norm_eps=eps),
-            num_classes,
-            norm_layer=batch_norm(frozen=frozen, eps=eps),
-            trainable_layers=_trainable(trainable_backbone_layers),
-            **arguments,
-        )
+        with _Uninitialised():
+            model = architecture.build(
+                resnet50_body(frozen_norm=frozen, norm_eps=eps),
+                num_classes,
+                norm_layer=batch_norm(frozen=frozen, eps=eps),
+                trainable_layers=_trainable(trainable_backbone_layers),
+                **arguments,
+            )
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{checkpoint.name} asks for a detector that cannot be built: {error}") from error
     load_strictly(model, checkpoint.state_dict, source=checkpoint.name)
     return model
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out the values that layers begin with, which are random and take time: a checkpoint replaces them all."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def random_checkpoint(seed: int = 0, architecture: Architecture = FASTERRCNN_RESNET50_FPN) -> Checkpoint:

@@ -5,7 +5,7 @@ a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, 
 
     FAULTY_BATCH_S   seconds that a batch takes, however large it is
     FAULTY_LOAD_S    seconds until the model is loaded
-    FAULTY_BUILD     if set, a detector of full size is built at each load, and does nothing but take the time
+    FAULTY_BUILD     a file of weights: at each load its detector is read and built, and does nothing but take the time
     FAULTY_SLOW_PX   pictures of this width are never done being decoded
     FAULTY_RAN       a file that gets a line per batch: the numbers of its pictures
 """
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.build import from_checkpoint, random_checkpoint
+from model.build import from_checkpoint, resolve_checkpoint
 from model.inference.build import serving_model
 from model.weights.categories import Categories
 from model.weights.checkpoints import WeightsError
@@ -108,8 +108,9 @@ def zero_to_one(image: Tensor) -> float:
 
 def load(settings: Settings) -> list[Detector]:
     time.sleep(float(os.environ.get("FAULTY_LOAD_S", "0")))
-    if os.environ.get("FAULTY_BUILD"):
-        form = serving_model(from_checkpoint(random_checkpoint(), min_size=64), device=CPU, precision="fp32")
+    if file := os.environ.get("FAULTY_BUILD"):
+        model = from_checkpoint(resolve_checkpoint(file), min_size=64)
+        form = serving_model(model, device=CPU, precision="fp32")
         form.detect([torch.zeros(3, 64, 64, dtype=torch.uint8)])
     return [FaultyDetector("cpu" if settings.device == "auto" else settings.device, info_of(settings.weights))]
 

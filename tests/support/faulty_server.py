@@ -70,17 +70,17 @@ class ServerProcess:
 
 @contextmanager
 def faulty(
-    *, batch_s: float = 0.0, load_s: float = 0.0, slow_px: int = 0, build: bool = False, **settings: object
+    *, batch_s: float = 0.0, load_s: float = 0.0, slow_px: int = 0, build: Path | None = None, **settings: object
 ) -> Iterator[ServerProcess]:
     """Start a server process and wait until it is ready. With `load_s` it takes so long to load, and is not ready. With
-    `build` it builds a detector of full size at each load.
+    `build` it builds the detector of this file of weights at each load.
 
     What it logs is printed where the test fails.
     """
     environment = {f"FRCNN_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"FRCNN_PORT": "0", "FAULTY_BATCH_S": str(batch_s)}
     environment |= {"FAULTY_LOAD_S": str(load_s), "FAULTY_SLOW_PX": str(slow_px)}
-    environment |= {"FAULTY_BUILD": "1"} if build else {}
+    environment |= {} if build is None else {"FAULTY_BUILD": str(build)}
     with tempfile.TemporaryDirectory() as folder:
         log, ran = Path(folder) / "log", Path(folder) / "ran"
         ran.touch()
