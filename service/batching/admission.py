@@ -18,7 +18,7 @@ from service.batching.batch_queue import Priority
 from service.batching.budgets import Budget, Permit
 from service.batching.fairness import Caller
 from service.errors import DeadlineError, QueueFullError, TooLateError
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, RejectionReason
 
 # Weight of the newest batch in the measured rate, which rises faster: the first batch of a shape can be slow.
 _RISING, _FALLING = 0.5, 0.2
@@ -94,7 +94,7 @@ class Admission:
             raise DeadlineError("the deadline passed before the request was admitted")
         expected = self._expected_s(count, priority, caller, own)
         if expected > _SAFE_SHARE * seconds_left:
-            self._metrics.rejected.labels("too-late").inc(count)
+            self._metrics.count_rejected("too-late", count)
             raise TooLateError(
                 f"the answer would take about {expected:.3g} s, and is wanted within {seconds_left:.3g} s",
                 retry_after_s=_seconds(expected - _SAFE_SHARE * seconds_left),
@@ -139,8 +139,10 @@ class Admission:
         before = rate if self._images_per_s is None else self._images_per_s
         self._images_per_s = before + (_RISING if rate > before else _FALLING) * (rate - before)
 
-    def _full(self, reason: str, detail: str, count: int = 1, priority: Priority = Priority.NORMAL) -> QueueFullError:
-        self._metrics.rejected.labels(reason).inc(count)
+    def _full(
+        self, reason: RejectionReason, detail: str, count: int = 1, priority: Priority = Priority.NORMAL
+    ) -> QueueFullError:
+        self._metrics.count_rejected(reason, count)
         return QueueFullError(detail, retry_after_s=self._retry_after_s(count, priority))
 
     def _expected_s(self, count: int, priority: Priority, caller: Caller, own: int) -> float:

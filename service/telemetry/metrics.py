@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Literal, TypeAlias, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
@@ -16,7 +17,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _MODEL_LABELS = ("model", "weights", "weights_version", "version")
 _DEVICE_LABELS = ("device", "name", "precision")
 _RELOADS = ("ok", "failed", "no-memory")
-_REJECTION_REASONS = ("queue-full", "too-late", "pixels-full", "bytes-full", "memory-full")
+RejectionReason: TypeAlias = Literal["queue-full", "too-late", "pixels-full", "bytes-full", "memory-full"]
 
 
 class Metrics:
@@ -34,12 +35,12 @@ class Metrics:
         self.batch_size = Histograms(
             "frcnn_batch_size", "Images in a batch.", (1, 2, 4, 8, 16, 32, 64, 128), None, self.registry
         ).labels()
-        self.rejected = Counter(
+        self._rejected = Counter(
             "frcnn_images_rejected", "Images rejected by admission control.", ["reason"], registry=self.registry
         )
-        for reason in _REJECTION_REASONS:
+        for reason in get_args(RejectionReason):
             # Told before the first: an increase is seen only from a value before it, and "none" is not "unknown".
-            self.rejected.labels(reason)
+            self._rejected.labels(reason)
         self.requests_now = 0  # being answered
         Gauge(
             "frcnn_requests_in_flight", "Requests being answered, of every route.", registry=self.registry
@@ -64,6 +65,10 @@ class Metrics:
             self.reloads.labels(result)
         ProcessCollector(registry=self.registry)
         self.ready = Gauge("frcnn_ready", "1 while the service takes requests.", registry=self.registry)
+
+    def count_rejected(self, reason: RejectionReason, images: int) -> None:
+        """Count images that were rejected for lack of room or time."""
+        self._rejected.labels(reason).inc(images)
 
     def set_model_info(self, model: str, weights: str, weights_version: str, version: str) -> None:
         """Tell what is served, in place of what was."""

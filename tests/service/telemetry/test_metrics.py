@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.telemetry.metrics import Histograms, Metrics
+from service.telemetry.metrics import Histograms, Metrics, RejectionReason
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import serving
 
@@ -26,8 +27,7 @@ def samples(text: str) -> dict[str, dict[str, float]]:
 
 def test_what_has_not_happened_is_told_as_none() -> None:
     told = samples(Metrics().exposition()[0].decode())["frcnn_images_rejected_total"]
-    reasons = ("queue-full", "too-late", "pixels-full", "bytes-full", "memory-full")
-    assert told == {f"reason={name}": 0 for name in reasons}
+    assert told == {f"reason={name}": 0 for name in get_args(RejectionReason)}
 
 
 @pytest.mark.anyio
@@ -132,3 +132,18 @@ def test_the_page_names_every_metric() -> None:
     ours = {name for name in families if name.startswith("frcnn_") and not name.endswith("_created")}
     named = {name.removesuffix("_total") for name in re.findall(r"`(frcnn_[a-z_]+)", DOCUMENT.read_text())}
     assert named == ours
+
+
+@pytest.mark.parametrize(
+    ("metric", "label"), [("frcnn_images_rejected_total", "reason"), ("frcnn_reloads_total", "result")]
+)
+def test_the_page_names_every_value_of_a_label(metric: str, label: str) -> None:
+    told = {labels.removeprefix(f"{label}=") for labels in samples(Metrics().exposition()[0].decode())[metric]}
+    (row,) = re.findall(rf"^\| `{metric}` \| `{label}` \| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert set(re.findall(r"`([^`]+)`", row)) == told
+
+
+def test_the_page_explains_only_rejections_that_are_counted() -> None:
+    explained = re.findall(r"^\| rejections by `([^`]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    assert explained
+    assert set(explained) <= set(get_args(RejectionReason))
