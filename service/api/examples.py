@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 _MODEL = {"name": "fasterrcnn_resnet50_fpn", "weights": "bundled", "version": "9bf86393ebff"}
-QUERY = {"max_detections": 3}
 DETECTION: dict[str, Any] = {
     "boxes": [
         [534.6039, 204.2194, 628.0342, 294.7574],
@@ -21,7 +20,6 @@ DETECTION: dict[str, Any] = {
     "image": {"width": 640, "height": 480},
     "model": _MODEL,
 }
-NO_IMAGE = b"no image"
 PROBLEM: dict[str, Any] = {
     "type": "urn:faster-rcnn-service:broken-image",
     "title": "Bad Request",

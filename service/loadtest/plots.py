@@ -12,7 +12,6 @@ _WIDTH, _HEIGHT = 560, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 26, 14, 44
 
 Points: TypeAlias = Sequence[tuple[float, float]]
-Bar: TypeAlias = tuple[float, float, float]  # from x, to x, height
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The fixed-shape form against the eager serving form, with the kernels' plain PyTorch references."""
+"""The fixed-shape form against the eager serving form, with suppression in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from model.inference.fixed_shapes import FixedShapeHeads, detections_of
-from model.inference.kernels.nms import reference_nms_mask
 from model.inference.serving import ServingModel
 from model.structures import SizeHW
 from tests.support.oracle import blobs, make_pair, pin_scales
+from tests.support.plain_nms import reference_nms_mask
 
 SMALL: dict[str, Any] = {
     "min_size": 128,

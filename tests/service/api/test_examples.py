@@ -19,6 +19,7 @@ from service.settings import Settings
 from tests.support.servers import served
 
 README = Path(__file__).parents[3] / "README.md"
+QUERY = {"max_detections": 3}  # of the examples
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,12 @@ def check(answer: dict[str, Any], example: dict[str, Any]) -> None:
 
 
 def test_detection(client: httpx.Client, picture: bytes) -> None:
-    check(client.post("/detect", params=examples.QUERY, content=picture).json(), examples.DETECTION)
+    check(client.post("/detect", params=QUERY, content=picture).json(), examples.DETECTION)
 
 
 def test_batch_with_a_problem(client: httpx.Client, picture: bytes) -> None:
-    files = [("file", picture), ("file", examples.NO_IMAGE)]
-    found, problem = client.post("/detect/batch", params=examples.QUERY, files=files).json()["results"]
+    files = [("file", picture), ("file", b"no image")]
+    found, problem = client.post("/detect/batch", params=QUERY, files=files).json()["results"]
     check(found, examples.BATCH["results"][0])
     assert problem | {"request_id": ""} == examples.PROBLEM | {"request_id": ""}
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-from model.inference.kernels.nms import nms_mask, reference_nms_mask
+from model.inference.kernels.nms import nms_mask
+from tests.support.plain_nms import reference_nms_mask
 
 
 def crowded(groups: int, count: int, seed: int = 0) -> Tensor:
