@@ -51,6 +51,15 @@ def test_continuous_integration_tries_every_python_that_is_promised() -> None:
     assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
 
 
+def test_continuous_integration_builds_the_image_once() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    (step,) = [step for step in workflow["jobs"]["test"]["steps"] if step.get("run") == ".ci/run"]
+    builds = re.fullmatch(r"\$\{\{ matrix\.python != '(3\.\d+)' && '1' \|\| '' \}\}", step["env"]["SKIP_DOCKER"])
+    assert builds is not None
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"].count(builds[1]) == 1
+    assert "${SKIP_DOCKER:-}" in (ROOT / ".ci" / "run").read_text()
+
+
 def test_users_see_our_types() -> None:
     shipped = project()["tool"]["setuptools"]["package-data"]
     for package in ("model", "service"):
