@@ -149,7 +149,7 @@ def _measure(data: bytes, results: Any) -> None:
         read_pixels(image)
         outcome = f"{image.width} x {image.height}"
     except ImageError as error:
-        outcome = f"refused: {error}"
+        outcome = f"rejected: {error}"
     results.put((outcome, time.process_time() - started, _peak_mebibytes() - before, reserved))
 
 

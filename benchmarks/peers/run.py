@@ -192,7 +192,7 @@ def measured(url: str, request: Request, connections: int, seconds: int) -> Figu
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "600s"]
     shown = subprocess.run([*command, "-s", str(script), url], capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in shown:
-        raise RuntimeError(f"{url} refused some: {shown}")
+        raise RuntimeError(f"{url} rejected some: {shown}")
     figures = Figures.of(shown)
     if not figures.per_s:
         raise RuntimeError(f"{url} answered nobody within {seconds} s; measure longer (--seconds)")

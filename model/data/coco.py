@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.data.coco_places import ImagePlaces, split_names
-from model.data.picture_files import files_below
+from model.data.image_files import files_below
 from model.data.report import Report
 from model.data.samples import DataError, FileData, RawBox, RawExample, held_out, object_names, settle
 from model.structures import SizeHW

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from model.data.picture_files import PictureIndex
+from model.data.image_files import ImageIndex
 from model.data.samples import DataError
 
 _OTHER_NAMES = {"val": ("val", "valid", "validation"), "train": ("train", "training"), "test": ("test", "testing")}
@@ -43,7 +43,7 @@ class ImagePlaces:
             self._folders = [folder for root in beside for place in places if (folder := root / place).is_dir()]
             is_apart = json_path.parent.name.lower() in _FOLDERS_OF_JSON
             self._root = path if path.is_dir() else json_path.parent.parent if is_apart else json_path.parent
-        self._index = PictureIndex([self._root], preferred=split_names(split))
+        self._index = ImageIndex([self._root], preferred=split_names(split))
 
     def find(self, file_name: str) -> Path:
         """The image's file, or the path of one that does not exist.

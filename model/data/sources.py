@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.data.coco import read_coco_data
-from model.data.picture_files import files_below
+from model.data.image_files import files_below
 from model.data.report import Report
 from model.data.samples import DataError, DetectionData
 from model.data.synthetic import SyntheticData

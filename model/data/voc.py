@@ -7,7 +7,7 @@ import unicodedata
 import xml.etree.ElementTree as ET
 from pathlib import Path, PurePosixPath
 
-from model.data.picture_files import PictureIndex, files_below, is_picture
+from model.data.image_files import ImageIndex, files_below, is_image
 from model.data.report import Report
 from model.data.samples import DataError, FileData, RawBox, RawExample, held_out, object_names, settle
 from model.structures import SizeHW
@@ -40,7 +40,7 @@ def read_voc(
     report = Report(f"{folder.name} {split}")
     raw_examples = []
     annotations = _annotations(folder)
-    pictures = PictureIndex([folder / "JPEGImages"])
+    pictures = ImageIndex([folder / "JPEGImages"])
     for name in _names(folder, split, whole, annotations):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             report.note("name of a file outside the folder, left out", name)
@@ -94,14 +94,14 @@ def _names(folder: Path, split: str, whole: bool, annotations: dict[str, Path]) 
 def _known_or_first(annotations: dict[str, Path], line: str) -> str:
     """The name that a line means: all of it if it has an annotation, else without its second column."""
     for name in (line, re.sub(r"\s+-?[01]$", "", line)):
-        bare = _composed(name.removesuffix(Path(name).suffix) if is_picture(Path(name)) else name)
+        bare = _composed(name.removesuffix(Path(name).suffix) if is_image(Path(name)) else name)
         if bare in annotations:
             break
     return bare
 
 
 def _read_annotation(
-    folder: Path, name: str, annotations: dict[str, Path], pictures: PictureIndex, report: Report
+    folder: Path, name: str, annotations: dict[str, Path], pictures: ImageIndex, report: Report
 ) -> RawExample | None:
     path = annotations.get(name)
     if path is None:
@@ -124,7 +124,7 @@ def _read_annotation(
     return RawExample(path=image, stated_hw=_stated_hw(root), boxes=boxes)
 
 
-def _image_path(name: str, root: ET.Element, pictures: PictureIndex) -> Path | None:
+def _image_path(name: str, root: ET.Element, pictures: ImageIndex) -> Path | None:
     """By the annotation's own name; <filename> may name another ending, and <path> is someone else's disk."""
     own = PurePosixPath(f"{name}.jpg")  # its ending counts for nothing, but a name may hold dots
     stated = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/"))

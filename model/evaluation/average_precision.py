@@ -166,7 +166,7 @@ def _count(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, ND
     from faster_coco_eval import COCO, COCOeval_faster  # here: serving, and training without validation, do without it
 
     if not results:
-        # The evaluator refuses an empty list, though finding nothing is an answer: precision and recall are 0.
+        # The evaluator takes no empty list, though finding nothing is an answer: precision and recall are 0.
         labels = [category["id"] for category in truth["categories"]]
         nothing = np.full((len(labels), len(_AREA_INDEX), 1), -1.0)
         for annotation in truth["annotations"]:

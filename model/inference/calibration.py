@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.data.picture_files import PICTURE_ENDINGS, files_below, is_picture
+from model.data.image_files import IMAGE_ENDINGS, files_below, is_image
 from model.data.samples import DataError, read_image
 from model.data.synthetic import SyntheticData
 from model.inference.errors import CalibrationError
@@ -27,11 +27,11 @@ def calibration_pictures(folder: Path | None = None, count: int = PICTURES) -> l
         return [data[index][0] for index in range(count)]
     if not folder.is_dir():
         raise CalibrationError(f"there is no folder {folder} with pictures to calibrate on")
-    paths = [path for path in files_below(folder) if is_picture(path)]
+    paths = [path for path in files_below(folder) if is_image(path)]
     chosen = [paths[round(index)] for index in torch.linspace(0, len(paths) - 1, min(count, len(paths))).tolist()]
     pictures = [picture for path in chosen if (picture := _read(path)) is not None]
     if not pictures:
-        raise CalibrationError(f"{folder} has no readable pictures ({', '.join(PICTURE_ENDINGS)}) to calibrate on")
+        raise CalibrationError(f"{folder} has no readable pictures ({', '.join(IMAGE_ENDINGS)}) to calibrate on")
     return pictures
 
 

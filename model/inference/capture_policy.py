@@ -25,16 +25,16 @@ class CapturePolicy:
         self._usual = tuple(usual)
         self._often = often
         self._came: Counter[Key] = Counter()  # bounded: there are so many padded shapes, and few sizes
-        self._refused: set[Key] = set()
+        self._rejected: set[Key] = set()
 
     def came(self, key: Key) -> bool:
         """Count a batch that has no graph. Returns whether to make one now."""
         self._came[key] += 1
-        return self._came[key] >= self._often and key not in self._refused
+        return self._came[key] >= self._often and key not in self._rejected
 
-    def refuse(self, key: Key) -> None:
+    def reject(self, key: Key) -> None:
         """No graph can be made for it."""
-        self._refused.add(key)
+        self._rejected.add(key)
 
     def next(self, made: Container[Key], *, room: bool) -> Key | None:
         """What to make while the device is idle; None if there is nothing.
@@ -48,4 +48,4 @@ class CapturePolicy:
         if not room:
             return None
         wanted = [key for key, _ in self._came.most_common()] + list(self._usual)
-        return next((key for key in wanted if key not in made and key not in self._refused), None)
+        return next((key for key in wanted if key not in made and key not in self._rejected), None)

@@ -220,7 +220,7 @@ class GraphedModel(ServingModel):
             if is_out_of_memory(error):
                 raise
             logger.exception("no CUDA graph for %d pictures padded to %s", key[1], key[0])
-            self._policy.refuse(key)
+            self._policy.reject(key)
             return None
         if len(self._graphs) > self._most_graphs:
             self._graphs.popitem(last=False)

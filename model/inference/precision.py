@@ -21,7 +21,7 @@ _WORTH_WAITING_FOR = 1.05  # times as many pictures a second; less does not pay 
 
 
 def check_precision(name: str, device: torch.device) -> None:
-    """Refuse what the device has not, before anything large is read.
+    """Reject what the device has not, before anything large is read.
 
     Raises:
         PrecisionError: unknown, or not on this device.
@@ -38,7 +38,7 @@ def check_precision(name: str, device: torch.device) -> None:
 
 
 def check_backend(name: str, device: torch.device) -> None:
-    """Refuse what cannot compute the network there.
+    """Reject what cannot compute the network there.
 
     Raises:
         PrecisionError: unknown, or not on this device.

@@ -33,7 +33,7 @@ def identity(
 def check_same_run(
     state: Mapping[str, Any], now: Identity, class_names: tuple[str, ...], folder: Path, *, allow_changes: bool
 ) -> None:
-    """Refuse to go on with a run under settings or on data that are not its own.
+    """Reject a run that would go on under settings or on data that are not its own.
 
     Args:
         state: the run's snapshot.

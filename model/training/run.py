@@ -83,7 +83,7 @@ class EarlierRun:
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder that holds another run, or no run to resume.
+    """Reject a folder that holds another run, or no run to resume.
 
     Raises:
         DataError: with what to do.

@@ -104,7 +104,7 @@ class TrainSettings:
             if isinstance(value, str) and value not in choices:
                 raise ValueError(f"{one.name} must be one of {', '.join(choices)}, not {value!r}")
             least, most = one.metadata.get("least"), one.metadata.get("most")
-            # Written so that NaN is refused.
+            # Written so that NaN is rejected.
             if value is not None and not ((least is None or value >= least) and (most is None or value <= most)):
                 bounds = f"at least {least}" if most is None else f"from {least} to {most}"
                 raise ValueError(f"{one.name} must be {bounds}, not {value}")

@@ -55,7 +55,7 @@ class Checkpoint:
             WeightsError: the tensors are not those of a detector with the standard predictor.
         """
         if PREDICTOR_KEY not in self.state_dict or self.state_dict[PREDICTOR_KEY].dim() != 2:
-            _refuse_other_architecture(self.name, self.state_dict, self.architecture)
+            _reject_other_architecture(self.name, self.state_dict, self.architecture)
             raise WeightsError(
                 f"{self.name} is not a Faster R-CNN checkpoint: it has no matrix {PREDICTOR_KEY}. "
                 f"Its first keys: {', '.join(list(self.state_dict)[:4]) or 'none'}"
@@ -142,7 +142,7 @@ def read_coco(architecture: Architecture = FASTERRCNN_RESNET50_FPN, *, progress:
         WeightsError: the cache holds something else under its name, or the file may not be read.
     """
     path = fetch_coco(architecture, progress=progress)
-    _refuse_unreadable(path)
+    _reject_unreadable(path)
     digest = _sha256(path)
     if _official_coco(digest) is not architecture:
         raise WeightsError(f"{path} is not the official file, or is damaged: delete it and try again")
@@ -176,7 +176,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         WeightsError: the file is missing, may not be read, is broken, or of another kind, or changes meanwhile.
     """
     path = Path(path)
-    _refuse_unreadable(path)
+    _reject_unreadable(path)
     before = _state(path)
     digest = _sha256(path)
     tensors, info = read_file(path)
@@ -192,8 +192,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
-def _refuse_unreadable(path: Path) -> None:
-    """Refuse a path that cannot be read: each format's reader has another error for it, some a misleading one."""
+def _reject_unreadable(path: Path) -> None:
+    """Reject a path that cannot be read: each format's reader has another error for it, some a misleading one."""
     if message := unreadable_weights(path):
         raise WeightsError(message)
 
@@ -229,21 +229,21 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], *, source:
         ]
     )
     if problems:
-        _refuse_other_architecture(source, found, architecture_of(expected))
+        _reject_other_architecture(source, found, architecture_of(expected))
         raise WeightsError(f"{source} does not fit the model in {len(problems)} places:\n  {in_few_lines(problems)}")
     model.load_state_dict({k: t for k, t in found.items() if k in expected}, strict=False)
 
 
 def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
-    """Refuse a checkpoint of another architecture.
+    """Reject a checkpoint of another architecture.
 
     Raises:
         WeightsError: names the one that it has.
     """
-    _refuse_other_architecture(checkpoint.name, checkpoint.state_dict, wanted)
+    _reject_other_architecture(checkpoint.name, checkpoint.state_dict, wanted)
 
 
-def _refuse_other_architecture(source: str, tensors: Mapping[str, Tensor], wanted: Architecture) -> None:
+def _reject_other_architecture(source: str, tensors: Mapping[str, Tensor], wanted: Architecture) -> None:
     name = other_architecture(tensors)
     if name is None and architecture_of(tensors) is not wanted:
         name = architecture_of(tensors).name

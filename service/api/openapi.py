@@ -179,7 +179,7 @@ def _errors_of(path: str) -> Callable[..., dict[int | str, dict[str, Any]]]:
 def _ask_for_keys(paths: dict[str, dict[str, Any]]) -> None:
     for path, operations in paths.items():
         if path not in PROBE_PATHS:
-            refusals = _errors_of(path)(401)
+            unauthorized = _errors_of(path)(401)
             for operation in operations.values():
                 operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
-                operation["responses"] |= {str(status): told for status, told in refusals.items()}
+                operation["responses"] |= {str(status): told for status, told in unauthorized.items()}

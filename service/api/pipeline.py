@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.api.job import Job
-from service.api.room import NoRoomError, Room
+from service.api.reservation import NoRoomError, Reservation
 from service.api.tiles import Tiling, merge
 from service.batching.budgets import Permit
 from service.batching.decode_threads import Continuation, cost_of
@@ -64,14 +64,14 @@ async def detect_image(job: Job, data: bytes, *, keep_picture: bool = False, pat
         ServiceError: what is wrong with the image, or with the service.
     """
     _check_bytes(job, data)
-    room = Room(job, is_drawn=keep_picture)
-    decoding = _decode_patiently(job, room, data) if patient else _decode(job, room, data)
+    reservation = Reservation(job, is_drawn=keep_picture)
+    decoding = _decode_patiently(job, reservation, data) if patient else _decode(job, reservation, data)
     del data  # it is not needed any more once it is decoded
-    return await _detect(job, room, decoding, keep_picture=keep_picture)
+    return await _detect(job, reservation, decoding, keep_picture=keep_picture)
 
 
 async def detect_tiles(job: Job, data: bytes, tiling: Tiling, *, keep_picture: bool = False) -> ImageResult:
-    """Detect in one image file in parts. Each part is an image of the queue and counts as one in quota and deadline.
+    """Detect in one image file in parts. Each part is an image of the queue and counts as one in budgets and deadline.
 
     Args:
         job: holds the image's place; the other parts' are reserved once the file tells its size.
@@ -84,8 +84,8 @@ async def detect_tiles(job: Job, data: bytes, tiling: Tiling, *, keep_picture: b
         ServiceError: what `detect_image` raises; the failure of a part is the image's.
     """
     started = time.perf_counter()
-    room = Room(job, is_drawn=keep_picture)
-    decoding = _decode_in_parts(job, room, data, tiling)
+    reservation = Reservation(job, is_drawn=keep_picture)
+    decoding = _decode_in_parts(job, reservation, data, tiling)
     del data  # it is not needed any more once it is decoded
     try:
         with job.stage("decode"):
@@ -98,12 +98,14 @@ async def detect_tiles(job: Job, data: bytes, tiling: Tiling, *, keep_picture: b
     iou_threshold = answers[0].info.iou_threshold
     merged = await job.in_thread(lambda: merge(parts, found, size_hw, iou_threshold=iou_threshold))
     if not keep_picture:
-        room.release()
+        reservation.release()
     kept = picture if keep_picture else None
-    return ImageResult(size_hw, _summed_up(answers, merged), decode_s, kept, room.memory, len(parts))
+    return ImageResult(size_hw, _summed_up(answers, merged), decode_s, kept, reservation.memory, len(parts))
 
 
-async def _decode_in_parts(job: Job, room: Room, data: bytes, tiling: Tiling) -> tuple[Picture, list[Region]]:
+async def _decode_in_parts(
+    job: Job, reservation: Reservation, data: bytes, tiling: Tiling
+) -> tuple[Picture, list[Region]]:
     """Decode a file, and tell the parts of its picture, which are reserved."""
     _check_bytes(job, data)
     max_pixels = job.settings.max_image_pixels
@@ -114,8 +116,8 @@ async def _decode_in_parts(job: Job, room: Room, data: bytes, tiling: Tiling) ->
         job.reserve_images(len(parts) - 1)
     # All parts lie in the one picture's memory; on the device each is of its own padded shape.
     device_pixels = sum(job.batcher.pixels(part.width, part.height) for part in parts)
-    room.reserve(image.upright_wh, image.working_bytes, device_pixels=device_pixels)
-    picture = await job.in_thread(partial(_decode_pixels, room, image), cost=cost_of(image.work))
+    reservation.reserve(image.upright_wh, image.working_bytes, device_pixels=device_pixels)
+    picture = await job.in_thread(partial(_decode_pixels, reservation, image), cost=cost_of(image.work))
     return picture, parts
 
 
@@ -160,13 +162,13 @@ async def detect_pixels(job: Job, pixels: npt.NDArray[np.uint8]) -> ImageResult:
     """
     height, width, _ = pixels.shape
     check_pixels(width, height, max_pixels=job.settings.max_image_pixels)
-    room = Room(job, is_drawn=False)
+    reservation = Reservation(job, is_drawn=False)
 
     def copy() -> Picture:
-        room.reserve((width, height), 0)
-        return room.decoded(from_pixels(pixels, allocate=room.allocate))
+        reservation.reserve((width, height), 0)
+        return reservation.decoded(from_pixels(pixels, allocate=reservation.allocate))
 
-    return await _detect(job, room, job.in_thread(copy), keep_picture=False)
+    return await _detect(job, reservation, job.in_thread(copy), keep_picture=False)
 
 
 async def detect_images(job: Job, files: Sequence[bytes]) -> list[ImageResult | ServiceError]:
@@ -185,7 +187,9 @@ def _check_bytes(job: Job, data: bytes) -> None:
         raise TooLargeError(f"the image has {len(data):,} bytes; at most {limit:,} are taken")
 
 
-async def _detect(job: Job, room: Room, decoding: Awaitable[Picture], *, keep_picture: bool) -> ImageResult:
+async def _detect(
+    job: Job, reservation: Reservation, decoding: Awaitable[Picture], *, keep_picture: bool
+) -> ImageResult:
     started = time.perf_counter()
     try:
         with job.stage("decode"):
@@ -195,33 +199,33 @@ async def _detect(job: Job, room: Room, decoding: Awaitable[Picture], *, keep_pi
     except NoRoomError as error:
         raise error.rejection() from None
     except Exception:  # not a cancellation, after which a thread may still decode: the job waits for it
-        room.release()
+        reservation.release()
         raise
     if not keep_picture:
-        room.release()
-    return ImageResult(picture.size_hw, answer, decode_s, picture if keep_picture else None, room.memory)
+        reservation.release()
+    return ImageResult(picture.size_hw, answer, decode_s, picture if keep_picture else None, reservation.memory)
 
 
-def _decode(job: Job, room: Room, data: bytes) -> Awaitable[Picture]:
+def _decode(job: Job, reservation: Reservation, data: bytes) -> Awaitable[Picture]:
     max_pixels = job.settings.max_image_pixels
 
     def decode() -> Picture | Continuation:
         image = open_image(data, max_pixels=max_pixels)
 
         def decode_pixels() -> Picture:
-            room.reserve(image.upright_wh, image.working_bytes)
-            return _decode_pixels(room, image)
+            reservation.reserve(image.upright_wh, image.working_bytes)
+            return _decode_pixels(reservation, image)
 
         return Continuation(cost_of(image.work), decode_pixels)
 
     return job.in_thread(decode)
 
 
-async def _decode_patiently(job: Job, room: Room, data: bytes) -> Picture:
+async def _decode_patiently(job: Job, reservation: Reservation, data: bytes) -> Picture:
     image = await job.in_thread(lambda: open_image(data, max_pixels=job.settings.max_image_pixels))
-    await room.reserve_when_free(image.upright_wh, image.working_bytes)  # not in a thread
-    return await job.in_thread(partial(_decode_pixels, room, image), cost=cost_of(image.work))
+    await reservation.reserve_when_free(image.upright_wh, image.working_bytes)  # not in a thread
+    return await job.in_thread(partial(_decode_pixels, reservation, image), cost=cost_of(image.work))
 
 
-def _decode_pixels(room: Room, image: OpenedImage) -> Picture:
-    return room.decoded(upright_rgb(image, allocate=room.allocate))
+def _decode_pixels(reservation: Reservation, image: OpenedImage) -> Picture:
+    return reservation.decoded(upright_rgb(image, allocate=reservation.allocate))

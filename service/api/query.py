@@ -125,8 +125,8 @@ class TiledQuery(DetectQuery):
         None,
         ge=64,
         le=8192,
-        description="Look at a large picture in tiles of this many pixels a side. Each counts as an image in quota and "
-        "deadline, and by default in priority `low`.",
+        description="Look at a large picture in tiles of this many pixels a side. Each counts as an image in budgets "
+        "and deadline, and by default in priority `low`.",
         examples=[None],
     )
     tile_overlap: float = Field(

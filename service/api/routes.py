@@ -1,4 +1,4 @@
-"""HTTP routes. Per request: check the quota, read the body, reserve its images, decode, detect, encode."""
+"""HTTP routes. Per request: check the budgets, read the body, reserve its images, decode, detect, encode."""
 
 from __future__ import annotations
 

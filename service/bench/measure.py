@@ -29,7 +29,7 @@ _SHAPES, _SHAPE_CALLERS, _SHAPE_BATCH, _SHAPE_BATCH_S = 30, 64, 16, 0.05
 
 
 class BenchError(RuntimeError):
-    """A server refused what it was measured with, so its figures mean nothing."""
+    """A server rejected what it was measured with, so its figures mean nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ ClientError
 +- ConnectionLostError   no connection, or one that broke
 +- AnswerError           an answer that is not this service's; is the address right?
 +- DeadlineError         the caller's time was over before the answer came
-+- ProblemError          the service refused; its problem document says why
++- ProblemError          the service answered with an error; its problem document says why
    +- BadRequestError        400  not an image, or a damaged one
    +- AuthenticationError    401, 403  no key, a wrong one, or one that may not do this
    +- TooLargeError          413  too many bytes or pixels
@@ -48,7 +48,7 @@ class DeadlineError(ClientError, TimeoutError):
 
 
 class ProblemError(ClientError):
-    """The service refused, and said why (RFC 9457).
+    """The service answered with a problem document (RFC 9457).
 
     Args:
         detail: what is wrong, in words.

@@ -176,7 +176,7 @@ class Exchanges:
                 error = _transport_error(outcome)
             lost += error.lost_midway
             pause_s = self._retry.pause_s(error, failures, lost, self._random)
-            # What refused us is worth more to the caller than that waiting longer would have been too late.
+            # The error tells the caller more than that another try would have been too late.
             if pause_s is None or self._clock() + pause_s >= deadline:
                 raise error
             yield pause_s

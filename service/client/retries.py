@@ -38,7 +38,7 @@ class RetryPolicy:
     def pause_s(self, error: ClientError, failures: int, lost: int, random: Random) -> float | None:
         """Seconds to wait after the given number of failures, so many of them lost midway, or None to give up.
 
-        The whole pause is random (after Retry-After, its excess), so that callers who were refused together do not
+        The whole pause is random (after Retry-After, its excess), so that callers who were rejected together do not
         come back together.
         """
         if failures >= self.attempts or lost > self.resends or not isinstance(error, _WORTH_ANOTHER_TRY):

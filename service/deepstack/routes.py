@@ -1,4 +1,4 @@
-"""DeepStack's route. An image takes the same way as through `/detect`: quota, deadline, batches."""
+"""DeepStack's route. An image takes the same way as through `/detect`: budgets, deadline, batches."""
 
 from __future__ import annotations
 

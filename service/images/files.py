@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.data.picture_files import PICTURE_ENDINGS, files_below, is_picture
+from model.data.image_files import IMAGE_ENDINGS, files_below, is_image
 
-IMAGE_SUFFIXES = frozenset(PICTURE_ENDINGS)
+IMAGE_SUFFIXES = frozenset(IMAGE_ENDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def image_files(paths: Iterable[Path]) -> list[ImageFile]:
     files = []
     for path in paths:
         if path.is_dir():
-            below = [p for p in files_below(path) if is_picture(p) and p.is_file()]
+            below = [p for p in files_below(path) if is_image(p) and p.is_file()]
             files += [ImageFile(p, p.relative_to(path)) for p in below]
         elif path.exists():
             files.append(ImageFile(path, Path(path.name)))

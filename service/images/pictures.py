@@ -100,7 +100,7 @@ def open_image(data: bytes, *, max_pixels: int) -> OpenedImage:
 
 
 def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
-    """Refuse an image of too many pixels, or of none.
+    """Reject an image of too many pixels, or of none.
 
     Raises:
         TooLargeError, BrokenImageError

@@ -14,7 +14,7 @@ from service.loadtest.samples import Recorder, Samples
 from service.loadtest.transport import Transport
 
 DROPPED = "not sent: too many in flight"
-_PAUSE_AFTER_FAILURE_S = 0.1  # of a caller in closed loop, or a service that refuses would be asked as fast as it can
+_PAUSE_AFTER_FAILURE_S = 0.1  # of a caller in closed loop, or a service that rejects would be asked as fast as it can
 _SWITCH_INTERVAL_S = 0.0005  # Python's own is 5 ms, by which the pacer could come late
 
 

@@ -82,7 +82,7 @@ class Transport:
             answered = True
             timing = response.headers.get("server-timing", "").encode("latin-1")
             if response.status_code != 200:
-                failure = refusal(response.status_code, response.content)
+                failure = failed_answer(response.status_code, response.content)
             self._idle.append(client)
         # The callee may send the next request by this client at once.
         on_reply(failure, handed_over if sent is None else sent, time.monotonic(), timing)
@@ -101,7 +101,7 @@ def _failure(error: httpx.HTTPError) -> str:
     return GARBLED if garbled else LOST
 
 
-def refusal(status: int, body: bytes) -> str:
+def failed_answer(status: int, body: bytes) -> str:
     """`429 queue-full`, from a problem document; the status alone if the body is none."""
     try:
         return f"{status} {json.loads(body)['type'].rpartition(':')[2]}"

@@ -1,4 +1,4 @@
-"""The protocol's routes. An image takes the same way as through `/detect`: quota, deadline, batches."""
+"""The protocol's routes. An image takes the same way as through `/detect`: budgets, deadline, batches."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 _SECRETS = {name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None}
 
-# Requests that Serve lets into a replica beyond those that have a place in it: refusals leave within milliseconds, and
-# pages, probes and metrics need no place. While there is room for them, it is the replica that says no, not Serve.
+# Requests that Serve lets into a replica beyond those that have a place in it: rejections leave within milliseconds,
+# and pages, probes and metrics need no place. While there is room for them, it is the replica that says no, not Serve.
 _ROOM_FOR_REJECTIONS = 256
-# In one proxy, while every replica is full even of refusals, or none is up yet. Each request is among them for the
-# milliseconds until a replica is chosen, so that a small bound would refuse what comes all at once.
+# In one proxy, while every replica is full even of rejections, or none is up yet. Each request is among them for the
+# milliseconds until a replica is chosen, so that a small bound would reject what comes all at once.
 _WAITING_FOR_A_REPLICA = 1000
 # Serve looks at a draining replica again after this; its own default of 2 s would add to every end.
 _DRAIN_LOOK_S = 0.5
@@ -77,7 +77,7 @@ class ScaleArguments(BaseModel):
             raise ValueError(_in_words(error)) from None
         if self.target_ongoing_requests >= capacity:
             raise ValueError(
-                f"target_ongoing_requests is {self.target_ongoing_requests:g}, but a replica refuses what is more than "
+                f"target_ongoing_requests is {self.target_ongoing_requests:g}, but a replica rejects what is more than "
                 f"queue_capacity, {capacity}: no replica would ever be added"
             )
         self.loader()
@@ -137,7 +137,7 @@ class ScaleArguments(BaseModel):
 
         Args:
             gpus: of a replica.
-            behind_haproxy: HAProxy sends requests to the replica with the fewest; Serve then refuses a router.
+            behind_haproxy: HAProxy sends requests to the replica with the fewest; Serve then rejects a router.
         """
         settings = self.settings
         router = {"request_router_config": {"request_router_class": "service.scale.router:AnyReplica"}}

@@ -12,7 +12,7 @@ class AnyReplica(FIFOMixin, RequestRouter):  # type: ignore[misc] # Ray's types 
 
     Serve's own router also draws two, but from those of the proxy's own node as long as they have room for one more
     request by Serve's count. Our replicas always have, as they reject themselves: so the replicas of one node would
-    refuse while those of the others were idle.
+    reject while those of the others were idle.
     """
 
     async def choose_replicas(

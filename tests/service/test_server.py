@@ -21,7 +21,7 @@ def detect(server: Any, body: bytes, **headers: str) -> httpx.Response:
     return httpx.post(f"{server.url}/detect", content=body, headers=headers, timeout=30)
 
 
-def test_sigterm_flips_readiness_first_then_refuses_and_finishes() -> None:
+def test_sigterm_flips_readiness_first_then_rejects_and_finishes() -> None:
     with faulty(batch_s=1.0, drain_delay_s=3) as server, ThreadPoolExecutor(4) as callers:
         accepted = [callers.submit(detect, server, numbered_png(1))]
         server.until(lambda: server.ran() == [[1]])

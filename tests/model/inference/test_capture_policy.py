@@ -34,6 +34,6 @@ def test_nothing_is_made_ahead_that_would_drop_what_is_there() -> None:
 
 def test_what_cannot_be_made_is_not_tried_again() -> None:
     policy = CapturePolicy([WIDE, TALL])
-    policy.refuse(WIDE)
+    policy.reject(WIDE)
     assert not policy.came(WIDE)
     assert policy.next([], room=True) == TALL

@@ -305,7 +305,7 @@ def test_pictures_are_uploaded_while_graphs_are_captured() -> None:
         for picture, image in zip(sent, pictures, strict=False):
             assert_same(form.detect([picture]), form.detect([image]))
         assert len(list(more)) == 64
-    assert not form._policy._refused
+    assert not form._policy._rejected
 
 
 @pytest.mark.gpu

@@ -72,7 +72,7 @@ async def test_the_images_of_a_batch_wait_for_each_others_memory() -> None:
         assert {result.get("status", 200) for result in results} == {200, 504}
 
 
-async def test_a_deadline_that_cannot_be_met_is_refused_before_the_body_is_read() -> None:
+async def test_a_deadline_that_cannot_be_met_is_rejected_before_the_body_is_read() -> None:
     detector = FakeDetector(seconds=0.5)
 
     async def unread() -> Any:

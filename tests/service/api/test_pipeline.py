@@ -157,7 +157,7 @@ async def test_a_batch_takes_no_tiles() -> None:
     assert "tile: there is no such parameter" in response.json()["detail"]
 
 
-async def test_each_part_counts_in_the_quota(large_picture: bytes) -> None:
+async def test_each_part_counts_in_the_budgets(large_picture: bytes) -> None:
     detector = SeeingDetector()
     detector.gate.clear()
     async with serving(detector, queue_capacity=24) as client:

@@ -121,7 +121,7 @@ async def test_nothing_is_read_of_an_image_without_its_key() -> None:
     assert sent < 10
 
 
-async def test_quota_deadline_and_metrics_are_those_of_detect() -> None:
+async def test_budget_deadline_and_metrics_are_those_of_detect() -> None:
     detector = FakeDetector()
     detector.gate.clear()
     async with serving(detector, queue_capacity=1) as client:

@@ -108,7 +108,7 @@ def test_pictures_are_uploaded_while_graphs_are_captured(detector: GPUDetector) 
         torch.cuda.synchronize()
         for pixels, on_device in uploads:
             assert on_device.cpu().equal(pixels)
-    assert not detector._model._policy._refused  # type: ignore[attr-defined]
+    assert not detector._model._policy._rejected  # type: ignore[attr-defined]
 
 
 @pytest.fixture

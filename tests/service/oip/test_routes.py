@@ -172,7 +172,7 @@ async def test_errors_are_as_the_protocol_has_them() -> None:
 
 
 @pytest.mark.anyio
-async def test_quota_and_deadline_hold_here_too() -> None:
+async def test_budget_and_deadline_hold_here_too() -> None:
     detector = FakeDetector(seconds=0.3)
     async with serving(detector, queue_capacity=1) as client:
         late = await client.post(f"{MODEL}/infer", json=asking(red_png(7), parameters={"timeout": 50_000}))

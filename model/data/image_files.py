@@ -1,4 +1,4 @@
-"""Which files are pictures, by their names alone, and how a name that was written down finds its file."""
+"""Which files are images, by their names alone, and how a name that was written down finds its file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 # In the order in which they are preferred where several files share a name.
-PICTURE_ENDINGS = (
+IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"),
     *(".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".dib", ".apng", ".avifs"),
 )
@@ -27,8 +27,8 @@ def is_companion(path: PurePath) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def is_picture(path: PurePath) -> bool:
-    return path.suffix.lower() in PICTURE_ENDINGS
+def is_image(path: PurePath) -> bool:
+    return path.suffix.lower() in IMAGE_ENDINGS
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -48,8 +48,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if not is_companion(PurePath(name)))
 
 
-class PictureIndex:
-    """The pictures in some folders and below, by their names.
+class ImageIndex:
+    """The images in some folders and below, by their names.
 
     Unicode has two spellings of "é", of which a Mac's disk prefers one and JSON the other: here they are the same.
 
@@ -67,9 +67,9 @@ class PictureIndex:
         return self._best(stated, self._by_name[any_case].get(_folded(stated.name, any_case=any_case), ()))
 
     def with_stem(self, stated: PurePath, *, any_case: bool = False) -> Path | None:
-        """The picture of this name, whose own ending counts for nothing; of several, by the order of endings."""
+        """The image of this name, whose own ending counts for nothing; of several, by the order of endings."""
         found = self._by_stem[any_case].get(_folded(stated.stem, any_case=any_case), ())
-        for ending in PICTURE_ENDINGS:
+        for ending in IMAGE_ENDINGS:
             if best := self._best(stated, [path for path in found if path.suffix.lower() == ending]):
                 return best
         return None
@@ -92,7 +92,7 @@ class PictureIndex:
 
     @cached_property
     def _files(self) -> list[Path]:
-        return list(dict.fromkeys(path for folder in self._folders for path in files_below(folder) if is_picture(path)))
+        return list(dict.fromkeys(path for folder in self._folders for path in files_below(folder) if is_image(path)))
 
     @cached_property
     def _by_name(self) -> tuple[_Grouped, _Grouped]:

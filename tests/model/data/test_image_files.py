@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from model.data.picture_files import PictureIndex, files_below, is_companion, is_picture
+from model.data.image_files import ImageIndex, files_below, is_companion, is_image
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ def test_hidden_files_and_a_macs_are_companions(path: str, companion: bool) -> N
 
 
 def test_pictures_are_known_by_their_ending_in_any_case() -> None:
-    assert all(is_picture(PurePosixPath(name)) for name in ("a.JPG", "b.jfif", "c.d.Tiff", "e.avif", "f.pjpeg"))
-    assert not any(is_picture(PurePosixPath(name)) for name in ("a.txt", "jpg", "a.jpg.xml"))
+    assert all(is_image(PurePosixPath(name)) for name in ("a.JPG", "b.jfif", "c.d.Tiff", "e.avif", "f.pjpeg"))
+    assert not any(is_image(PurePosixPath(name)) for name in ("a.txt", "jpg", "a.jpg.xml"))
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
@@ -39,17 +39,17 @@ def test_where_there_is_no_telling_no_file_is_taken(tmp_path: Path) -> None:
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "a.png").touch()
-    index = PictureIndex([tmp_path])
+    index = ImageIndex([tmp_path])
     assert index.named(PurePosixPath("a.png")) is None
     assert index.with_stem(PurePosixPath("a.jpg")) is None
     assert index.named(PurePosixPath("two/a.png")) == tmp_path / "two" / "a.png"
-    assert PictureIndex([tmp_path], preferred=["one"]).named(PurePosixPath("a.png")) == tmp_path / "one" / "a.png"
+    assert ImageIndex([tmp_path], preferred=["one"]).named(PurePosixPath("a.png")) == tmp_path / "one" / "a.png"
 
 
 def test_case_is_told_apart_unless_it_is_asked_to_be_ignored(tmp_path: Path) -> None:
     for name in ("IMG_1.JPG", "img_2.jpg", "IMG_2.jpg"):
         (tmp_path / name).touch()
-    index = PictureIndex([tmp_path])
+    index = ImageIndex([tmp_path])
     assert index.named(PurePosixPath("img_1.jpg")) is None
     assert index.with_stem(PurePosixPath("img_1.jpg")) is None
     assert index.named(PurePosixPath("img_1.jpg"), any_case=True) == tmp_path / "IMG_1.JPG"

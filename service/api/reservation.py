@@ -20,8 +20,8 @@ class NoRoomError(Exception):
         self.rejection = rejection  # is made on the event loop
 
 
-class Room:
-    """What one image has reserved.
+class Reservation:
+    """What one image has reserved: its permits for pixels and for memory.
 
     Its memory is reserved at once, for decoding or for drawing, whichever takes more, and shrinks as that goes on: an
     image that has begun never waits for memory that another one holds. The part of its pixels is released when they
