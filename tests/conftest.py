@@ -56,13 +56,15 @@ def _no_settings_of_the_developers_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _levels_of_the_log_as_before() -> Iterator[None]:
-    """What serves sets them for the whole process; another test would miss what its caplog should have."""
+def _log_as_before() -> Iterator[None]:
+    """Put back the levels and handlers that a service sets, or the caplog of a later test would miss lines."""
     loggers = [logging.getLogger(name) for name in ("", "service", "model", "uvicorn", "python_multipart")]
-    before = [logger.level for logger in loggers]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
     yield
-    for logger, level in zip(loggers, before, strict=True):
+    logging.captureWarnings(False)
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
         logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture

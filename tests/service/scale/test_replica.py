@@ -32,16 +32,6 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://replica")
 
 
-@pytest.fixture(autouse=True)
-def _log_as_before() -> Any:
-    import logging
-
-    handlers = logging.root.handlers[:]
-    yield
-    logging.root.handlers[:] = handlers
-    logging.captureWarnings(False)
-
-
 async def test_it_is_begun_when_the_model_is_loaded() -> None:
     replica = Replica(SETTINGS, lambda _: [FakeDetector()])
     app = replica.__serve_build_asgi_app__()

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
@@ -18,16 +17,6 @@ from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import serving
 
 SECRET = "SECRET0123456789"
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """What `configure` changes is the process's: put it back."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
 
 
 def access_lines(text: str) -> list[dict[str, Any]]:
