@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,11 @@ from service.cli.options import ClassNames, Device, Json, Model, number
 from service.cli.progress import counting
 from service.cli.serve import settings_from
 from service.images.files import IMAGE_SUFFIXES, ImageFile, image_files
-from service.settings import Precision
+from service.settings import Precision, Settings
+
+if TYPE_CHECKING:
+    from service.api.query import TiledQuery
+    from service.devices.detector import Detector
 
 
 def detect(
@@ -90,7 +94,6 @@ def detect(
         _make_folder(draw)
 
     from service.api.query import TiledQuery
-    from service.cli import detect_files
     from service.devices.loading import load_detectors
 
     asked = {
@@ -103,12 +106,27 @@ def detect(
         "tile_overlap": tile_overlap,
     }
     query = TiledQuery.model_validate({name: value for name, value in asked.items() if value is not None})
-    detector = load_detectors(settings)[0]
-    selection = query.selection(detector.info)
+    failed = _detect_in_each(files, load_detectors(settings)[0], query, settings, draw=draw, as_json=as_json)
+    if failed:
+        fail(f"{failed} of {len(files)} images failed")
+
+
+def _detect_in_each(
+    files: list[ImageFile],
+    detector: Detector,
+    query: TiledQuery,
+    settings: Settings,
+    *,
+    draw: Path | None,
+    as_json: bool,
+) -> int:
+    """Detect in one file after the other, and print and draw what is found. Returns how many files failed."""
+    from service.cli import detect_files
+
     results = detect_files.detect_files(
         detector,
         files,
-        selection,
+        query.selection(detector.info),
         max_pixels=settings.max_image_pixels,
         tiling=query.tiling,
         max_tiles=settings.max_tiles,
@@ -128,8 +146,7 @@ def detect(
                 typer.echo(detect_files.as_text(result, detector))
     if as_json:
         typer.echo(json.dumps(documents, indent=2))
-    if failed:
-        fail(f"{failed} of {len(files)} images failed")
+    return failed
 
 
 def _check_query(

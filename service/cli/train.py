@@ -20,7 +20,7 @@ from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_
 
 if TYPE_CHECKING:
     from model.data.samples import DetectionData
-    from model.training.run import EarlierRun
+    from model.training.run import EarlierRun, RunRequest
     from model.weights.checkpoints import Checkpoint
 
 _EPOCHS = 20
@@ -73,12 +73,10 @@ def train(
     is_first = os.environ.get("RANK", "0") == "0"
     stderr.quiet = not is_first
     from model.architectures import FASTERRCNN_RESNET50_FPN, architecture_named
-    from model.training.interruption import TrainingInterrupted
-    from model.training.processes import find_device, has_bfloat16, joined_processes
-    from model.training.run import RunRequest, check_folder, read_earlier, read_start, run_training
-    from model.training.snapshot import finished_iterations
+    from model.training.processes import find_device, has_bfloat16
+    from model.training.run import RunRequest, check_folder, read_earlier, read_start
 
-    computes_on = find_device(device)  # refused before anything is fetched or read
+    computes_on = find_device(device)  # fails before anything is fetched or read
     check_folder(output, resume=resume)
     wanted = architecture_named(model)
     earlier = read_earlier(output, weights, wanted) if resume else None
@@ -108,14 +106,24 @@ def train(
         tensorboard=tensorboard,
         architecture=earlier.architecture if earlier is not None else wanted or FASTERRCNN_RESNET50_FPN,
     )
+    _run(request, device)
+
+
+def _run(request: RunRequest, device: str) -> None:
+    """Train, with a bar; an interrupted run ends with the command that resumes it."""
+    from model.training.interruption import TrainingInterrupted
+    from model.training.processes import joined_processes
+    from model.training.run import run_training
+    from model.training.snapshot import finished_iterations
     from service.cli.progress import ProgressBar
 
-    done = finished_iterations(output) if resume else 0
+    iterations = request.settings.iterations
+    done = finished_iterations(request.folder) if request.resume else 0
     try:
-        with joined_processes(device) as processes, ProgressBar(settings.iterations, done) as bar:
+        with joined_processes(device) as processes, ProgressBar(iterations, done) as bar:
             run_training(request, processes, say, [bar])
     except TrainingInterrupted as interrupted:
-        fail(_how_to_resume(interrupted.iteration, settings.iterations), code=128 + interrupted.number)
+        fail(_how_to_resume(interrupted.iteration, iterations), code=128 + interrupted.number)
 
 
 def _how_to_resume(iteration: int, iterations: int) -> str:
