@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.support.commands import invoke
@@ -47,18 +49,84 @@ def test_asking_for_help_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=script_environment(), check=False).returncode == 0
 
 
-def test_it_is_interrupted_without_a_trace_while_its_modules_are_read() -> None:
-    code = """
-import sys
+@pytest.mark.parametrize("module", ["typer", "torch"])
+def test_it_is_interrupted_without_a_trace_while_modules_are_read_that_lose_exceptions(module: str) -> None:
+    """`typer` is read at the start, torch when a command needs it."""
+    code = f"""
+import signal, sys
 
-class Interrupting:
+class Losing:
     def find_spec(self, name, *_):
-        if name == "typer":
-            raise KeyboardInterrupt
+        if name == {module!r}:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except BaseException:
+                print("lost")
 
-sys.meta_path.insert(0, Interrupting())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever runs the tests may ignore it
+sys.meta_path.insert(0, Losing())
 from service.__main__ import main
 main()
 """
+    command = [sys.executable, "-c", code, "weights", "inspect", "bundled"]
+    child = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
+
+
+def test_an_interruption_that_is_ignored_from_outside_stays_so() -> None:
+    """As of a job in a shell's background: Ctrl-C is meant for the one in front."""
+    code = """
+import signal, sys
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from service.__main__ import main
+sys.argv = ["frcnn", "--version"]
+try:
+    main()
+finally:
+    print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+"""
     child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
-    assert (child.returncode, child.stderr) == (130, "frcnn: interrupted\n")
+    assert child.stdout.endswith("True\n")
+
+
+def test_an_interruption_between_imports_lets_a_command_clean_up() -> None:
+    code = """
+import signal
+from service.cli import app
+from service.__main__ import main
+
+def work():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        print("cleaned up")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app.main = work
+main()
+"""
+    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "cleaned up\n", "frcnn: interrupted\n")
+
+
+def test_an_interruption_in_an_import_shows_the_cursor_of_a_terminal_again() -> None:
+    code = """
+import signal, sys
+
+class Interrupting:
+    def find_spec(self, *_):
+        signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from service.__main__ import main
+sys.meta_path.insert(0, Interrupting())
+main()
+"""
+    ours, theirs = os.openpty()
+    try:
+        child = subprocess.run([sys.executable, "-c", code], env=script_environment(), stderr=theirs, check=False)
+        assert (child.returncode, os.read(ours, 1000)) == (130, b"\x1b[?25hfrcnn: interrupted\r\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
