@@ -16,7 +16,7 @@ from service.api.reservation import NoRoomError, Reservation
 from service.api.tiles import Tiling, merge
 from service.batching.budgets import Permit
 from service.batching.decode_threads import Continuation, cost_of
-from service.batching.device_worker import Answer
+from service.batching.shared_queue import Answer
 from service.devices.detector import Detections
 from service.errors import ServiceError, TooLargeError
 from service.images.pictures import OpenedImage, Picture, Region, check_pixels, from_pixels, open_image, upright_rgb

@@ -20,7 +20,7 @@ from service.api.schemas import FastJSONResponse
 from service.api.uploads import read_files, read_image
 from service.batching.batch_queue import Priority
 from service.batching.decode_threads import cost_of
-from service.batching.device_worker import Answer
+from service.batching.shared_queue import Answer
 from service.devices.detector import Detections, ModelInfo
 from service.errors import NotAcceptableError, ServiceError, UnavailableError
 from service.images.drawing import DrawnFormat, draw, encode

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.batching.batch_queue import BatchQueue, Priority
-from service.batching.device_worker import Answer, DeviceWorker, QueuedPicture, SharedQueue, no_device
+from service.batching.device_worker import DeviceWorker, no_device
 from service.batching.fairness import Caller
+from service.batching.shared_queue import Answer, QueuedPicture, SharedQueue
 from service.devices.canary import KnownAnswer
 from service.devices.detector import Detector, ModelInfo
 from service.devices.device import Device, Reload, pipelined

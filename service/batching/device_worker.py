@@ -13,16 +13,13 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from service.batching.batch_queue import BatchQueue, Priority, Shape
-from service.batching.fairness import Caller
 from service.batching.pace import Pace
+from service.batching.shared_queue import Answer, Batch, SharedQueue
 from service.devices.detector import Detections, ModelInfo
 from service.devices.device import Device, DeviceHungError, DeviceMemoryError, InFlight
 from service.errors import InferenceError, ServiceError, UnavailableError
-from service.images.pictures import Picture
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -30,58 +27,6 @@ logger = logging.getLogger(__name__)
 _CHECK_INTERVAL_S = 1.0
 # After this long without a request a device may prepare for later ones: preparing delays requests that come meanwhile.
 _QUIET_S = 1.0
-
-
-class Answer(NamedTuple):
-    """Detections, and where the time went."""
-
-    detections: Detections
-    queue_s: float
-    inference_s: float
-    batch_size: int
-    info: ModelInfo  # of the model that answered
-
-
-@dataclass(eq=False, slots=True)
-class QueuedPicture:
-    """A picture that waits for its answer."""
-
-    picture: Picture
-    shape: Shape
-    priority: Priority
-    arrived: float
-    caller: Caller = None
-    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def fail(self, error: ServiceError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-Batch = list[QueuedPicture]
-
-
-class SharedQueue:
-    """The queue that all devices are fed from, and the event that wakes those who wait for it."""
-
-    def __init__(self, queue: BatchQueue[QueuedPicture]) -> None:
-        self.queue = queue
-        self._changed = asyncio.Event()
-
-    def wake(self) -> None:
-        """Wake all workers that wait."""
-        self._changed.set()
-        self._changed.clear()
-
-    async def changed(self, until: float) -> None:
-        """Wait for `wake`, at most until then on `time.perf_counter`'s clock."""
-        seconds = until - time.perf_counter()
-        alarm = None if seconds == math.inf else asyncio.get_running_loop().call_later(seconds, self.wake)
-        try:
-            await self._changed.wait()
-        finally:
-            if alarm is not None:
-                alarm.cancel()
 
 
 @dataclass(eq=False, slots=True)
