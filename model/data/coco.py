@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from model.data.coco_places import ImagePlaces, split_names
-from model.data.image_files import files_below
+from model.data.coco_places import FOLDERS_OF_JSON, ImagePlaces
+from model.data.image_files import contents, files_below
 from model.data.report import Report
 from model.data.samples import DataError, FileData, RawBox, RawExample, held_out, object_names, settle
+from model.data.splits import SPLITS, split_names
 from model.structures import SizeHW
 from model.weights.categories import Categories
 
@@ -79,7 +80,12 @@ def find_json(path: Path, split: str) -> tuple[Path, bool]:
     if path.is_file():
         return path, True
     every = [file for file in files_below(path) if file.suffix.lower() == ".json"]
-    beside = [file for file in every if file.parent in {path, path / "annotations"}]
+    if not every:
+        raise DataError(
+            f"{path} holds no labels that can be read: Pascal VOC has .xml in Annotations or beside its images, and "
+            f"COCO a .json. {contents(path)}"
+        )
+    beside = [file for file in every if file.parent == path or _is_folder_of_json(file.parent, path)]
     of_split = [file for file in beside if file.parent != path and is_named_for(file, split, "instances_")]
     of_split = of_split or [file for file in beside if is_named_for(file, split)]
     of_split += [file for file in every if file.parent.parent == path and file.parent.name in split_names(split)]
@@ -88,12 +94,18 @@ def find_json(path: Path, split: str) -> tuple[Path, bool]:
         raise DataError(f"{path} has {names}, which may each be the split {split!r}: name the one to use")
     if of_split:
         return of_split[0], False
-    if len(beside) == 1:
+    if len(beside) == 1 and (split == "all" or not any(is_named_for(beside[0], other) for other in SPLITS)):
         return beside[0], True
     there = [str(file.relative_to(path)) for file in every]
     shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
-    found = f"It has {shown}: name the one to use" if there else "It has no .json"
-    raise DataError(f"{path} has neither a JSON of the split {split!r} nor one for all splits. {found}")
+    raise DataError(
+        f"{path} has neither a JSON of the split {split!r} nor one for all splits. It has {shown}: name the one to "
+        "use. Training does without one for validation by --validation-split none"
+    )
+
+
+def _is_folder_of_json(folder: Path, path: Path) -> bool:
+    return folder.parent == path and folder.name.lower() in FOLDERS_OF_JSON
 
 
 def is_named_for(path: Path, split: str, before: str = "") -> bool:

@@ -7,14 +7,9 @@ from urllib.parse import unquote
 
 from model.data.image_files import ImageIndex
 from model.data.samples import DataError
+from model.data.splits import split_names
 
-_OTHER_NAMES = {"val": ("val", "valid", "validation"), "train": ("train", "training"), "test": ("test", "testing")}
-_FOLDERS_OF_JSON = frozenset({"annotations", "annotation", "labels"})
-
-
-def split_names(split: str) -> tuple[str, ...]:
-    """What a split is called, here and by others."""
-    return _OTHER_NAMES.get(split, (split,))
+FOLDERS_OF_JSON = frozenset({"annotations", "annotation", "labels"})
 
 
 class ImagePlaces:
@@ -41,7 +36,7 @@ class ImagePlaces:
             names = [f"{name}{year}" for name in split_names(split) for year in ("", "2017")]
             places = ["images", *(f"images/{name}" for name in names), *names, "."]
             self._folders = [folder for root in beside for place in places if (folder := root / place).is_dir()]
-            is_apart = json_path.parent.name.lower() in _FOLDERS_OF_JSON
+            is_apart = json_path.parent.name.lower() in FOLDERS_OF_JSON
             self._root = path if path.is_dir() else json_path.parent.parent if is_apart else json_path.parent
         self._index = ImageIndex([self._root], preferred=split_names(split))
 

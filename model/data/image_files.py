@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -46,6 +46,17 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = [name for name in folders if not is_companion(PurePath(name))]
         yield from (Path(place, name) for name in names if not is_companion(PurePath(name)))
+
+
+def contents(folder: Path) -> str:
+    """For messages: how many files of each ending a folder and those below it have."""
+    files = files_below(folder)
+    counts = Counter((file.suffix.lower() or "file", str(file.parent.relative_to(folder))) for file in files)
+    shown = [f"{n} x {ending}" + ("" if where == "." else f" in {where}") for (ending, where), n in counts.items()]
+    told = f"It has {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}" if shown else "It is empty"
+    images = {file.stem for file in files if is_image(file)}
+    is_yolo = any(file.suffix.lower() == ".txt" and file.stem in images for file in files)
+    return told + (". Text files of YOLO are not read: convert them to COCO" if is_yolo else "")
 
 
 class ImageIndex:

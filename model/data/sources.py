@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.data.coco import read_coco_data
-from model.data.image_files import files_below
 from model.data.report import Report
 from model.data.samples import DataError, DetectionData
 from model.data.synthetic import SyntheticData
-from model.data.voc import is_voc, read_voc
+from model.data.voc import read_voc
+from model.data.voc_places import is_voc
 from model.weights.categories import Categories
 from model.weights.names import SYNTHETIC, no_such_data
 
@@ -46,11 +46,6 @@ def open_data(
         raise DataError(no_such_data(source))
     if path.is_dir() and is_voc(path):
         return read_voc(path, split, categories=categories, keep_empty=keep_empty, whole=whole)
-    if path.is_dir() and not any(file.suffix.lower() == ".json" for file in files_below(path)):
-        raise DataError(
-            f"{source} is neither a Pascal VOC folder, which has Annotations and JPEGImages, nor COCO data, which "
-            "have a .json"
-        )
     return read_coco_data(path, split, categories=categories, keep_empty=keep_empty, whole=whole, images=images)
 
 

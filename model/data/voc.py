@@ -1,4 +1,4 @@
-"""Pascal VOC folders: JPEGImages/, Annotations/*.xml, ImageSets/Main/<split>.txt."""
+"""Pascal VOC data: annotations in XML, images, and lists of them in ImageSets/Main/<split>.txt."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path, PurePosixPath
 from model.data.image_files import ImageIndex, files_below, is_image
 from model.data.report import Report
 from model.data.samples import DataError, FileData, RawBox, RawExample, held_out, object_names, settle
+from model.data.voc_places import VocPlace, find_voc
 from model.structures import SizeHW
 from model.weights.categories import Categories
 
-
-def is_voc(folder: Path) -> bool:
-    return (folder / "Annotations").is_dir()
+_UNSPLIT = "default"  # what CVAT calls the only list of data without splits
 
 
 def read_voc(
@@ -28,24 +27,24 @@ def read_voc(
     Images may have any ending of a picture, in any case; both they and annotations may lie in subfolders.
 
     Args:
-        split: the name of a file in ImageSets/Main; without such a folder, see `held_out`.
+        folder: holds the data, as `find_voc` finds them.
+        split: the name of a file in ImageSets/Main, or of a folder; without such, see `held_out`.
         categories: what the labels mean; by default the class names found in the split, in alphabetical order.
         whole: a folder without lists is used whole, as this split.
 
     Raises:
         DataError: there is no such split, or nothing in it can be used.
     """
-    if not (folder / "JPEGImages").is_dir():
-        raise DataError(f"{folder} has Annotations but no JPEGImages: a Pascal VOC folder needs both")
+    place = find_voc(folder, split)
     report = Report(f"{folder.name} {split}")
     raw_examples = []
-    annotations = _annotations(folder)
-    pictures = ImageIndex([folder / "JPEGImages"])
-    for name in _names(folder, split, whole, annotations):
+    annotations = _annotations(place.annotations)
+    pictures = ImageIndex([place.images])
+    for name in _names(place.folder, split, whole or place.is_of_split, annotations):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             report.note("name of a file outside the folder, left out", name)
             continue
-        raw = _read_annotation(folder, name, annotations, pictures, report)
+        raw = _read_annotation(place, name, annotations, pictures, report)
         if raw is not None:
             raw_examples.append(raw)
     if categories is None:
@@ -57,9 +56,8 @@ def read_voc(
     return settle(raw_examples, categories, report, keep_empty=keep_empty), report
 
 
-def _annotations(folder: Path) -> dict[str, Path]:
-    """Every annotation by its path below Annotations, without the ending."""
-    root = folder / "Annotations"
+def _annotations(root: Path) -> dict[str, Path]:
+    """Every annotation by its path below their folder, without the ending."""
     files = [path for path in files_below(root) if path.suffix.lower() == ".xml"]
     return {_composed(path.relative_to(root).with_suffix("").as_posix()): path for path in files}
 
@@ -73,13 +71,19 @@ def _names(folder: Path, split: str, whole: bool, annotations: dict[str, Path]) 
     lists = folder / "ImageSets" / "Main"
     if not lists.is_dir():
         return list(held_out(list(annotations), "all" if whole else split))
-    path = lists / f"{split}.txt"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
+    known = sorted(path.stem for path in lists.glob("*.txt"))
+    if known == [_UNSPLIT] and split != _UNSPLIT:
+        return list(held_out(_listed(lists / f"{_UNSPLIT}.txt", annotations), "all" if whole else split))
+    if split not in known:
         raise DataError(
-            f"{folder} has no split {split!r}: there is no {path}. Its splits: {known}. "
+            f"{folder} has no split {split!r}: there is no {lists / split}.txt. "
+            f"Its splits: {', '.join(known) or 'none'}. "
             "Training does without one for validation by --validation-split none"
         )
+    return _listed(lists / f"{split}.txt", annotations)
+
+
+def _listed(path: Path, annotations: dict[str, Path]) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -101,7 +105,7 @@ def _known_or_first(annotations: dict[str, Path], line: str) -> str:
 
 
 def _read_annotation(
-    folder: Path, name: str, annotations: dict[str, Path], pictures: ImageIndex, report: Report
+    place: VocPlace, name: str, annotations: dict[str, Path], pictures: ImageIndex, report: Report
 ) -> RawExample | None:
     path = annotations.get(name)
     if path is None:
@@ -120,7 +124,7 @@ def _read_annotation(
         if not found or None in found:
             report.note("object without a class name or four finite numbers, left out", path.name)
         boxes += [box for box in found if box is not None]
-    image = _image_path(name, root, pictures) or folder / "JPEGImages" / f"{name}.jpg"
+    image = _image_path(name, root, pictures) or place.images / f"{name}.jpg"
     return RawExample(path=image, stated_hw=_stated_hw(root), boxes=boxes)
 
 

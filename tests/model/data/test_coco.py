@@ -150,6 +150,16 @@ def test_the_jsons_that_are_there_are_told(tmp_path: Path) -> None:
         read_coco_data(tmp_path, "val")
 
 
+@pytest.mark.parametrize("name", ["Annotations/instances_train.json", "labels/train.json", "train.json"])
+def test_a_json_of_another_split_is_not_divided(tmp_path: Path, name: str) -> None:
+    """The images for validation would be among those that are learned."""
+    write(tmp_path, content([{"image_id": 0, "category_id": 7, "bbox": [1, 2, 30, 40]}], images=3), name)
+    assert len(read_coco_data(tmp_path, "train", keep_empty=True)[0]) == 3
+    assert len(read_coco_data(tmp_path, "all", keep_empty=True)[0]) == 3
+    with pytest.raises(DataError, match=rf"split 'val'.*It has {name}.*--validation-split none"):
+        read_coco_data(tmp_path, "val", keep_empty=True)
+
+
 def test_captions_and_key_points_beside_the_instances_are_no_question(tmp_path: Path) -> None:
     put(tmp_path, "images", FOUR, "annotations/instances_val2017.json")
     (tmp_path / "annotations" / "captions_val2017.json").write_text("{}")

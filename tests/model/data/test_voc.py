@@ -129,6 +129,13 @@ def test_names_may_have_spaces_and_lists_a_second_column(tmp_path: Path) -> None
     assert report.counts() == {"name of a file outside the folder, left out": 1}
 
 
+def test_cvats_only_list_is_divided(tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(12)]
+    splits = {"default": names[:11]}
+    folder = write_voc(tmp_path / "voc", {name: [("dog", 1, 1, 20, 20)] for name in names}, splits=splits)
+    assert [len(read_voc(folder, split)[0]) for split in ("train", "val", "default", "all")] == [10, 1, 11, 11]
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -140,7 +147,7 @@ def test_names_may_have_spaces_and_lists_a_second_column(tmp_path: Path) -> None
         (lambda f: (f / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe\x00\xd8"), "is not text"),
         (lambda f: (f / "JPEGImages" / "a.jpg").write_text("no image"), "No image with a usable box"),
         (lambda f: (f / "Annotations" / "a.xml").write_text("<annotation/>"), "has no box"),
-        (lambda f: (f / "JPEGImages").rename(f / "Images"), "no JPEGImages"),
+        (lambda f: (f / "Annotations" / "a.xml").unlink(), "no folders of annotations"),
     ],
 )
 def test_data_that_cannot_be_used_say_why(tmp_path: Path, break_it: Callable[[Path], object], message: str) -> None:
