@@ -57,6 +57,7 @@ def serving_model(
     precision: str = AUTO,
     backend: str = TORCH,
     calibration: Calibration | None = None,
+    calibrate: bool = True,
     cache: Path | None = None,
 ) -> ServingModel:
     """Bring a detector to its device in the form that is fastest there.
@@ -71,12 +72,14 @@ def serving_model(
             installed. int8 is OpenVINO's in any case.
         calibration: gives the uint8 `[3, H, W]` pictures that int8 is fitted to; by default generated ones, and for the
             bundled weights what was found before.
+        calibrate: find out what int8 needs to know of these pictures, a minute or more, where that is not kept.
         cache: folder for what calibration finds; by default that of published weights.
 
     Raises:
         PrecisionError: the device cannot compute in it, or by this backend.
         OpenVINOMissingError: its packages are not installed.
         QuantisationError: int8, and it does not compute what it should.
+        UncalibratedError: int8 is asked for, or among what `auto` chooses from, and is not to be calibrated now.
         CalibrationError: int8, and there are no pictures.
         ServingFormError: OpenVINO is asked for, and does not compute what it should.
         UnsupportedModelError: the detector is of another architecture.
@@ -88,15 +91,20 @@ def serving_model(
         pool.pin_scales(POOLED_STRIDES)
     model = model.eval().to(device)
     cache = cache or cache_folder()
+    if calibration is not None:
+        calibration = functools.cache(calibration)  # they may be files to decode
+    int8 = functools.partial(_int8, model, calibration, cache, calibrate=calibrate)
     if precision == "int8":
-        return _int8(model, calibration, cache)
+        return int8()
     with_backend = functools.partial(_with_backend, model, backend)
     if precision != AUTO:
         return with_backend(_torch_form(model, precision))
+    has_choice = calibration is not None and backend != TORCH and device.type == "cpu" and has_int8()
+    in_8_bits = _if_sound(int8) if has_choice else None
     forms = {name: _torch_form(model, name) for name in candidates(device)}
     chosen = _fastest_form(forms, with_backend)
-    if calibration is not None and backend != TORCH and device.type == "cpu" and has_int8():
-        chosen = _int8_or(chosen, model, forms["fp32"], calibration(), cache)
+    if in_8_bits is not None and calibration is not None:
+        chosen = _int8_or(chosen, in_8_bits, forms["fp32"], calibration()[:_JUDGED_BY])
     forms.clear()  # the others go, and their memory
     gc.collect()
     chosen.forget()
@@ -193,11 +201,11 @@ def _kernels_run(device: torch.device) -> bool:
     return True
 
 
-def _int8(model: FasterRCNN, calibration: Calibration | None, cache: Path) -> ServingModel:
+def _int8(model: FasterRCNN, calibration: Calibration | None, cache: Path, *, calibrate: bool) -> ServingModel:
     bundled = BUNDLED_RANGES if calibration is None else None
-    give = functools.cache(calibration or calibration_pictures)  # they may be files to decode
+    give = functools.cache(calibration or calibration_pictures)
     rest = candidates(torch.device("cpu"))[-1]  # what is not in 8 bits, and the box head: bf16 where it is native
-    graph = quantised(model, give, cache, bundled=bundled)
+    graph = quantised(model, give, cache, bundled=bundled, calibrate=calibrate)
     picture = calibration_pictures(count=1)[0] if calibration is None else give()[0]
     network = OpenVINONetwork(graph, dtype=DTYPES[rest], threads=torch.get_num_threads())
     problem = difference(network, TorchNetwork(model), _prepared(model, picture), least=_LEAST_LIKENESS["int8"])
@@ -208,16 +216,18 @@ def _int8(model: FasterRCNN, calibration: Calibration | None, cache: Path) -> Se
     return ServingModel(model, network, precision="int8", backend=OPENVINO, dtype=DTYPES[rest])
 
 
-def _int8_or(
-    chosen: ServingModel, model: FasterRCNN, exact: ServingModel, pictures: Sequence[Tensor], cache: Path
-) -> ServingModel:
-    """int8, if it is faster than what is chosen and finds what float32 finds."""
+def _if_sound(form: Callable[[], ServingModel]) -> ServingModel | None:
+    """The form; None if it does not compute what it should, which it tells."""
     try:
-        form = _int8(model, lambda: pictures, cache)
+        return form()
     except QuantisationError as error:
         logger.info("%s", error)
-        return chosen
+        return None
+
+
+def _int8_or(chosen: ServingModel, form: ServingModel, exact: ServingModel, pictures: Sequence[Tensor]) -> ServingModel:
+    """int8, if it is faster than what is chosen and finds what float32 finds."""
     runs = {chosen.precision: _trial(chosen), form.precision: _trial(form)}
     if fastest(runs, gain=_WORTH_A_CHANGE) != form.precision:
         return chosen
-    return form if _agrees(form, exact, pictures[:_JUDGED_BY]) else chosen
+    return form if _agrees(form, exact, pictures) else chosen

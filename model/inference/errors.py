@@ -4,6 +4,7 @@ ServingFormError
 ├── PrecisionError          the device has not that arithmetic or backend
 ├── OpenVINOMissingError    it needs packages that are not installed
 ├── CalibrationError        int8 needs pictures, and there are none
+├── UncalibratedError       int8 has to be calibrated first, which the caller did not want to wait for
 └── QuantisationError       int8 fails on these weights
 """
 
@@ -24,6 +25,10 @@ class OpenVINOMissingError(ServingFormError):
 
 class CalibrationError(ServingFormError):
     """There are no pictures to calibrate on."""
+
+
+class UncalibratedError(ServingFormError):
+    """There are no ranges for int8 yet, and they were not to be looked for."""
 
 
 class QuantisationError(ServingFormError):

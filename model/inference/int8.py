@@ -9,6 +9,7 @@ kilobytes for a detector, which are kept in a file. Those of the bundled detecto
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from model.faster_rcnn import FasterRCNN
 from model.inference.calibration import calibration_pictures
+from model.inference.errors import UncalibratedError
 from model.inference.openvino import as_graph, quiet
 
 if TYPE_CHECKING:
@@ -89,7 +91,12 @@ class Ranges:
 
 
 def quantised(
-    model: FasterRCNN, calibration: Callable[[], Sequence[Tensor]], folder: Path, *, bundled: Path | None = None
+    model: FasterRCNN,
+    calibration: Callable[[], Sequence[Tensor]],
+    folder: Path,
+    *,
+    bundled: Path | None = None,
+    calibrate: bool = True,
 ) -> openvino.Model:
     """The static part of `model` with layers in 8 bits. The ranges come from a file if they were found before.
 
@@ -98,29 +105,33 @@ def quantised(
         calibration: gives uint8 `[3, H, W]` pictures; some dozens of what it will see.
         folder: where ranges are kept.
         bundled: ranges to take where they are of this detector.
+        calibrate: look for ranges, a minute or more, where none are kept.
 
     Raises:
+        UncalibratedError: none are kept, and none are to be looked for.
         UnsupportedModelError: see `TorchNetwork`.
     """
-    detector, graph = _fingerprint(model), as_graph(model)
+    detector, graph = _fingerprint(model), functools.cache(lambda: as_graph(model))
     if bundled is not None and (ranges := _kept(bundled, detector, graph)):
-        return _with_ranges(graph, ranges)
+        return _with_ranges(graph(), ranges)
     pictures = calibration()
     path = folder / f"frcnn-int8-{_fingerprint_of_pictures(detector, pictures)}.json"
     ranges = _kept(path, detector, graph)
     if ranges is None:
-        ranges = calibrated(model, graph, pictures)
+        if not calibrate:
+            raise UncalibratedError("int8 is not calibrated yet")
+        ranges = Ranges(detector, calibrated(model, graph(), pictures))
         folder.mkdir(parents=True, exist_ok=True)
         ranges.write(path)
-    return _with_ranges(graph, ranges)
+    return _with_ranges(graph(), ranges)
 
 
-def calibrated(model: FasterRCNN, graph: openvino.Model, pictures: Sequence[Tensor]) -> Ranges:
+def calibrated(model: FasterRCNN, graph: openvino.Model, pictures: Sequence[Tensor]) -> tuple[Rounding, ...]:
     """What these pictures show of `model`, whose graph is `as_graph`'s."""
     logger.warning("int8 is calibrated, once, on %d pictures: this takes a minute or more", len(pictures))
     with quiet():
         import nncf
-
+    with quiet():  # again, as the import has set a level of its own
         looked = 0
 
         def look(picture: Tensor) -> npt.NDArray[np.float32]:
@@ -141,12 +152,11 @@ def calibrated(model: FasterRCNN, graph: openvino.Model, pictures: Sequence[Tens
             # val is 0.604 to 0.607 where fp32 has 0.605.
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
-    found = [_rounding(node) for node in rounded.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
-    return Ranges(detector=_fingerprint(model), roundings=tuple(found))
+    return tuple(_rounding(node) for node in rounded.get_ordered_ops() if node.get_type_name() == "FakeQuantize")
 
 
-def _kept(path: Path, detector: str, graph: openvino.Model) -> Ranges | None:
-    """The ranges in a file, if they are of this detector and name what is in its graph."""
+def _kept(path: Path, detector: str, graph: Callable[[], openvino.Model]) -> Ranges | None:
+    """The ranges in a file, if they are of this detector and name what is in its graph, which takes seconds to make."""
     if not path.is_file():
         return None
     try:
@@ -156,7 +166,7 @@ def _kept(path: Path, detector: str, graph: openvino.Model) -> Ranges | None:
         return None
     if ranges.detector != detector:
         return None
-    there = {node.get_friendly_name() for node in graph.get_ops()}
+    there = {node.get_friendly_name() for node in graph().get_ops()}
     if not all({rounding.source, *(name for name, _ in rounding.targets)} <= there for rounding in ranges.roundings):
         logger.warning("%s is of another version of OpenVINO, and is made again", path)
         return None
@@ -213,4 +223,5 @@ if __name__ == "__main__":
     from model.build import from_checkpoint, resolve_checkpoint
 
     bundled = from_checkpoint(resolve_checkpoint("bundled")).eval()
-    calibrated(bundled, as_graph(bundled), calibration_pictures()).write(BUNDLED_RANGES)
+    found = calibrated(bundled, as_graph(bundled), calibration_pictures())
+    Ranges(_fingerprint(bundled), found).write(BUNDLED_RANGES)

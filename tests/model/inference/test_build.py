@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from model import fasterrcnn_resnet50_fpn
 from model.inference.build import serving_model
-from model.inference.errors import PrecisionError
+from model.inference.errors import PrecisionError, UncalibratedError
 from model.inference.precision import candidates
 from model.weights.checkpoints import bundled_is_present
 from tests.support.oracle import blobs, make_pair
@@ -39,6 +40,26 @@ def test_auto_takes_what_is_faster_where_it_finds_the_same(monkeypatch: pytest.M
     monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32", "bf16"])
     monkeypatch.setattr("model.inference.build.fastest", lambda _runs: "bf16")
     assert serving_model(model, device=CPU).precision == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+def test_int8_that_is_not_calibrated_is_told_before_anything_is_measured(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    monkeypatch.setattr("model.inference.build._torch_form", None)
+    _, model = make_pair(**SMALL)
+    with pytest.raises(UncalibratedError):
+        serving_model(
+            model,
+            device=CPU,
+            precision=precision,
+            backend="auto",
+            calibration=lambda: [blobs(90, 120)],
+            calibrate=False,
+            cache=tmp_path,
+        )
 
 
 def test_a_precision_the_device_has_not_is_refused() -> None:

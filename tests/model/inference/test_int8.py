@@ -15,6 +15,7 @@ from model.faster_rcnn import FasterRCNN
 from model.inference.agreement import agreement
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
+from model.inference.errors import UncalibratedError
 from model.inference.int8 import BUNDLED_RANGES, Ranges, Rounding, quantised
 from model.inference.network import TorchNetwork
 from model.inference.openvino import as_graph
@@ -110,6 +111,30 @@ def test_ranges_that_do_not_fit_are_not_taken(
     path.write_text("torn")
     assert not is_taken()
     assert "cannot be read and is made again" in caplog.text
+
+
+@needs_bundled
+def test_calibration_is_left_out_where_it_is_not_wanted(
+    bundled: FasterRCNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, made = as_graph(bundled), []
+
+    def noted(_model: FasterRCNN) -> Any:
+        made.append(1)
+        return graph.clone()
+
+    monkeypatch.setattr("model.inference.int8.as_graph", noted)
+    found = Ranges.read(BUNDLED_RANGES).roundings
+    monkeypatch.setattr("model.inference.int8.calibrated", lambda *_: found)
+    with pytest.raises(UncalibratedError, match="not calibrated yet"):
+        quantised(bundled, pictures, tmp_path, calibrate=False)
+    assert not made  # this takes seconds
+    quantised(bundled, pictures, tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    assert Ranges.read(path) == Ranges.read(BUNDLED_RANGES)
+    monkeypatch.setattr("model.inference.int8.calibrated", asked)
+    assert quantised(bundled, pictures, tmp_path, calibrate=False)
+    assert len(made) == 2
 
 
 @needs_bundled
