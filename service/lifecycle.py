@@ -22,7 +22,7 @@ from service.batching.thread_work import run_in_threads
 from service.devices.background import in_background
 from service.devices.cores import usable_cores
 from service.devices.detector import Detector, ModelInfo
-from service.devices.gpus import DetectorError, device_caveat, device_memory, device_name
+from service.devices.gpus import device_caveat, device_memory, device_name
 from service.devices.loading import LOAD_ERRORS, batch_size, weights_caveat
 from service.devices.memory import release_memory, trim_host_memory
 from service.devices.readings import GPUReadings
@@ -111,6 +111,7 @@ class Service:
     async def stop(self) -> None:
         """Reject the requests that still wait, and end the devices and the decoding threads."""
         self.stop_accepting()
+        self._reloader.stop()
         if self._batcher is not None:
             await self._batcher.stop()
         self._decoders.shutdown(wait=False, cancel=True)
@@ -149,7 +150,8 @@ class Service:
         if caps := self._batcher.batch_caps:
             told = "; ".join(f"{device}: {cap}" for device, cap in caps.items())
             return Condition("ok", f"memory ran out, so batches are smaller for now: {told}")
-        caveats = (weights_caveat(self.settings.weights, self._batcher.info), self._device_caveat)
+        about_weights = weights_caveat(self.settings.weights, self._batcher.info)
+        caveats = (self._reloader.caveat, about_weights, self._device_caveat)
         told = "; ".join(caveat for caveat in caveats if caveat)
         return Condition("ok", told or "the model is loaded and its device answers")
 
@@ -242,6 +244,7 @@ class Service:
             return
         self._move_to(State.READY)
         logger.info("ready: %s on %s", detectors[0].info.weights, ", ".join(d.device for d in detectors))
+        self._reloader.begin(detectors)
 
     def _fail(self, reason: str, detail: str) -> None:
         """Ask for the end of the process, once: the service will not answer again."""
@@ -295,7 +298,7 @@ class Service:
                 hang_timeout_s=settings.hang_timeout_s,
                 canary_interval_s=settings.canary_interval_s,
             ),
-            reload=self._reload,
+            reload=self._reloader.for_device,
             on_failure=self._on_failure,
             on_batch=self.admission.record_batch,
             metrics=self.metrics,
@@ -310,24 +313,6 @@ class Service:
         info = detectors[0].info
         self.metrics.set_model_info(info.name, info.weights, info.version, self.version)
         self.metrics.set_device_info([(one.device, device_name(one.device), one.precision) for one in detectors])
-
-    def _reload(self, device: str) -> Detector:
-        """Runs in the device's thread."""
-        # As it was chosen and measured at first: answers must not change.
-        lost = next(detector for detector in self.detectors if detector.device == device)
-        asked: dict[str, object] = {
-            "device": device,
-            "precision": lost.precision,
-            "backend": lost.backend,
-            "max_batch_size": self.max_batch_size,
-        }
-        if self.settings.weights == "auto":
-            asked["weights"] = lost.info.weights
-        detectors = self._load(self.settings.model_copy(update=asked))
-        found = next(detector for detector in detectors if detector.device == device)
-        if found.info.version != lost.info.version:
-            raise DetectorError("the file of weights has changed since it was read; reload it, by SIGHUP for one")
-        return found
 
     def _on_failure(self, beyond_repair: bool) -> None:
         """No device answers."""

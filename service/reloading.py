@@ -1,7 +1,12 @@
-"""New weights without a new process: read again, made ready beside the old ones, and switched between two batches."""
+"""Another model without a new process: made ready beside the one that serves, and switched between two batches.
+
+It is another because the weights are read again, or because int8 has been calibrated, in whose place another precision
+answered until then.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +17,8 @@ from typing import NamedTuple, Protocol
 from service.batching.batcher import Batcher
 from service.devices.background import in_background
 from service.devices.canary import KnownAnswer
-from service.devices.detector import Detector, ModelInfo, known_answer
+from service.devices.detector import Detector, ModelInfo, is_interim, known_answer
+from service.devices.gpus import DetectorError
 from service.devices.loading import LOAD_ERRORS
 from service.devices.memory import available_memory, is_out_of_memory, release_memory
 from service.errors import ReloadError, ReloadMemoryError, ServiceError, UnavailableError
@@ -24,6 +30,7 @@ logger = logging.getLogger(__name__)
 # What loading a detector takes of the host's memory at its peak: the file, the model and its serving form, 0.2 GB each,
 # and the activations of one picture.
 _HOST_BYTES = 1 << 30
+_CALIBRATION_BYTES = 1 << 30
 _PAUSE = (
     "ask for a reload with a pause, which lets the old model go first and rejects requests until the new one is ready"
 )
@@ -35,6 +42,16 @@ class Serving(Protocol):
     @property
     def serving(self) -> Batcher | None:
         """What the devices serve from, also while none answers; None without a model."""
+        ...
+
+    @property
+    def detectors(self) -> list[Detector]:
+        """One per device; none without a model."""
+        ...
+
+    @property
+    def max_batch_size(self) -> int | None:
+        """Most pictures in a batch; None without a model."""
         ...
 
     def announce_model(self) -> None:
@@ -70,6 +87,9 @@ class Reloader:
         settings: the service's.
         metrics: counts reloads by their result.
         memory: tells how many bytes of the host's memory are left.
+
+    Attributes:
+        caveat: what an operator should know of int8: it is being calibrated, or why it is not used. None for nothing.
     """
 
     def __init__(
@@ -86,7 +106,20 @@ class Reloader:
         self._settings = settings
         self._count = metrics.reloads
         self._memory = memory
-        self._running = False
+        self._under_way: str | None = None  # what a caller hears who wants a reload meanwhile
+        self._awaits_int8 = False
+        self._calibrating: asyncio.Task[None] | None = None
+        self.caveat: str | None = None
+
+    def begin(self, detectors: Sequence[Detector]) -> None:
+        """Note what was loaded at first. If it stands in for int8, calibrate that in the background from now on."""
+        self._awaits_int8 = any(is_interim(detector) for detector in detectors)
+        self._calibrate_soon()
+
+    def stop(self) -> None:
+        """Replace the model no more. A thread that makes another one ends on its own."""
+        if self._calibrating is not None:
+            self._calibrating.cancel()
 
     async def reload(self, *, pause: bool = False) -> ModelInfo:
         """Read the weights again, and serve with them. The old ones serve until the new ones are ready.
@@ -100,7 +133,7 @@ class Reloader:
 
         Raises:
             UnavailableError: no model is loaded yet, or the service is shutting down.
-            ReloadError: the weights cannot be served, or are being read already.
+            ReloadError: the weights cannot be served, are being read already, or int8 is being calibrated.
             ReloadMemoryError: there is not enough memory for a second model.
         """
         started = time.monotonic()
@@ -112,15 +145,16 @@ class Reloader:
             raise
         self._count.labels("ok").inc()
         logger.info("%s %s serves after %.1f s", info.weights, info.version, time.monotonic() - started)
+        self._calibrate_soon()  # on the new weights, if the old ones were not
         return info
 
     async def _replaced(self, pause: bool) -> ModelInfo:
         batcher = self._service.serving
         if batcher is None:
             raise UnavailableError("the model is being loaded", retry_after_s=5)
-        if self._running:
-            raise ReloadError("the weights are being read already")
-        self._running = True
+        if self._under_way is not None:
+            raise ReloadError(self._under_way)
+        self._under_way = "the weights are being read already"
         try:
             asked = self._asked(batcher)
             if pause:
@@ -128,20 +162,27 @@ class Reloader:
                 return await self._with_pause(asked)
             return await self._beside(batcher, asked)
         finally:
-            self._running = False
+            self._under_way = None
 
     async def _beside(self, batcher: Batcher, asked: Settings) -> ModelInfo:
+        try:
+            self._check_memory("a second model", _HOST_BYTES)
+            made = await self._made(asked)
+        except ReloadMemoryError as error:
+            raise ReloadMemoryError(f"{error.detail}: {_PAUSE}") from None
+        self._switch(batcher, made)
+        return batcher.info
+
+    def _check_memory(self, what: str, needed: int) -> None:
         left = self._memory()
-        if left is not None and left < _HOST_BYTES:
-            raise ReloadMemoryError(
-                f"a second model needs {_HOST_BYTES >> 20} MiB, and {left >> 20} are left: {_PAUSE}"
-            )
-        detectors, answers = await self._made(asked)
+        if left is not None and left < needed:
+            raise ReloadMemoryError(f"{what} needs {needed >> 20} MiB, and {left >> 20} are left")
+
+    def _switch(self, batcher: Batcher, made: Made) -> None:
         if self._service.serving is not batcher:
             raise UnavailableError("the service is shutting down")
-        batcher.switch(detectors, answers)
+        batcher.switch(made.detectors, made.answers)
         self._service.announce_model()
-        return batcher.info
 
     async def _with_pause(self, asked: Settings) -> ModelInfo:
         await self._service.take_down()
@@ -159,32 +200,94 @@ class Reloader:
         chosen: dict[str, object] = {
             "device": ",".join(detector.device for detector in batcher.detectors),
             "max_batch_size": batcher.max_batch_size,
+            "calibrate_first": True,  # the old model answers meanwhile
         }
         if len(forms) == 1:
             chosen["precision"], chosen["backend"] = forms.pop()
         return self._settings.model_copy(update=chosen)
 
-    async def _made(self, asked: Settings) -> Made:
+    def for_device(self, device: str) -> Detector:
+        """A detector like the one that a device has lost: answers must not change. Blocks.
+
+        Raises:
+            DetectorError, WeightsError, WeightsUnavailableError: there is none.
+        """
+        lost = next(detector for detector in self._service.detectors if detector.device == device)
+        asked = self._same_weights(lost, {"precision": lost.precision, "backend": lost.backend})
+        found = next(detector for detector in self._load(asked) if detector.device == device)
+        _check_version(found, lost)
+        return found
+
+    def _same_weights(self, detector: Detector, form: dict[str, object]) -> Settings:
+        """The settings for one more detector of the same device and weights."""
+        asked = form | {
+            "device": detector.device,
+            "max_batch_size": self._service.max_batch_size,
+            "calibrate_first": True,
+        }
+        if self._settings.weights == "auto":
+            asked["weights"] = detector.info.weights
+        return self._settings.model_copy(update=asked)
+
+    def _calibrate_soon(self) -> None:
+        """Begin to calibrate int8 in the background, if it is waited for."""
+        batcher = self._service.serving
+        if batcher is None or not self._awaits_int8:
+            return
+        self._under_way = "int8 is being calibrated: reload the weights when it is done"
+        self.caveat = f"int8 is being calibrated; {batcher.detectors[0].precision} answers meanwhile"
+        logger.warning("%s", self.caveat)
+        self._calibrating = asyncio.create_task(self._calibrate(batcher), name="calibrate")
+
+    async def _calibrate(self, batcher: Batcher) -> None:
+        """Serve in int8 once it is calibrated. If it cannot be, what serves goes on, and `caveat` says why."""
+        started, interim = time.monotonic(), batcher.detectors[0]
+        try:
+            self._check_memory("calibration", _CALIBRATION_BYTES)
+            made = await self._made(self._same_weights(interim, {}), name="calibrate")
+            _check_version(made.detectors[0], interim)
+            if made.detectors[0].precision == "int8":
+                self._switch(batcher, made)
+        except UnavailableError:
+            return  # the service is shutting down
+        except (ServiceError, DetectorError) as error:
+            self.caveat = f"int8 is not used, and {interim.precision} answers: {error}"
+            logger.error("%s", self.caveat)  # noqa: TRY400 - the error is the reason
+            return
+        finally:
+            self._under_way = None
+        self._awaits_int8, self.caveat = False, None
+        logger.info("%s serves after %.1f s of calibration", batcher.detectors[0].precision, time.monotonic() - started)
+
+    async def _made(self, asked: Settings, *, name: str = "reload") -> Made:
         """Detectors that have answered.
 
         Raises:
             ReloadError, ReloadMemoryError: there are none.
         """
         try:
-            return await in_background(partial(_load_and_ask, self._load, asked), name="reload")
+            return await in_background(partial(_load_and_ask, self._load, asked), name=name)
         except LOAD_ERRORS as error:
             reason = str(error).splitlines()[0]
         except Exception as error:
             if is_out_of_memory(error):
                 for device in asked.device.split(","):
                     release_memory(device)
-                raise ReloadMemoryError(f"memory ran out: {_PAUSE}") from None
+                raise ReloadMemoryError("memory ran out") from None
             logger.exception("the weights cannot be loaded")
             reason = f"{type(error).__name__} while they were made ready; the log has the trace"
-        # The answer names the file, and not its folder.
-        raise ReloadError(reason.replace(asked.weights, Path(asked.weights).name))
+        for path in (asked.weights, asked.calibration_images):
+            if path is not None:
+                reason = reason.replace(str(path), Path(path).name)  # callers hear of a file, and not of its folder
+        raise ReloadError(reason)
 
 
 def _load_and_ask(load: Callable[[Settings], Sequence[Detector]], settings: Settings) -> Made:
     detectors = load(settings)
     return Made(detectors, [known_answer(detector) for detector in detectors])
+
+
+def _check_version(found: Detector, before: Detector) -> None:
+    """Raises DetectorError: these are other weights."""
+    if found.info.version != before.info.version:
+        raise DetectorError("the file of weights has changed since it was read; reload it, by SIGHUP for one")

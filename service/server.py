@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
+from service.devices.background import works_in_background
 from service.devices.loading import load_detectors
 from service.errors import ServiceError
 from service.lifecycle import LoadDetectors, Service
@@ -88,7 +89,7 @@ async def _reload(service: Service) -> None:
 def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = load_detectors) -> str | None:
     """Serve until a signal, or until the service can never answer again.
 
-    Returns why it can not; None after a signal. While a thread still loads the model or hangs in a device, and after
+    Returns why it can not; None after a signal. While a thread still loads a model or hangs in a device, and after
     a device was lost, it does not return: the process ends here, with 1 or 0, because the interpreter's own end would
     wait for the device, or crash.
 
@@ -121,8 +122,8 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         signal.signal(signal.SIGHUP, server.reload_soon)
     server.run(sockets=[listener])
     gc.unfreeze()  # or what triton's bindings hold is never freed, and they say so in dozens of lines
-    if service.loading and service.fatal_error is None:
-        logger.info("ended before the model was loaded")
+    if service.fatal_error is None and (service.loading or works_in_background()):
+        logger.info("ended before %s", "the model was loaded" if service.loading else "another model was ready")
         logging.shutdown()
         os._exit(0)
     at_work = service.busy or not service.decoders_ended(_LAST_DECODING_S)

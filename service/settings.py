@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     calibration_images: Path | None = Field(
         None, description="Folder of typical pictures that int8 is fitted to; by default generated blood smears."
     )
+    calibrate_first: bool = Field(
+        False, description="Calibrate int8 before anything is answered; by default another precision answers meanwhile."
+    )
     max_batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         "auto", description="Most images in one batch; auto: measured, as many as make it faster."
     )

@@ -78,7 +78,9 @@ def bench_service(
         BenchError, ServerLostError: a server cannot be measured.
         DetectorError: the device cannot compute in that precision.
     """
-    settings = Settings.model_validate({"weights": "random", "model": model, "device": device, "precision": precision})
+    settings = Settings.model_validate(
+        {"weights": "random", "model": model, "device": device, "precision": precision, "calibrate_first": True}
+    )
     detector = load_detectors(settings)[0]
     done = _rounds(detector, model=model, rounds=rounds, seconds=seconds, advance=advance)
     rates, others = _rates(done.ours), _rates(done.plain)

@@ -126,6 +126,7 @@ def _serve(
         device=device,
         precision=precision,
         backend=backend,
+        calibrate_first=True,
         max_batch_size=batch_size,
         access_log=False,
     )

@@ -83,6 +83,7 @@ def detect(
             "device": device,
             "precision": precision,
             "backend": "auto" if precision == "auto" else "torch",
+            "calibrate_first": True,
             "max_batch_size": 1,
         }
     )

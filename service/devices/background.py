@@ -47,6 +47,11 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
     return await outcome
 
 
+def works_in_background() -> bool:
+    """Whether such work goes on, also after the event loop has ended."""
+    return _short_turns.within
+
+
 class _ShortTurns:
     """Has the threads of this process take shorter turns in the interpreter, as long as somebody is within."""
 
@@ -54,6 +59,10 @@ class _ShortTurns:
         self._lock = threading.Lock()
         self._within = 0
         self._usual = 0.0
+
+    @property
+    def within(self) -> bool:
+        return self._within > 0
 
     def __enter__(self) -> None:
         with self._lock:

@@ -110,6 +110,17 @@ class Known(Protocol):
     known_answer: KnownAnswer | None
 
 
+@runtime_checkable
+class Interim(Protocol):
+    """A detector that may stand in for one in int8, which is not calibrated yet or cannot be."""
+
+    is_interim: bool
+
+
+def is_interim(detector: Detector) -> bool:
+    return isinstance(detector, Interim) and detector.is_interim
+
+
 def known_answer(detector: Detector) -> KnownAnswer:
     """What the detector said of the known picture when it was loaded; asks it if that has not been done. May block."""
     known = detector.known_answer if isinstance(detector, Known) else None

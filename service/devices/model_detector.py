@@ -11,8 +11,8 @@ from torch import Tensor
 from model.faster_rcnn import FasterRCNN
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
-from model.inference.errors import ServingFormError
-from model.inference.precision import best_batch_size
+from model.inference.errors import QuantisationError, ServingFormError, UncalibratedError
+from model.inference.precision import AUTO, best_batch_size
 from model.inference.serving import Pending
 from model.structures import Detection
 from service.devices.canary import KnownAnswer
@@ -39,7 +39,8 @@ class ModelDetector:
         model: its parameters are moved to the device.
         info: its name, weights and classes.
         device: "cpu", "cuda", "cuda:1", ...
-        settings: precision, backend and calibration.
+        settings: precision, backend and calibration. Unless that is to be first, another precision stands in for int8
+            where it is not calibrated yet.
 
     Raises:
         DetectorError: the device cannot compute in that precision.
@@ -50,14 +51,19 @@ class ModelDetector:
         self.info = info
         self.device = device
         folder = settings.calibration_images
+        form = partial(serving_model, model, device=self._device, backend=settings.backend)
+        self.is_interim = False
         try:
-            self._model = serving_model(
-                model,
-                device=self._device,
-                precision=settings.precision,
-                backend=settings.backend,
-                calibration=None if folder is None else partial(calibration_pictures, folder),
-            )
+            try:
+                self._model = form(
+                    precision=settings.precision,
+                    calibration=None if folder is None else partial(calibration_pictures, folder),
+                    calibrate=settings.calibrate_first,
+                )
+            except (UncalibratedError, QuantisationError):
+                if settings.calibrate_first:
+                    raise
+                self._model, self.is_interim = form(precision=AUTO), True
         except ServingFormError as error:
             raise DetectorError(str(error)) from error
         self.precision, self.backend = self._model.precision, self._model.backend

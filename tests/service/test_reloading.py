@@ -1,10 +1,12 @@
-"""New weights without downtime: what serves changes between two batches, and a failure changes nothing."""
+"""Another model without downtime: what serves changes between two batches, and a failure changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import gc
+import re
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +20,9 @@ import torch
 from model.weights.categories import Categories
 from model.weights.checkpoints import WeightsError
 from service.app import create_app
+from service.devices.background import works_in_background
 from service.devices.detector import Detections
+from service.devices.gpus import DetectorError
 from service.lifecycle import Service
 from service.reloading import Reloader
 from service.settings import Settings
@@ -317,3 +321,168 @@ async def test_the_old_model_is_let_go_without_the_collector(fake: Any) -> None:
             assert gone() is None
         finally:
             gc.enable()
+
+
+class Uncalibrated(Weights):
+    """The same in int8, which is calibrated when `gate` is set; bf16 stands in for it until then."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeDetector)
+        self.is_kept = False  # what calibration finds
+        self.begun, self.gate = threading.Event(), threading.Event()
+        self.failure: Exception | None = None  # of calibration
+        self.found = "int8"  # what the settings come to
+
+    def load(self, settings: Settings) -> list[Any]:
+        is_asked = settings.precision != "bf16"
+        if is_asked and settings.calibrate_first and not self.is_kept:
+            self.begun.set()
+            assert self.gate.wait(20)
+            if self.failure is not None:
+                self.asked.append(settings)
+                raise self.failure
+        [made] = super().load(settings)
+        if is_asked and (settings.calibrate_first or self.is_kept):
+            made.precision, made.backend = self.found, "openvino"
+        else:
+            made.precision, made.is_interim = "bf16", is_asked
+        return [made]
+
+
+async def health_of(client: httpx.AsyncClient) -> tuple[int, str, str]:
+    answer = await client.get("/healthz")
+    return answer.status_code, answer.json()["precision"], answer.json()["detail"]
+
+
+async def until_it_changes(client: httpx.AsyncClient) -> tuple[int, str, str]:
+    while "is being calibrated" in (now := await health_of(client))[2]:
+        await asyncio.sleep(0.01)
+    return now
+
+
+async def test_another_precision_answers_until_int8_is_calibrated(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    weights = Uncalibrated()
+    async with reloadable(weights, precision="int8") as client:
+        meanwhile = (200, "bf16", "int8 is being calibrated; bf16 answers meanwhile")
+        assert await health_of(client) == meanwhile
+        assert await asyncio.to_thread(weights.begun.wait, 20)
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "a"
+        assert 'precision="bf16"' in (await client.get("/metrics")).text
+        again = await client.post("/-/reload")
+        assert (again.status_code, again.json()["detail"]) == (
+            409,
+            "int8 is being calibrated: reload the weights when it is done",
+        )
+        assert await health_of(client) == meanwhile
+        old = weights.loaded[0]
+        old.gate.clear()
+        old.started.clear()
+        accepted = asyncio.create_task(client.post("/detect", content=red_png(4)))
+        while not old.started.is_set():
+            await asyncio.sleep(0.01)
+        weights.gate.set()
+        assert await until_it_changes(client) == (200, "int8", "the model is loaded and its device answers")
+        old.gate.set()
+        assert version_of((await accepted).json(), 4) == "a"
+        answered = len(weights.loaded[1].batches)
+        assert version_of((await client.post("/detect", content=red_png(5))).json(), 5) == "a"
+        assert len(weights.loaded[1].batches) == answered + 1
+        metrics = (await client.get("/metrics")).text
+        assert 'precision="int8"' in metrics
+        assert 'precision="bf16"' not in metrics
+        assert "int8 is being calibrated; bf16 answers meanwhile" in caplog.text
+        assert "int8 serves after" in caplog.text
+        assert (await client.post("/-/reload")).status_code == 200
+        assert (await health_of(client))[1] == "int8"
+    _, calibrating, reloading = weights.asked
+    assert (calibrating.precision, calibrating.max_batch_size, calibrating.device) == ("int8", 1, "cpu")
+    assert (reloading.precision, reloading.backend, reloading.calibrate_first) == ("int8", "openvino", True)
+
+
+async def test_int8_answers_at_once_where_its_ranges_are_kept() -> None:
+    weights = Uncalibrated()
+    weights.is_kept = True
+    async with reloadable(weights, precision="int8") as client:
+        assert await health_of(client) == (200, "int8", "the model is loaded and its device answers")
+        assert len(weights.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (DetectorError("int8 fails on these weights: it is odd\nsomewhere"), "int8 fails on these weights: it is odd"),
+        (RuntimeError("secret"), "RuntimeError while they were made ready; the log has the trace"),
+        (torch.OutOfMemoryError("out of memory"), "memory ran out"),
+    ],
+)
+async def test_where_int8_cannot_be_calibrated_the_other_precision_serves_on_and_says_why(
+    failure: Exception, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = Uncalibrated()
+    weights.failure = failure
+    weights.gate.set()
+    async with reloadable(weights, precision="int8") as client:
+        assert await until_it_changes(client) == (200, "bf16", f"int8 is not used, and bf16 answers: {told}")
+        assert f"int8 is not used, and bf16 answers: {told}" in caplog.text
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "a"
+        weights.failure, weights.version = None, "b"
+        assert (await client.post("/-/reload")).status_code == 200  # in bf16, and then int8 is tried again
+        assert (await until_it_changes(client))[1:] == ("int8", "the model is loaded and its device answers")
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "b"
+    assert [settings.precision for settings in weights.asked] == ["int8", "int8", "bf16", "int8"]
+
+
+async def test_int8_is_not_calibrated_where_memory_is_short() -> None:
+    weights = Uncalibrated()
+    async with reloadable(weights, memory=5 << 20, precision="int8") as client:
+        status, precision, detail = await until_it_changes(client)
+        assert (status, precision) == (200, "bf16")
+        assert re.fullmatch(r"int8 is not used, .*: calibration needs \d+ MiB, and 5 are left", detail)
+        assert len(weights.asked) == 1
+
+
+async def test_weights_that_change_while_int8_is_calibrated_are_not_served_unasked() -> None:
+    weights = Uncalibrated()
+    async with reloadable(weights, precision="int8") as client:
+        weights.version = "b"
+        weights.gate.set()
+        _, precision, detail = await until_it_changes(client)
+        assert precision == "bf16"
+        assert "the file of weights has changed since it was read; reload it" in detail
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "a"
+
+
+async def test_auto_keeps_what_it_has_where_int8_is_no_better() -> None:
+    weights = Uncalibrated()
+    weights.found = "fp32"
+    weights.gate.set()
+    async with reloadable(weights, precision="auto") as client:
+        assert await until_it_changes(client) == (200, "bf16", "the model is loaded and its device answers")
+        assert version_of((await client.post("/detect", content=red_png(3))).json(), 3) == "a"
+        assert len(weights.asked) == 2
+
+
+async def test_a_device_that_is_lost_comes_back_in_the_precision_that_serves() -> None:
+    weights = Uncalibrated()
+    async with reloadable(weights, precision="int8") as client:
+        reloader = weights.service._reloader
+        assert reloader.for_device("cpu").precision == "bf16"
+        weights.gate.set()
+        await until_it_changes(client)
+        assert reloader.for_device("cpu").precision == "int8"
+    assert [settings.precision for settings in weights.asked if settings.calibrate_first].count("bf16") == 1
+
+
+async def test_the_end_does_not_wait_for_calibration() -> None:
+    weights = Uncalibrated()
+    async with reloadable(weights, precision="int8") as client:
+        assert await asyncio.to_thread(weights.begun.wait, 20)
+        assert (await health_of(client))[1] == "bf16"
+    assert works_in_background()
+    assert {detector.precision for detector in weights.service.detectors} == {"bf16"}
+    weights.gate.set()
+    async with asyncio.timeout(20):
+        while works_in_background():
+            await asyncio.sleep(0.01)
+    assert {detector.precision for detector in weights.service.detectors} == {"bf16"}

@@ -45,6 +45,20 @@ def test_while_it_loads_there_is_nothing_to_wait_for_and_nothing_is_wrong() -> N
         assert "ERROR" not in log
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_while_int8_is_calibrated_the_end_is_as_ever(number: signal.Signals) -> None:
+    with faulty(precision="int8", batch_s=0.5) as server, ThreadPoolExecutor(1) as callers:
+        assert "int8 is being calibrated" in httpx.get(f"{server.url}/healthz", timeout=30).json()["detail"]
+        accepted = callers.submit(detect, server, numbered_png(1))
+        server.until(lambda: server.ran() == [[1]])
+        server.child.send_signal(number)
+        assert accepted.result().json()["boxes"][0][0] == 1
+        assert server.child.wait(20) == 0
+        log = server.log.read_text()
+        assert "INFO:service.server:ended before another model was ready" in log
+        assert "ERROR" not in log
+
+
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()

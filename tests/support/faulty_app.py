@@ -1,7 +1,8 @@
 """A real server process around a detector whose faults its callers order; `faulty_server` runs it as a script.
 
 The first pixel of a picture says what is to happen: red and green are its number, which the answer repeats, and blue is
-a `Fault`, if the second pixel is `SIGNED`. Settings come from the environment, as ever; so do these:
+a `Fault`, if the second pixel is `SIGNED`. In int8 the detector is never done being calibrated. Settings come from the
+environment, as ever; so do these:
 
     FAULTY_BATCH_S   seconds that a batch takes, however large it is
     FAULTY_LOAD_S    seconds until the model is loaded
@@ -59,6 +60,7 @@ class FaultyDetector:
     def __init__(self, device: str, info: ModelInfo) -> None:
         self.device = device
         self.info = info
+        self.is_interim = False
         self._batch_s = float(os.environ.get("FAULTY_BATCH_S", "0"))
         self._ran = Path(os.environ["FAULTY_RAN"])
         self._slow_px = int(os.environ.get("FAULTY_SLOW_PX", "0"))
@@ -112,7 +114,12 @@ def load(settings: Settings) -> list[Detector]:
         model = from_checkpoint(resolve_checkpoint(file), min_size=64)
         form = serving_model(model, device=CPU, precision="fp32")
         form.detect([torch.zeros(3, 64, 64, dtype=torch.uint8)])
-    return [FaultyDetector("cpu" if settings.device == "auto" else settings.device, info_of(settings.weights))]
+    detector = FaultyDetector("cpu" if settings.device == "auto" else settings.device, info_of(settings.weights))
+    if settings.precision == "int8":
+        if settings.calibrate_first:
+            threading.Event().wait()
+        detector.is_interim = True
+    return [detector]
 
 
 def info_of(weights: str) -> ModelInfo:

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from model.faster_rcnn import FasterRCNN
+from model.inference.errors import QuantisationError, UncalibratedError
 from model.weights.checkpoints import WeightsError
-from service.devices.detector import ModelInfo
+from service.devices.detector import ModelInfo, is_interim
 from service.devices.gpus import DetectorError
 from service.devices.loading import batch_size, check_arithmetic, load_detectors, weights_caveat
+from service.devices.model_detector import ModelDetector
 from service.settings import Precision, Settings
 from tests.support.fakes import CATEGORIES, FakeDetector
 
@@ -35,6 +40,38 @@ def test_a_loaded_detector_knows_its_model_and_its_answer(caplog: pytest.LogCapt
     assert len(known.found["boxes"]) > 5  # blood cells, which these weights find
     assert f"version {detector.info.version}" in caplog.text
     assert "measuring" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [UncalibratedError("not yet"), QuantisationError("int8 fails on these weights")])
+def test_another_precision_stands_in_for_int8_unless_that_is_to_be_first(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def form(_model: object, **options: Any) -> SimpleNamespace:
+        asked.append(options)
+        if options["precision"] == "int8" and (isinstance(error, QuantisationError) or not options["calibrate"]):
+            raise error
+        is_given = options["precision"] in {"int8", "fp32"}
+        return SimpleNamespace(precision=options["precision"] if is_given else "bf16", backend="openvino")
+
+    def detector(**settings: Any) -> ModelDetector:
+        options = Settings(calibration_images=tmp_path, backend="torch", **settings)
+        return ModelDetector(cast(FasterRCNN, None), info("bundled"), device="cpu", settings=options)
+
+    monkeypatch.setattr("service.devices.model_detector.serving_model", form)
+    interim = detector(precision="int8")
+    assert is_interim(interim)
+    assert (interim.precision, interim.backend) == ("bf16", "openvino")
+    refused, taken = asked
+    assert (refused["precision"], refused["calibrate"], refused["backend"]) == ("int8", False, "torch")
+    assert (taken["precision"], "calibration" in taken, taken["backend"]) == ("auto", False, "torch")
+    if isinstance(error, QuantisationError):
+        with pytest.raises(DetectorError, match="fails on these weights"):
+            detector(precision="int8", calibrate_first=True)
+    else:
+        assert not is_interim(detector(precision="int8", calibrate_first=True))
+    assert not is_interim(detector(precision="fp32"))
 
 
 def test_what_a_device_cannot_do_is_told_before_weights_are_read(tmp_path: Path) -> None:
