@@ -108,10 +108,13 @@ def read_layout(directory: Directory) -> Layout:
     Raises:
         BrokenImageError, UnsupportedImageError, ImageTooLargeError
     """
-    photometric = directory.integer(_PHOTOMETRIC, WHITE_IS_ZERO)
+    compression = directory.integer(_COMPRESSION, RAW)
     bits = directory.integers(_BITS, most=64) or (1,)
     samples = directory.integer(_SAMPLES, len(bits))
     extra = directory.integers(_EXTRA_SAMPLES, most=64) or ()
+    # Where the tag is missing, as libtiff guesses.
+    guess = WHITE_IS_ZERO if compression in _FAX else RGB if samples - len(extra) == 3 else BLACK_IS_ZERO
+    photometric = directory.integer(_PHOTOMETRIC, guess)
     width, height = directory.integer(_WIDTH, 0), directory.integer(_HEIGHT, 0)
     tile_wh = None
     if _TILE_OFFSETS in directory.entries:
@@ -124,7 +127,7 @@ def read_layout(directory: Directory) -> Layout:
         samples=samples,
         has_premultiplied_alpha=photometric == RGB and samples > 3 and extra[:1] == (_PREMULTIPLIED,),
         photometric=photometric,
-        compression=directory.integer(_COMPRESSION, RAW),
+        compression=compression,
         is_planar=directory.integer(_PLANAR, 1) == 2 and samples > 1,
         has_reversed_bits=directory.integer(_FILL_ORDER, 1) == 2,
         tile_wh=tile_wh,
@@ -156,7 +159,8 @@ def _check_kind(layout: Layout) -> None:
         name = _NAMES.get(layout.photometric, f"photometric interpretation {layout.photometric}")
         kind = {2: " signed", 3: " float"}.get(formats[0], "")
         raise UnsupportedImageError(
-            f"TIFF images of {samples}{kind} samples of {bits} bits, {name}, compression {compression}, are not taken"
+            f"TIFF images of {samples}{kind} samples of {bits or 'differing'} bits, {name}, compression {compression}, "
+            "are not taken"
         )
 
 
@@ -243,7 +247,8 @@ def _color_map(layout: Layout) -> tuple[int, ...]:
     colors = layout.directory.integers(_COLOR_MAP, most=3 << 16)
     if colors is None or len(colors) < 3 << layout.bits:
         raise BrokenImageError("the TIFF image lacks its palette")
-    return colors[: 3 << layout.bits]
+    colors = colors[: 3 << layout.bits]
+    return colors if max(colors) > 255 else tuple(257 * value for value in colors)  # old writers' have 8 bits
 
 
 def _pieces(layout: Layout, plane: int) -> list[bytes]:

@@ -143,6 +143,13 @@ def test_palettes_of_four_bits() -> None:
     np.testing.assert_array_equal(decode(data, max_pixels=MOST), colors.T[indices])
 
 
+def test_palettes_of_old_writers_have_eight_bits_a_colour() -> None:
+    indices = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colors = np.random.default_rng(0).integers(0, 256, (3, 256))
+    data = tiff(indices, (320, 3, colors.ravel().tolist()), photometric=3)
+    np.testing.assert_array_equal(decode(data, max_pixels=MOST), colors.T[indices])
+
+
 @pytest.mark.parametrize("byte_order", "<>")
 @pytest.mark.parametrize("reversed_bits", [False, True])
 @pytest.mark.parametrize("white_is_zero", [False, True])
@@ -195,6 +202,20 @@ def with_tags(pixels: Array, *changed: tuple[int, int, list[int]]) -> bytes:
     tags = {number: (number, kind, values) for number, kind, values in made.image_tags(pixels)}
     tags |= {tag[0]: tag for tag in changed}
     return made.file(made.directory(list(tags.values())))
+
+
+def test_without_a_photometric_interpretation_the_number_of_samples_tells_it() -> None:
+    """As in libtiff."""
+    for pixels in (picture(16, 24), picture(16, 24)[..., 0]):
+        made = Tiff()
+        tags = [tag for tag in made.image_tags(pixels) if tag[0] != 262]
+        shown = decode(made.file(made.directory(tags)), max_pixels=MOST)
+        np.testing.assert_array_equal(shown, pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1))
+
+
+def test_samples_of_differing_bits_are_named() -> None:
+    with pytest.raises(UnsupportedImageError, match="samples of differing bits, RGB"):
+        decode(with_tags(picture(16, 24), (258, 3, [5, 6, 5])), max_pixels=MOST)
 
 
 def test_nothing_of_a_file_reaches_the_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
