@@ -18,6 +18,7 @@ _START, _SCAN, _END, _APP0, _EXIF, _ADOBE, _COMMENT = 0xD8, 0xDA, 0xD9, 0xE0, 0x
 _METADATA = frozenset({*range(_APP0, 0xF0), _COMMENT})
 _WITHOUT_LENGTH = frozenset({0x01, _START, _END})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_LS = 0xF7  # the frame of another standard, ITU-T T.87
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # Not 0 and not 0xD0 to 0xD7, which pixels may have after 0xFF, and not 0xFF, which fills.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
@@ -38,7 +39,7 @@ class _Segments:
 
     frame: bytes = b""  # the content of the first SOF segment
     is_progressive: bool = False
-    orientation: int = 1
+    orientation: int = 0  # until there was EXIF
     kept: list[tuple[int, int]] = field(default_factory=list)  # before the first scan, without metadata
     first_scan: int = 0
     scans: list[bytes] = field(default_factory=list)  # the content of each SOS segment
@@ -68,7 +69,7 @@ def open_jpeg(data: bytes) -> OpenedImage:
         format="JPEG",
         width=width,
         height=height,
-        orientation=segments.orientation,
+        orientation=segments.orientation or 1,
         sample_bytes=width * height * components,
         work=round(width * height * _time_of_pixel(components, scans if coefficients else 0)),
         working_bytes=pillow_bytes(width * height, 1 + components + coefficients, len(data)),
@@ -105,9 +106,11 @@ def _take_segment(found: _Segments, kind: int, start: int, content: bytes, end: 
     if kind == _SCAN:
         found.first_scan = found.first_scan or start
         found.scans.append(content)
+    elif kind == _JPEG_LS:
+        raise UnsupportedImageError("JPEG-LS images are not taken")
     elif found.scans:
         pass
-    elif kind == _EXIF and content.startswith(b"Exif\0\0") and found.orientation == 1:
+    elif kind == _EXIF and content.startswith(b"Exif\0\0") and not found.orientation:
         found.orientation = exif_orientation(content)
     elif kind not in _METADATA or _tells_colours(kind, content):
         found.kept.append((start, end))

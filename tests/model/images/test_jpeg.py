@@ -3,13 +3,14 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
 from model.images import jpeg
 from model.images.decoding import decode
-from model.images.errors import BrokenImageError
+from model.images.errors import BrokenImageError, UnsupportedImageError
 from tests.support.image_files import given_memory, picture, saved, segment
 
 
@@ -167,3 +168,20 @@ def test_metadata_of_a_jpeg_costs_no_pixels(data: bytes, part: bytes) -> None:
     np.testing.assert_array_equal(
         decode(behind_the_first(damaged, part), max_pixels=MOST), decode(damaged, max_pixels=MOST)
     )
+
+
+def test_of_two_exif_segments_the_first_counts() -> None:
+    exif = Image.Exif()
+    turned = []
+    for orientation in (1, 6, 3):
+        exif[0x0112] = orientation
+        turned.append(segment(0xE1, exif.tobytes()))
+    plain = decode(JPEG, max_pixels=MOST)
+    np.testing.assert_array_equal(decode(JPEG[:2] + turned[0] + turned[1] + JPEG[2:], max_pixels=MOST), plain)
+    both = decode(JPEG[:2] + turned[1] + turned[2] + JPEG[2:], max_pixels=MOST)
+    np.testing.assert_array_equal(both, np.rot90(plain, -1))
+
+
+def test_jpeg_ls_is_named() -> None:
+    with pytest.raises(UnsupportedImageError, match="JPEG-LS"):
+        decode(bytes(imagecodecs.jpegls_encode(np.zeros((8, 8), np.uint8))), max_pixels=MOST)
