@@ -5,7 +5,7 @@ The field's name decides what is a file, not whether the part has a filename: ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from typing import NamedTuple
 
 from python_multipart.exceptions import FormParserError
@@ -13,6 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 _MOST_OTHER_FIELDS = 100
 _MOST_OTHER_BYTES = 64 * 1024  # in all of them
+_MOST_PREAMBLE_BYTES = 8 * 1024  # before the first boundary: mail programs write a line there
 
 
 class FormError(ValueError):
@@ -152,7 +153,7 @@ async def read_form(
         },
     )
     try:
-        async for piece in pieces:
+        async for piece in _from_first_boundary(pieces, b"--" + boundary):
             parser.write(piece)
         parser.finalize()
     except FormParserError as error:
@@ -160,3 +161,21 @@ async def read_form(
     if not parts.is_whole:
         raise FormError("it ends before its closing boundary, --" + boundary.decode("latin-1") + "--")
     return parts.form
+
+
+async def _from_first_boundary(pieces: AsyncIterator[bytes], delimiter: bytes) -> AsyncGenerator[bytes]:
+    """Leave out what precedes the first boundary, as RFC 2046, section 5.1.1, asks for."""
+    before: bytes | None = b""
+    async for piece in pieces:
+        if before is None:
+            yield piece
+            continue
+        before += piece
+        at = (b"\n" + before).find(b"\n" + delimiter)
+        if at >= 0:
+            yield before[at:]
+            before = None
+        elif len(before) > _MOST_PREAMBLE_BYTES:
+            break
+    if before and not delimiter.startswith(before):
+        raise FormError(f"it does not begin with its boundary, {delimiter.decode('latin-1')}")

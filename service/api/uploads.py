@@ -253,7 +253,7 @@ def _image_in_json(body: bytes) -> bytes:
     encoded = document.get("image")
     if not isinstance(encoded, str):
         raise BadRequestError(_EXPECTED_JSON)
-    if encoded.startswith("data:"):
+    if encoded[:64].lstrip().lower().startswith("data:"):  # the scheme of a URL has no case
         encoded = encoded.partition(",")[2]
     try:
         # `base64` breaks its lines; where it did not, a copy of the whole is spared.

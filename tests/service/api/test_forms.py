@@ -59,6 +59,21 @@ def test_pieces_may_be_cut_anywhere(cuts: list[int]) -> None:
     assert form.names == {"a"}
 
 
+@given(st.lists(st.integers(0, 400), max_size=8))
+@pytest.mark.parametrize(
+    "before", [b"", b"\r\n", b"\n", b"A message of several parts, not --b.\r\n", b"-\r\n--a\r\n\r\n"]
+)
+def test_what_precedes_the_first_boundary_is_left_out(before: bytes, cuts: list[int]) -> None:
+    form = read(before + part(b'name="file"'), part(b'name="file"', b"2"), end=b"--b--\r\nand after", cuts=cuts)
+    assert contents(form) == [FILE, b"2"]
+
+
+@pytest.mark.parametrize("body", [b"--x\r\n", b"{}", b"x" * 20_000 + b"\r\n--b--"])
+def test_a_form_that_does_not_begin_with_its_boundary_says_so(body: bytes) -> None:
+    with pytest.raises(FormError, match="does not begin with its boundary, --b"):
+        read(end=body, cuts=[10_000])
+
+
 @pytest.mark.parametrize(
     ("end", "parts"), [(b"", [part(b'name="file"')]), (b"--b", [part(b'name="file"')]), (b"", []), (b"--", [])]
 )
@@ -70,7 +85,6 @@ def test_a_form_that_is_not_closed_says_so(end: bytes, parts: list[bytes]) -> No
 @pytest.mark.parametrize(
     ("body", "content_type", "told"),
     [
-        (b"--x\r\n", "multipart/form-data; boundary=b", "boundary"),
         (b"", "multipart/form-data", "names no boundary"),
         (part(b"filename=a"), TYPE, "no name"),
         (b"--b\r\nX: " + b"y" * 100_000, TYPE, "header"),

@@ -49,6 +49,7 @@ async def test_three_ways_to_send_an_image_get_one_answer() -> None:
             await client.post("/detect", json={"image": base64.b64encode(data).decode()}),
             await client.post("/detect", json={"image": base64.encodebytes(data).decode()}),
             await client.post("/detect", json={"image": "data:image/png;base64," + base64.b64encode(data).decode()}),
+            await client.post("/detect", json={"image": " DATA:image/png;base64," + base64.b64encode(data).decode()}),
         ]
     for answer in answers:
         assert answer.status_code == 200
