@@ -88,7 +88,7 @@ def _priority(default: Priority) -> dict[str, Any]:
     }
 
 
-_EVERY_PROBLEM = problems(400, 408, 413, 415, 422, 429, 431, 500, 503, 504)
+_EVERY_PROBLEM = problems(400, 408, 413, 415, 422, 429, 500, 503, 504)
 
 DETECT_REQUEST = {
     "parameters": [_TIMEOUT, _priority(Priority.NORMAL)],
@@ -161,6 +161,7 @@ def complete(app: FastAPI, *, keys_needed: bool) -> None:
             components["schemas"]["Problem"] = Problem.model_json_schema()
             for unused in ("HTTPValidationError", "ValidationError"):
                 components["schemas"].pop(unused, None)
+            _add_large_heads(schema["paths"])
             if keys_needed:
                 components["securitySchemes"] = _SECURITY_SCHEMES
                 _ask_for_keys(schema["paths"])
@@ -168,6 +169,14 @@ def complete(app: FastAPI, *, keys_needed: bool) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _add_large_heads(paths: dict[str, dict[str, Any]]) -> None:
+    """Any request may end so, before its path is known: always in a problem document."""
+    told = problems(431)[431]
+    for operations in paths.values():
+        for operation in operations.values():
+            operation["responses"]["431"] = told
 
 
 def _errors_of(path: str) -> Callable[..., dict[int | str, dict[str, Any]]]:

@@ -37,6 +37,7 @@ async def test_each_problem_of_a_route_has_its_meaning_and_its_form() -> None:
     seen = set()
     for path, operations in document["paths"].items():
         for operation in operations.values():
+            assert "431" in operation["responses"]
             for status, response in operation["responses"].items():
                 if status < "400" or "content" not in response:
                     continue
@@ -44,7 +45,7 @@ async def test_each_problem_of_a_route_has_its_meaning_and_its_form() -> None:
                 assert len(response["description"]) > 5
                 [(media_type, content)] = response["content"].items()
                 own = next((members for prefix, members in forms.items() if path.startswith(prefix)), None)
-                if own is not None:
+                if own is not None and status != "431":  # sent before the path is known
                     assert (media_type, content["schema"]["required"]) == ("application/json", own)
                 elif path not in {"/healthz", "/readyz"}:
                     assert media_type == "application/problem+json"

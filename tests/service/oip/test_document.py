@@ -17,6 +17,7 @@ async def test_the_openapi_document_has_it() -> None:
         for operation in operations.values():
             named = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
             assert named == ({"model"} if "{model}" in path else set())
+            assert "Problem" in str(operation["responses"].pop("431"))  # sent before the path is known
             assert "Problem" not in str(operation["responses"])
     assert set(paths["/v2/models/{model}/infer"]["post"]["responses"]) == {
         "200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504",
