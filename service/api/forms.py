@@ -53,6 +53,7 @@ class _Parts:
         self._others = 0
         self._other_bytes = 0
         self._kept: list[bytes] | None = None
+        self._name = ""
         self._text_of: str | None = None  # the field whose text is being read
         self._text = b""
         self._header_name = b""
@@ -78,6 +79,7 @@ class _Parts:
         if b"name" not in options:
             raise FormError("a part of it has no name in its Content-Disposition")
         name = options[b"name"].decode("utf-8", "replace")
+        self._name = name
         if name == self._field:
             if len(self.form.files) == self._most_files:
                 raise TooManyFilesError
@@ -99,7 +101,10 @@ class _Parts:
             return
         self._other_bytes += end - start
         if self._other_bytes > _MOST_OTHER_BYTES:
-            raise FormError(f"its other fields have more than {_MOST_OTHER_BYTES:,} bytes")
+            raise FormError(
+                f"its other fields have more than {_MOST_OTHER_BYTES:,} bytes, with {self._name[:40]!r} among them; "
+                f"an image goes into a field named {self._field!r}"
+            )
         if self._text_of is not None:
             self._text += data[start:end]
 

@@ -89,6 +89,7 @@ def test_a_form_that_is_not_closed_says_so(end: bytes, parts: list[bytes]) -> No
         (part(b"filename=a"), TYPE, "no name"),
         (b"--b\r\nX: " + b"y" * 100_000, TYPE, "header"),
         (part(b'name="a"', b"") * 101, TYPE, "more than 100 other fields"),
+        (part(b'name="image"', bytes(70_000)), TYPE, "'image' among them; an image goes into a field named 'file'"),
     ],
 )
 def test_a_broken_form_says_why(body: bytes, content_type: str, told: str) -> None:
