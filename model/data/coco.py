@@ -49,6 +49,8 @@ def read_coco_data(
         names = _category_names(content)
         places = ImagePlaces(json_path, path, split, images)
         raw_examples = _raw_examples(content, names, places, report)
+    except DataError:
+        raise  # a ValueError, too, which says what is wrong already
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{json_path} is not a COCO file of instances: {type(error).__name__} {error}. It needs images "
