@@ -61,7 +61,8 @@ class ProgressBar:
         self._console = console or stderr
         self._line_every = line_every
         self._smoothed: dict[str, float] = {}
-        self._done, self._began = done, time.monotonic()
+        self._done = done
+        self._began = self._last_line = time.monotonic()
         self._iterations = iterations
         self._bar = _bar("training", self._console, transient=False)
         self._task = self._bar.add_task("", total=iterations, completed=done)
@@ -79,10 +80,13 @@ class ProgressBar:
         for name, value in losses.items():
             self._smoothed[name] = _SMOOTHING * self._smoothed.get(name, value) + (1 - _SMOOTHING) * value
         done, total = iteration - self._done, self._iterations - self._done
-        pace = _pace(done, total, time.monotonic() - self._began)
+        now = time.monotonic()
+        pace = _pace(done, total, now - self._began)
         loss = f"loss {sum(self._smoothed.values()):.3f}"
         self._bar.update(self._task, completed=iteration, description=f"{loss}, {pace}")
-        if not self._console.is_terminal and (iteration % self._line_every == 0 or iteration == self._iterations):
+        is_due = iteration % self._line_every == 0 or now - self._last_line > _LINE_EVERY_S
+        if not self._console.is_terminal and (is_due or iteration == self._iterations):
+            self._last_line = now
             parts = " ".join(f"{_SHORT.get(name, name)} {value:.3f}" for name, value in self._smoothed.items())
             self._say(f"iteration {iteration}/{self._iterations} {loss} ({parts}) rate {learning_rate:.5f} {pace}")
 

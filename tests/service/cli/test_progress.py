@@ -52,11 +52,18 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     monkeypatch.setattr(progress, "_LINE_EVERY_S", 1e9)
     with counting("detecting", 3, console=console) as advance:
         advance()
+    with ProgressBar(30, console=console) as bar:  # by default each 20 iterations
+        for iteration in range(1, 31):
+            bar.updated(iteration, LOSSES, 0.01)
+    assert [line.split()[1] for line in lines(console)] == ["20/30", "30/30"]
     monkeypatch.setattr(progress, "_LINE_EVERY_S", -1)
     with counting("detecting", 3, console=console) as advance:
         advance()
-    assert lines(console) == []
     assert capsys.readouterr().err.startswith("detecting 1/3, ")
+    slow = Console(file=io.StringIO(), force_terminal=False)
+    with ProgressBar(30, console=slow) as bar:  # where an iteration takes a minute
+        bar.updated(1, LOSSES, 0.01)
+    assert [line.split()[1] for line in lines(slow)] == ["1/30"]
 
 
 def test_the_time_left() -> None:
