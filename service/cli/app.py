@@ -35,7 +35,7 @@ def frcnn(
 ) -> None:
     """Faster R-CNN as a service: POST an image, get boxes, labels and scores.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (143 by SIGTERM).
     """
 
 
