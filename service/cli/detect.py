@@ -73,7 +73,7 @@ def detect(
 
     Example: frcnn detect photos --score-threshold 0.7 --draw drawn
     """
-    logging.basicConfig(level="WARNING", format="%(levelname)s: %(message)s")
+    logging.basicConfig(level="WARNING", format="frcnn: %(message)s")
     # One image at a time: to measure how many are fastest would take longer than most folders.
     settings = settings_from(
         {

@@ -10,12 +10,13 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's; typer has a copy of click in it
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -25,15 +26,13 @@ stdout = Console(highlight=False, soft_wrap=True)
 class Commands(TyperGroup):
     """Ends a command that fails as expected, or is interrupted, with a message and an exit code."""
 
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        with _messages():
+            return super().make_context(*arguments, **named)
+
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
-        try:
+        with _messages():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("interrupted", code=INTERRUPTED)
-        except Exception as error:
-            if not _is_expected(error):
-                raise
-            fail(str(error))
 
 
 def say(message: str) -> None:
@@ -60,6 +59,27 @@ def usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted", code=INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, _UsageError) and type(error).__name__ != "NoArgsIsHelpError":  # which prints the help
+            _fail_of_usage(error)
+        if not _is_expected(error):
+            raise
+        fail(str(error))
+
+
+def _fail_of_usage(error: Any) -> NoReturn:
+    """End as typer does, but for its prefix, "Error:"."""
+    if error.ctx is not None:
+        say(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
+    fail(error.format_message(), code=USAGE)
 
 
 def _is_expected(error: Exception) -> bool:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from service.cli.app import app
 from tests.support.commands import invoke
 from tests.support.processes import script_environment
 
@@ -42,6 +44,39 @@ def test_version_and_help() -> None:
         assert text.startswith("Usage: ")
         assert text.count("Example: frcnn") == 1, command
         assert not re.findall(r"range>|\{[a-z_]+\}", text), command
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "told"),
+    [
+        (["--nothing"], "Usage: frcnn [OPTIONS]", "No such option: --nothing"),
+        (["nothing"], "Usage: frcnn [OPTIONS]", "No such command 'nothing'."),
+        (["serve", "--port", "x"], "Usage: frcnn serve [OPTIONS]", "Invalid value for '--port'"),
+        (["weights", "inspect"], "Usage: frcnn weights inspect [OPTIONS]", "Missing argument"),
+        (
+            ["bench", "model", "--size", "480"],
+            "Usage: frcnn bench model [OPTIONS]",
+            "Invalid value for --size: '480' is not",
+        ),
+    ],
+)
+def test_wrong_usage_shows_the_usage_and_a_message_with_the_prefix_of_all(
+    words: list[str], usage: str, told: str
+) -> None:
+    result = CliRunner().invoke(app, words, prog_name="frcnn")
+    first, *_, last = result.stderr.strip().splitlines()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert first.startswith(usage)
+    assert last.startswith(f"frcnn: {told}")
+    assert "Error" not in result.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["weights"], ["bench"]])
+def test_a_group_without_a_command_shows_its_help(words: list[str]) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert "Commands:" in result.output
+    assert "frcnn: " not in result.output
 
 
 def test_asking_for_help_does_not_import_torch() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from service.devices import loading
 from service.settings import Settings
 from tests.support.commands import invoke
 from tests.support.fakes import FakeDetector
+from tests.support.processes import script_environment
 
 
 @pytest.fixture
@@ -121,6 +124,26 @@ def test_detecting_measures_no_speed_first(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(loading, "load_detectors", load)
     assert invoke("detect", folder).exit_code == 0
     assert (asked[0].precision, asked[0].max_batch_size) == ("fp32", 1)
+
+
+def test_a_warning_has_the_prefix_of_all_messages(folder: Path) -> None:
+    """In a process of its own, as the tests have set up the log of this one."""
+    code = """
+import logging
+from service.cli.app import main
+from service.devices import loading
+from tests.support.fakes import FakeDetector
+
+def load(_):
+    logging.getLogger("model").warning("COCO_V1 cannot be fetched")
+    return [FakeDetector()]
+
+loading.load_detectors = load
+main()
+"""
+    command = [sys.executable, "-c", code, "detect", str(folder / "b.png"), "--weights", "auto"]
+    child = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stderr) == (0, "frcnn: COCO_V1 cannot be fetched\n")
 
 
 def test_weights_that_are_missing_are_said_so(folder: Path) -> None:
