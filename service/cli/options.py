@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from service.cli.errors import USAGE, fail
 from service.settings import ModelName
 
 number = partial(typer.Option, metavar="N")  # typer would call it <int range>
@@ -29,6 +31,12 @@ ClassNames = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, or a GPU such as cuda:0.")]
+
+
+def refuse_no_folder(path: Path | None) -> None:
+    """End the command if a folder of images is named that is not there."""
+    if path is not None and not path.is_dir():
+        fail(f"there is no folder {path}", code=USAGE)
 
 
 def of_setting(

@@ -14,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 
 from model.weights.names import argument_error
 from service.cli.errors import USAGE, fail, refuse, say
-from service.cli.options import of_setting
+from service.cli.options import of_setting, refuse_no_folder
 from service.settings import Settings, misspelt_variables
 from service.telemetry import logs
 
@@ -40,6 +40,7 @@ def serve(**flags: Any) -> None:
     logs.configure(settings, in_background=True)
     for name in misspelt_variables():
         logger.warning("%s is set, and is no setting: is it misspelt?", name)
+    refuse_no_folder(settings.calibration_images)
     refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
 
     from service.server import serve as serve_until_the_end

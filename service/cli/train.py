@@ -16,7 +16,7 @@ import typer
 from model.training.settings import TrainSettings
 from model.weights.names import argument_error
 from service.cli.errors import fail, refuse, say, stderr, usage_errors
-from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_setting
+from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_setting, refuse_no_folder
 
 if TYPE_CHECKING:
     from model.data.samples import DetectionData
@@ -68,6 +68,8 @@ def train(
     Example: frcnn train --data photos/coco.json --output out && frcnn serve --weights out/best.safetensors
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    for named in (images, validation_images):
+        refuse_no_folder(named)
     # A run's state has the weights that it began with.
     refuse(argument_error(weights=None if resume else weights, data=data) or argument_error(data=validation_data))
     is_first = os.environ.get("RANK", "0") == "0"
