@@ -290,7 +290,7 @@ def _loaded(body: ResNet, weights: WeightsSource | None, *, progress: bool) -> R
         return body
     if isinstance(weights, WeightsEnum):
         weights = weights.name
-    is_file = isinstance(weights, os.PathLike) or Path(weights).suffix in {".safetensors", *TORCH_SUFFIXES}
+    is_file = isinstance(weights, os.PathLike) or Path(weights).suffix.lower() in {".safetensors", *TORCH_SUFFIXES}
     path = Path(weights) if is_file else fetch(official_weights("resnet50", str(weights)).url, progress=progress)
     checkpoint = read_checkpoint(path)
     # A classifier's last layer has no place in a detector.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.faster_rcnn import FasterRCNN
-from model.weights.foreign import HARMLESS_GLOBALS, foreign_objects, state_dict_in, unusable_values
+from model.weights.foreign import HARMLESS_GLOBALS, foreign_objects, other_file, state_dict_in, unusable_values
 from model.weights.names import SUFFIXES, TORCH_SUFFIXES
 from model.weights.packed import DEFAULT_STEP, pack, unpack
 
@@ -61,11 +61,12 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo | None]:
     Raises:
         WeightsError: it is broken, or of another kind, or holds numbers with which nothing can be found.
     """
-    if path.suffix == ".safetensors":
-        tensors, info = _read_safetensors(path)
-    elif path.suffix in TORCH_SUFFIXES:
-        tensors, info = _read_pth(path)
-    elif path.suffix == ".frcnn":
+    suffix = path.suffix.lower()
+    if suffix in {".safetensors", *TORCH_SUFFIXES}:
+        if other := other_file(path, is_torchs=suffix in TORCH_SUFFIXES):
+            raise WeightsError(f"{path} {other}")
+        tensors, info = _read_pth(path) if suffix in TORCH_SUFFIXES else _read_safetensors(path)
+    elif suffix == ".frcnn":
         tensors, info = _read_packed(path)
     else:
         raise _unknown_ending(path, dict.fromkeys([*SUFFIXES, *TORCH_SUFFIXES]))
@@ -165,7 +166,7 @@ def _loaded(path: Path) -> Any:
                 ) from error
             raise WeightsError(
                 f"{path} cannot be read: it is broken, or holds more than tensors, which is not loaded "
-                f"because such a file can run code. Save the model's state_dict() instead. ({_first_line(error)})"
+                f"because such a file can run code. Save the model's state_dict() instead. ({_reason(error)})"
             ) from error
 
 
@@ -196,6 +197,8 @@ def _info_from(raw: Any) -> CheckpointInfo:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    """Without the codes that colour it in a terminal."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", (str(error).splitlines() or [type(error).__name__])[0]).strip()
+def _reason(error: BaseException) -> str:
+    """The first line of what torch says, without its colours for a terminal, and its advice to run the file's code."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = text.rpartition("WeightsUnpickler error:")[2].strip()
+    return text.partition("\n")[0].strip() or type(error).__name__

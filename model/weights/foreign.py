@@ -11,6 +11,7 @@ import math
 import pathlib
 import re
 import types
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -21,8 +22,8 @@ from torch import Tensor
 PREDICTOR_KEY = "roi_heads.box_predictor.cls_score.weight"
 _LIKELY_WRAPPERS = ("model", "state_dict", "model_state_dict")
 _MOST_WRAPPERS = 3  # one in another
-# Components that torch.compile and DataParallel put into names, in any place.
-_WRAPPING_COMPONENTS = frozenset({"_orig_mod", "module"})
+# Components that torch.compile, DataParallel and FSDP put into names, in any place.
+_WRAPPING_COMPONENTS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _MOST_SHOWN = 12
 
 
@@ -50,6 +51,15 @@ HARMLESS_GLOBALS: list[Any] = [
     *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
+
+_WITHOUT_PICKLE = "Where it was made, save model.state_dict() by torch.save instead"
+# How a file begins, and what it is.
+_BEGINNINGS = (
+    (b"version https://git-lfs", "is a pointer of Git LFS and not the file itself: fetch that by git lfs pull"),
+    (b"<", "is a web page: the download went wrong"),
+    (b"\x89HDF", f"is HDF5, as Keras writes it. {_WITHOUT_PICKLE}"),
+)
+_TORCHS_ZIP, _TORCHS_OLD = b"PK\3\4", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 # name of a detector, a pattern that one of its tensors' names matches; the first that fits counts.
 _ARCHITECTURES = (
@@ -136,9 +146,42 @@ def in_few_lines(problems: list[str]) -> str:
     return "\n  ".join([*shown, *more])
 
 
+def other_file(path: pathlib.Path, *, is_torchs: bool) -> str | None:
+    """What a file is that is not of the kind of its name, by how it begins; None if it may be.
+
+    Args:
+        is_torchs: its name is that of a file of torch.save, and otherwise of one of safetensors.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "is empty"
+    for beginning, told in _BEGINNINGS:
+        if head.startswith(beginning):
+            return told
+    by_torch = head.startswith((_TORCHS_ZIP, _TORCHS_OLD))
+    if not is_torchs:
+        return "is a file of torch.save: its name should end in .pth" if by_torch else None
+    if head[8:9] == b"{":
+        return "is a file of safetensors: its name should end in .safetensors"
+    if head.startswith(b"\x80") and not by_torch:
+        return f"is a file of Python's pickle, which is not read because it can run code. {_WITHOUT_PICKLE}"
+    return f"is a program in TorchScript. {_WITHOUT_PICKLE}" if _is_torchscript(path) else None
+
+
+def _is_torchscript(path: pathlib.Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
 def unusable_values(tensors: Mapping[str, Tensor]) -> str | None:
     """Why a detector with these numbers could find nothing, naming the tensor; None if they may be sound."""
     for name, tensor in tensors.items():
+        if tensor.is_meta or tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
+            return f"{name} is sparse, quantized, complex or without values, and should be a dense tensor of numbers"
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         values = tensor.float()  # as it will be used: a float64 beyond float32's range is infinite then

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import io
 import math
 import pathlib
+import pickle
 import re
 import types
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +56,8 @@ WRAPPED = {
     "Lightning of a compiled model": {"state_dict": prefixed("model._orig_mod.")},
     "a part compiled": {"backbone._orig_mod.body.conv1.weight": TENSORS["backbone.body.conv1.weight"]}
     | {CLS_SCORE: TENSORS[CLS_SCORE]},
+    "FSDP": {"_fsdp_wrapped_module.backbone._checkpoint_wrapped_module.body.conv1.weight": torch.ones(2, 3)}
+    | {f"_fsdp_wrapped_module.{CLS_SCORE}": TENSORS[CLS_SCORE]},
     "averaged": {"n_averaged": torch.tensor(3)} | prefixed("module."),
     "a prefix of one's own": prefixed("net.detector."),
     "beside a model without a predictor": {"model": {"fc.weight": torch.ones(2, 2)}, "model_ema": TENSORS},
@@ -67,7 +73,7 @@ def test_the_tensors_are_found_under_their_own_names(tmp_path: Path, name: str, 
     assert all(torch.equal(found[key], tensor) for key, tensor in TENSORS.items())
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "model_best.pth.tar", "their.pt"])
+@pytest.mark.parametrize("name", ["last.ckpt", "model_best.pth.tar", "their.pt", "THEIR.PTH"])
 def test_torchs_files_have_several_endings(tmp_path: Path, name: str) -> None:
     torch.save(WRAPPED["Lightning"], tmp_path / name)
     assert read_checkpoint(tmp_path / name).state_dict.keys() == TENSORS.keys()
@@ -104,6 +110,59 @@ def test_two_detectors_in_one_dict_are_not_mixed(tmp_path: Path) -> None:
 def test_the_objects_that_keep_a_file_from_being_read_are_named(tmp_path: Path) -> None:
     torch.save({"model": TENSORS, "module": torch.nn.Linear(1, 1)}, tmp_path / "their.pth")
     with pytest.raises(WeightsError, match=r"holds more than tensors \(.*torch\.nn\.modules\.linear\.Linear.*run code"):
+        read_checkpoint(tmp_path / "their.pth")
+
+
+def torchscript() -> bytes:
+    """As `torch.jit.save` lays it out."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("data.pkl", "code/__torch__.py", "constants.pkl"):
+            archive.writestr(f"model/{name}", b"")
+    return buffer.getvalue()
+
+
+def saved_by_torch(**options: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(TENSORS, buffer, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.pth", b"", "is empty"),
+        ("a.safetensors", b"", "is empty"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        ("a.pth", b"<!DOCTYPE html><title>Not found</title>", "web page"),
+        ("a.pth", pickle.dumps({"model": [1]}), "pickle.*can run code"),
+        ("a.pt", torchscript(), "TorchScript"),
+        ("a.pth", safetensors.torch.save(TENSORS), r"should end in \.safetensors"),
+        ("a.safetensors", saved_by_torch(), r"should end in \.pth"),
+        ("a.safetensors", saved_by_torch(_use_new_zipfile_serialization=False), r"should end in \.pth"),
+    ],
+)
+def test_files_of_another_kind_than_their_name_are_told(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=told):
+        read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"no weights at all", saved_by_torch()[:-100]])
+def test_nobody_is_told_to_run_a_files_code(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="is broken") as caught:
+        read_checkpoint(tmp_path / "a.pth")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda tensor: tensor.to("meta"), lambda tensor: tensor + 1j])
+def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path: Path, change: Callable[[Tensor], Tensor]) -> None:
+    bad = TENSORS | {"backbone.body.conv1.weight": change(TENSORS["backbone.body.conv1.weight"])}
+    torch.save(bad, tmp_path / "their.pth")
+    with pytest.raises(WeightsError, match=r"conv1\.weight is sparse, quantized, complex or without values"):
         read_checkpoint(tmp_path / "their.pth")
 
 
