@@ -30,8 +30,9 @@ _SIZES = struct.Struct("<QQ")  # of the header and of the float32 values, in byt
 _LARGEST = 127
 _MOST_WEIGHTS = 1 << 29  # that a file may claim; a dozen times those of the detector that this package is for
 _CODER_MEMORY = 1 << 26  # bytes that LZMA may take; its dictionary here needs some 2 MB
+# In one call for all weights, Python would not handle Ctrl-C for seconds. A third of a second to code, less to decode.
+_PIECE_BYTES = 1 << 18
 # Weights are independent of their neighbours: no context (lc, lp, pb = 0) models them best, and no match is found.
-_PIECE_BYTES = 1 << 18  # a third of a second
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 20}]
 
 
@@ -65,7 +66,6 @@ def pack(state_dict: Mapping[str, Tensor], info: Mapping[str, Any], *, step: flo
 
 
 def _coded(content: bytes) -> bytes:
-    """Compressed by pieces: one call for all of them takes many seconds, during which Python does not handle Ctrl-C."""
     compressor = lzma.LZMACompressor(format=lzma.FORMAT_XZ, filters=_FILTERS)
     pieces = (content[start : start + _PIECE_BYTES] for start in range(0, len(content), _PIECE_BYTES))
     return b"".join([*map(compressor.compress, pieces), compressor.flush()])
@@ -115,8 +115,12 @@ def _shapes(entries: Any) -> dict[str, list[int]]:
 def _decoded(coded: memoryview, count: int) -> NDArray[np.int8]:
     """The `count` whole numbers; a few bytes can stand for gigabytes, so no more than these are ever decoded."""
     decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_CODER_MEMORY)
-    decoded = decoder.decompress(coded, max_length=count + 1)
-    if len(decoded) != count or not decoder.eof or decoder.unused_data:
+    decoded, taken = bytearray(), 0
+    while taken < len(coded) and not decoder.eof and len(decoded) <= count:
+        piece = coded[taken : taken + _PIECE_BYTES]
+        decoded += decoder.decompress(piece, max_length=count + 1 - len(decoded))
+        taken += len(piece)
+    if len(decoded) != count or not decoder.eof or decoder.unused_data or taken < len(coded):
         raise ValueError("its length is not what its header says")
     return np.frombuffer(decoded, np.int8)
 

@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,3 +160,41 @@ def test_the_bundled_weights_are_small_and_a_whole_detector() -> None:
     model = fasterrcnn_resnet50_fpn(weights="bundled")
     assert model.transform.min_size == (checkpoint.info.model_kwargs["min_size"],)
     assert model.roi_heads.vote_thresh == 0.8
+
+
+def test_no_call_is_so_long_that_ctrl_c_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python handles a signal between two calls of native code."""
+    sizes: list[int] = []
+
+    class Compressor:
+        def __init__(self, **how: Any) -> None:
+            self._real = lzma_compressor(**how)
+
+        def compress(self, content: bytes) -> bytes:
+            sizes.append(len(content))
+            return self._real.compress(content)
+
+        def flush(self) -> bytes:
+            return self._real.flush()
+
+    class Decompressor:
+        def __init__(self, **how: Any) -> None:
+            self._real = lzma_decompressor(**how)
+
+        def decompress(self, content: bytes, max_length: int) -> bytes:
+            sizes.append(len(content))
+            return self._real.decompress(content, max_length)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    lzma_compressor, lzma_decompressor = lzma.LZMACompressor, lzma.LZMADecompressor
+    monkeypatch.setattr(lzma, "LZMACompressor", Compressor)
+    monkeypatch.setattr(lzma, "LZMADecompressor", Decompressor)
+    weight = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
+    content = pack({"weight": weight}, {})
+    packing = len(sizes)
+    state_dict, _ = unpack(content)
+    assert state_dict["weight"].sub(weight).abs().max() <= 0.125 * 1.2 / 2
+    assert (packing, len(sizes) - packing) == (4, 3)  # of a megabyte, and of the 0.66 MB that it is packed in
+    assert max(sizes) <= 1 << 18
