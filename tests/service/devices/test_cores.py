@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from service.devices.cores import bound_spinning, compute_threads, usable_cores
 
+ROOT = Path(__file__).parents[3]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -91,4 +93,9 @@ def test_commands_and_replicas_bound_it_before_torch_is_loaded() -> None:
     for code in (f"import service.cli.app as a; a.app = lambda: {show}; a.main()", f"import service.scale; {show}"):
         command = [sys.executable, "-c", f"import os, sys; {code}"]
         child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-        assert child.stdout == "False 20000\n", child.stderr
+        assert child.stdout == "False 2000\n", child.stderr
+
+
+def test_the_image_has_the_same_bound() -> None:
+    """There, a program that loads torch without the commands has it, too."""
+    assert re.findall(r"GOMP_SPINCOUNT=(\d+)", (ROOT / "Dockerfile").read_text()) == ["2000"]
