@@ -6,8 +6,8 @@ Shapes stay open, so one compiled network serves them all: the first picture of 
 from __future__ import annotations
 
 import functools
+import io
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -108,12 +108,12 @@ def difference(network: Network, reference: Network, images: Tensor, *, least: f
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Conversion and quantisation talk of their own inner workings, and print bars where a command prints JSON."""
+    """Conversion and quantisation talk of their own inner workings, and print bars where ours is JSON."""
     levels: dict[str, Any] = {name: logging.getLogger(name).level for name in _TALKATIVE}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
