@@ -144,20 +144,20 @@ async def read_form(
     if not boundary:
         raise FormError("its Content-Type names no boundary")
     parts = _Parts(field, most_files, texts, before_files)
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": parts.on_part_begin,
-            "on_part_data": parts.on_part_data,
-            "on_part_end": parts.on_part_end,
-            "on_header_field": parts.on_header_field,
-            "on_header_value": parts.on_header_value,
-            "on_header_end": parts.on_header_end,
-            "on_headers_finished": parts.on_headers_finished,
-            "on_end": parts.on_end,
-        },
-    )
     try:
+        parser = MultipartParser(  # a boundary that is too long is an error at once
+            boundary,
+            {
+                "on_part_begin": parts.on_part_begin,
+                "on_part_data": parts.on_part_data,
+                "on_part_end": parts.on_part_end,
+                "on_header_field": parts.on_header_field,
+                "on_header_value": parts.on_header_value,
+                "on_header_end": parts.on_header_end,
+                "on_headers_finished": parts.on_headers_finished,
+                "on_end": parts.on_end,
+            },
+        )
         async for piece in _from_first_boundary(pieces, b"--" + boundary):
             parser.write(piece)
         parser.finalize()

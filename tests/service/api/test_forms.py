@@ -86,6 +86,7 @@ def test_a_form_that_is_not_closed_says_so(end: bytes, parts: list[bytes]) -> No
     ("body", "content_type", "told"),
     [
         (b"", "multipart/form-data", "names no boundary"),
+        (b"", "multipart/form-data; boundary=" + "b" * 257, "Boundary length 257"),
         (part(b"filename=a"), TYPE, "no name"),
         (b"--b\r\nX: " + b"y" * 100_000, TYPE, "header"),
         (part(b'name="a"', b"") * 101, TYPE, "more than 100 other fields"),
