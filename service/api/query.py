@@ -37,6 +37,10 @@ def _texts(value: Any) -> Any:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
+        if len(value) > _LONGEST_LABELS:
+            raise ValueError(f"should be at most {_LONGEST_LABELS} names and ids")
+        if not all(isinstance(one, str) or type(one) is int for one in value):
+            raise ValueError("should be names and ids of classes")  # once, and not for each
         return [f"#{one}" if type(one) is int else one for one in value]
     return value
 

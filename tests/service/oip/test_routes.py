@@ -129,6 +129,8 @@ async def test_parameters_choose_as_in_detect() -> None:
         {"max_detections": 10**400},
         {"labels": "unicorn"},
         {"labels": 3},
+        {"labels": [None] * 1000},
+        {"labels": [""] * 20_000},
         {"labels": "dog," * 20_000 + "dog"},
         {"timeout": "soon"},
         {"timeout": -1},
