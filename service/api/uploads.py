@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import re
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.api.bounded_json import read_object
+from service.api.bounded_json import decode_base64, read_object, unpacking_bytes
 from service.api.forms import Form, FormError, TooManyFilesError, read_form
 from service.api.query import TiledQuery
 from service.errors import (
@@ -28,9 +25,7 @@ T = TypeVar("T")
 
 FILE_FIELD = "file"
 _OVERHEAD_BYTES = 64 * 1024  # what a form or JSON holds beside the files themselves
-_SPACE = re.compile(r"\s")
 _MOST_JSON_PARTS = 1000  # base64 has none
-_JSON_COPIES = 4  # as text, as base64 without its line breaks, in pieces, and decoded
 _OPTIONS = frozenset(TiledQuery.model_fields)
 _EXPECTED_JSON = 'the JSON body must be {"image": "<base64>"}'
 
@@ -88,7 +83,7 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
         return files[0]
     if kind == "application/json":
         unpack = partial(_image_in_json, await read_body(request, limits.in_base64()))
-        with limits.working(_JSON_COPIES * len(unpack.args[0])):
+        with limits.working(unpacking_bytes(unpack.args[0], most_parts=_MOST_JSON_PARTS)):
             unpacking = limits.in_thread(unpack)
             del unpack  # this frame would keep the body while it waits for a thread
             return await unpacking
@@ -255,11 +250,7 @@ def _image_in_json(body: bytes) -> bytes:
         raise BadRequestError(_EXPECTED_JSON)
     if encoded[:64].lstrip().lower().startswith("data:"):  # the scheme of a URL has no case
         encoded = encoded.partition(",")[2]
-    try:
-        # `base64` breaks its lines; where it did not, a copy of the whole is spared.
-        return base64.b64decode("".join(encoded.split()) if _SPACE.search(encoded) else encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequestError(f"'image' is not base64: {error}") from error
+    return decode_base64(encoded, name="'image'")
 
 
 def _refuse_options(names: Iterable[str]) -> None:

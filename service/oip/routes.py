@@ -7,12 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.job import admit, service_of
 from service.api.pipeline import ImageResult, detect_image, detect_pixels
-from service.api.query import SelectionQuery, in_words
 from service.api.selection import Selection
 from service.api.uploads import read_base64_body
 from service.batching.batch_queue import Priority
@@ -20,15 +18,13 @@ from service.devices.detector import ModelInfo
 from service.errors import BadParameterError, BadRequestError
 from service.oip import document
 from service.oip.document import VERSION
-from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_response
+from service.oip.tensors import INPUT, OUTPUTS, InferRequest, read_request, reading_bytes, write_response
 from service.settings import MODELS
 from service.wire import LENGTH_HEADER
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], redirect_slashes=False)
 
-_CHOOSING = frozenset(SelectionQuery.model_fields)
 _MODEL = "/models/{model}"
-_JSON_COPIES = 5  # of the body: the JSON and the rest, as text, as base64 without its line breaks, and decoded
 _VERSIONED = _MODEL + "/versions/{version}"
 
 
@@ -100,13 +96,13 @@ async def infer(request: Request) -> Response:
     async with admit(request, Priority.NORMAL) as job:
         length = request.headers.get(LENGTH_HEADER)
         body = await job.read(read_base64_body, body_bytes=job.settings.max_body_bytes)
-        with job.working(_JSON_COPIES * len(body)):
+        with job.working(reading_bytes(body, length)):
             reading = job.in_thread(partial(read_request, body, length))
             del body
             asked = await reading
         _selection(asked, job.batcher.info)  # a wrong one is rejected before the image is decoded
-        if (timeout_s := _timeout_s(asked)) is not None:
-            job.shorten(timeout_s)
+        if asked.timeout_s is not None:
+            job.shorten(asked.timeout_s)
         image = asked.image
         result = await (detect_image(job, image) if isinstance(image, bytes) else detect_pixels(job, image))
         with job.stage("encode"):
@@ -124,21 +120,10 @@ def _response(result: ImageResult, asked: InferRequest) -> Response:
 
 
 def _selection(asked: InferRequest, info: ModelInfo) -> Selection:
-    chosen = {name: value for name, value in asked.parameters.items() if name in _CHOOSING}
     try:
-        return SelectionQuery(**chosen).selection(info)
-    except ValidationError as error:
-        raise BadRequestError(f"parameters: {in_words(error, SelectionQuery)}") from error
+        return asked.query.selection(info)
     except BadParameterError as error:
         raise BadRequestError(f"parameters: {error.detail}") from error
-
-
-def _timeout_s(asked: InferRequest) -> float | None:
-    """The request's own deadline in seconds; None if it names none."""
-    microseconds = asked.parameters.get("timeout", 0)
-    if type(microseconds) is not int or microseconds < 0:
-        raise BadRequestError("parameters: timeout must be a whole number of microseconds")
-    return min(microseconds, 10**12) / 1e6 or None
 
 
 def _readiness(request: Request, body: dict[str, Any]) -> Response:

@@ -6,8 +6,6 @@ A BYTES element there is its length in four bytes and then itself; in JSON, whic
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import struct
 from dataclasses import dataclass
@@ -17,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
-from service.api.bounded_json import read_object
+from service.api.bounded_json import decode_base64, read_object, unpacking_bytes
+from service.api.query import SelectionQuery, in_words
 from service.devices.detector import Detections
 from service.errors import BadRequestError
 
@@ -33,9 +33,11 @@ _LAYOUT = {"FP32": "<f4", "INT64": "<i8"}
 _DATATYPES = {str(output["name"]): str(output["datatype"]) for output in OUTPUTS}
 # JSON is parsed in one call, and all callers wait: the numbers of 640 x 480 pixels take some tens of milliseconds.
 _MOST_JSON_PARTS = 1 << 20
+_LONGEST_ID = 1024  # it is sent back
 _EXPECTED_JSON = (
     "the request must be a JSON object of a million values at most; send tensors as binary data, or images as BYTES"
 )
+_CHOOSING = frozenset(SelectionQuery.model_fields)
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -46,13 +48,15 @@ class InferRequest:
     Attributes:
         image: an image file, or pixels `[H, W, 3]` RGB.
         outputs: names to whether their data goes after the JSON; in the order asked for.
-        parameters: as they came.
+        query: which detections are wanted.
+        timeout_s: the request's own deadline in seconds; None if it names none.
         id: to send back.
     """
 
     image: bytes | Pixels
     outputs: dict[str, bool]
-    parameters: dict[str, Any]
+    query: SelectionQuery
+    timeout_s: float | None
     id: str | None
 
 
@@ -66,17 +70,39 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
     Raises:
         BadRequestError: it is not what the protocol says, or asks for what this model has not.
     """
-    if json_length is None:
-        json_length = str(len(body))
-    if not json_length.isdecimal() or len(json_length) > 18 or int(json_length) > len(body):
-        raise BadRequestError(f"Inference-Header-Content-Length must be a number up to the body's {len(body)} bytes")
-    split = int(json_length)
+    split = _split(body, json_length)
     document = read_object(body[:split], most_parts=_MOST_JSON_PARTS, expected=_EXPECTED_JSON)
     parameters = _parameters(document)
     request_id = document.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise BadRequestError("'id' must be a string")
-    return InferRequest(_image(document, body[split:]), _wanted(document, parameters), parameters, request_id)
+    if request_id is not None and not (isinstance(request_id, str) and len(request_id) <= _LONGEST_ID):
+        raise BadRequestError(f"'id' must be a string of at most {_LONGEST_ID} characters")
+    return InferRequest(
+        image=_image(document, body[split:]),
+        outputs=_wanted(document, parameters),
+        query=_query(parameters),
+        timeout_s=_timeout_s(parameters),
+        id=request_id,
+    )
+
+
+def reading_bytes(body: bytes, json_length: str | None) -> int:
+    """The memory that `read_request` needs beside the body, at most.
+
+    Raises:
+        BadRequestError: `json_length` does not fit the body.
+    """
+    document = body[: _split(body, json_length)]
+    # What follows the JSON is copied twice: as it is, and without its length.
+    return len(document) + unpacking_bytes(document, most_parts=_MOST_JSON_PARTS) + 2 * (len(body) - len(document))
+
+
+def _split(body: bytes, json_length: str | None) -> int:
+    """How many bytes of the body are JSON."""
+    if json_length is None:
+        return len(body)
+    if not json_length.isdecimal() or len(json_length) > 18 or int(json_length) > len(body):
+        raise BadRequestError(f"Inference-Header-Content-Length must be a number up to the body's {len(body)} bytes")
+    return int(json_length)
 
 
 def write_response(found: Detections, request: InferRequest, *, model: str, version: str) -> tuple[bytes, int | None]:
@@ -110,6 +136,22 @@ def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise BadRequestError("'parameters' must be an object")
     return parameters
+
+
+def _query(parameters: dict[str, Any]) -> SelectionQuery:
+    """The parameters that choose detections. The others are not kept: they may be large, and nothing reads them."""
+    chosen = {name: value for name, value in parameters.items() if name in _CHOOSING}
+    try:
+        return SelectionQuery(**chosen)
+    except ValidationError as error:
+        raise BadRequestError(f"parameters: {in_words(error, SelectionQuery)}") from error
+
+
+def _timeout_s(parameters: dict[str, Any]) -> float | None:
+    microseconds = parameters.get("timeout", 0)
+    if type(microseconds) is not int or microseconds < 0:
+        raise BadRequestError("parameters: timeout must be a whole number of microseconds")
+    return min(microseconds, 10**12) / 1e6 or None
 
 
 def _image(document: dict[str, Any], rest: bytes) -> bytes | Pixels:
@@ -174,10 +216,7 @@ def _decoded(data: Any) -> bytes:
         data = data[0]
     if not isinstance(data, str):
         raise BadRequestError("the data of a BYTES image in JSON is one string of base64")
-    try:
-        return base64.b64decode("".join(data.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequestError(f"the data of 'image' is not base64: {error}") from error
+    return decode_base64(data, name="the data of 'image'")
 
 
 def _values(data: Any) -> bytes:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
-from service.api.bounded_json import read_object
+from service.api.bounded_json import decode_base64, read_object, unpacking_bytes
 from service.errors import BadRequestError
 
 EXPECTED = "the body must be a JSON object with the member image"
@@ -47,3 +48,24 @@ def test_brackets_in_strings_count_as_parts_too() -> None:
     assert read(b'{"a": "[[["}', most_parts=4) == {"a": "[[["}
     with pytest.raises(BadRequestError):
         read(b'{"a": "[[["}', most_parts=3)
+
+
+def test_base64_may_have_white_space_and_nothing_else() -> None:
+    assert decode_base64(" QU\r\nJD\t", name="it") == b"ABC"
+    for wrong in ("QUJ", "QU\N{NO-BREAK SPACE}JD", "QU-JD=", "="):
+        with pytest.raises(BadRequestError, match="it is not base64"):
+            decode_base64(wrong, name="it")
+
+
+@pytest.mark.parametrize("text", ["AA==", "AA " * 1_000_000, "A" * 1_000_000, "A " * 500_000 + "\N{GRINNING FACE}"])
+@pytest.mark.parametrize("as_it_is", [True, False])
+def test_unpacking_takes_no_more_memory_than_it_says(text: str, as_it_is: bool) -> None:
+    body = json.dumps({"image": text}, ensure_ascii=not as_it_is).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequestError):
+            decode_base64(read(body)["image"] + "!", name="it")  # type: ignore[operator]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= unpacking_bytes(body, most_parts=10) + 100_000

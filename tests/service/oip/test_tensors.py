@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from service.devices.detector import Detections
 from service.errors import BadRequestError
-from service.oip.tensors import read_request, write_response
+from service.oip.tensors import read_request, reading_bytes, write_response
 
 FILE = b"\xff\xd8 no UTF-8, as an image is \x00\xfe"
 FOUND = Detections(
@@ -51,6 +53,43 @@ def test_one_image_after_the_json_needs_no_size() -> None:
     assert read_request(head + FILE, str(len(head))).image == FILE
     head = request({"datatype": "UINT8", "shape": [1, 2, 3], "data": []})
     assert bytes(read_request(head + b"abcdef", str(len(head))).image) == b"abcdef"
+
+
+def test_nothing_is_kept_of_parameters_that_mean_nothing() -> None:
+    useless: dict[str, Any] = {"x": [[] for _ in range(100_000)]}
+    body = in_bytes(["QUJD"], parameters={**useless, "labels": "dog"})
+    tracemalloc.start()
+    try:
+        asked = read_request(body, None)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert asked.query.labels == ["dog"]
+    assert kept < 100_000
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (in_bytes("AA== " * 200_000), b""),
+        (in_bytes("AAAA " * 200_000 + "\N{GRINNING FACE}"), b""),
+        (in_bytes("AAAA").replace(b"AAAA", "AAAA\N{GRINNING FACE}".encode() * 100_000), b""),
+        (in_bytes("AAAA", parameters={f"k{at}": at + 0.5 for at in range(100_000)}), b""),
+        (in_bytes("AAAA", parameters={"x": [{f"k{at}": 0} for at in range(50_000)]}), b""),
+        (request({"datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 10**6}}),
+         struct.pack("<I", 10**6 - 4) + bytes(10**6 - 4)),
+    ],
+)  # fmt: skip
+def test_reading_takes_no_more_memory_than_it_says(head: bytes, rest: bytes) -> None:
+    body, length = head + rest, str(len(head))
+    tracemalloc.start()
+    try:
+        with suppress(BadRequestError):
+            read_request(body, length)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= reading_bytes(body, length) + 100_000
 
 
 def test_null_stands_for_what_is_left_out() -> None:
@@ -152,6 +191,7 @@ GOOD = {"datatype": "BYTES", "shape": [1], "data": ["QUJD"]}
         (request(GOOD, outputs=[{"name": ["boxes"]}]), None, "no output"),
         (request(GOOD, outputs=["boxes"]), None, "list of objects"),
         (request(GOOD, id=7), None, "'id' must be a string"),
+        (request(GOOD, id="x" * 1025), None, "at most 1024 characters"),
     ],
 )
 def test_what_the_protocol_does_not_say_is_refused(body: bytes, length: str | None, told: str) -> None:
