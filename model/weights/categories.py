@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,8 +44,9 @@ class Categories:
     def labels(self, wanted: Iterable[str]) -> frozenset[int]:
         """The labels meant by names or ids, one or several in a text, separated by commas.
 
-        A name as it is written comes first, then an id, then a name in another case, if it is the only one. It means
-        every class that has it. It may hold commas: the longest run of words that is one wins. "#3" is always the id 3.
+        A name as it is written comes first, then an id, then a name in another case or spelling of Unicode, if it is
+        the only one. It means every class that has it. It may hold commas: the longest run of words that is one wins.
+        "#3" is always the id 3.
 
         Raises:
             KeyError: with the first word that means no class, and, if it is ambiguous, the names that it may mean.
@@ -78,7 +80,7 @@ class Categories:
             return numbers[text[1:]]
         if labels := exact.get(text, numbers.get(text)):
             return labels
-        alike = self._by_folded_name().get(text.casefold(), [])
+        alike = self._by_folded_name().get(_folded(text), [])
         if len(alike) != 1:
             raise KeyError(word, *alike)
         return exact[alike[0].strip()]
@@ -86,7 +88,12 @@ class Categories:
     def _by_folded_name(self) -> dict[str, list[str]]:
         folded: dict[str, list[str]] = {}
         for name in self.objects().values():
-            alike = folded.setdefault(name.strip().casefold(), [])
+            alike = folded.setdefault(_folded(name), [])
             if name not in alike:
                 alike.append(name)
         return folded
+
+
+def _folded(name: str) -> str:
+    """In one case, and in one of the two spellings that Unicode has of "é"."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())

@@ -79,3 +79,13 @@ def test_a_name_means_every_class_that_has_it(wanted: list[str], labels: set[int
     same = Categories(("__background__", "cat", "cat", "dog", "a, b", "a, b"))
     assert same.labels(wanted) == labels
     assert same.same_but_for_case() == []
+
+
+def test_a_name_may_be_spelt_as_either_form_of_unicode() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for one, other in ((composed, decomposed), (decomposed, composed)):
+        assert Categories.of_objects(["tea", one]).labels([other]) == {2}
+        assert Categories.of_objects(["tea", one]).labels([other.upper()]) == {2}
+    both = Categories.of_objects([composed, decomposed])
+    assert both.labels([composed]) == {1}
+    assert both.labels([decomposed]) == {2}
