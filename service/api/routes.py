@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import Any, TypeVar, get_type_hints
@@ -23,7 +22,7 @@ from service.batching.decode_threads import cost_of
 from service.batching.shared_queue import Answer
 from service.devices.detector import Detections, ModelInfo
 from service.errors import NotAcceptableError, ServiceError, UnavailableError
-from service.images.drawing import DrawnFormat, draw, encode
+from service.images.drawing import DrawnFormat, draw, drawing_work, encode
 from service.web.paced import PacedResponse
 from service.web.problems import problem_of
 
@@ -32,7 +31,6 @@ Q = TypeVar("Q", bound=SelectionQuery)
 
 _JSON_RANGES = frozenset({"application/json", "application/*", "*/*"})
 _DRAWN: dict[str, DrawnFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
-_DRAWING_WORK: dict[DrawnFormat, int] = {"JPEG": 4, "PNG": 25}  # of a pixel, in times of decoding one of a plain JPEG
 
 
 class QueryRoute(APIRoute):
@@ -83,10 +81,12 @@ async def detect(request: Request, query: TiledParameters) -> Response:
         headers = {"Server-Timing": result.server_timing()}
         with job.stage("encode"):
             if drawn_type is None:
-                return FastJSONResponse(_result(result, wanted), headers=headers)
+                answer = partial(_json_answer, result, wanted, headers)
+                # Thousands of detections, and suppression among them, would keep the event loop waiting.
+                return answer() if result.parts == 1 else await job.in_thread(answer)
             memory = result.memory
             drawn_format = _DRAWN[drawn_type]
-            cost = cost_of(_DRAWING_WORK[drawn_format] * math.prod(result.size_hw))
+            cost = cost_of(drawing_work(drawn_format, result.size_hw, boxes=len(result.answer.detections.scores)))
             drawing = job.in_thread(partial(_drawn, result, wanted, drawn_format), cost=cost)
             del result  # the picture is freed as soon as it is drawn
             response = PacedResponse(await drawing, media_type=drawn_type, headers=headers)
@@ -211,6 +211,10 @@ class Wanted:
 def _result(result: ImageResult, wanted: Wanted) -> dict[str, Any]:
     answer = result.answer
     return schemas.result_json(wanted.chosen(answer), wanted.query, result.size_hw, answer.info)
+
+
+def _json_answer(result: ImageResult, wanted: Wanted, headers: dict[str, str]) -> Response:
+    return FastJSONResponse(_result(result, wanted), headers=headers)
 
 
 def _drawn(result: ImageResult, wanted: Wanted, image_format: DrawnFormat) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from service.api.selection import Selection
 from service.devices.detector import Detections
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import serving
@@ -148,6 +150,24 @@ async def test_what_cannot_be_is_told(query: dict[str, Any], words: str, large_p
     assert response.status_code == 422, response.text
     assert words in response.json()["detail"]
     assert not detector.batches
+
+
+async def test_what_tiles_found_is_chosen_from_beside_the_event_loop(
+    large_picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    apply = Selection.apply
+
+    def watched(selection: Selection, found: Detections) -> Detections:
+        threads.append(threading.get_ident())
+        return apply(selection, found)
+
+    monkeypatch.setattr(Selection, "apply", watched)
+    async with serving(FakeDetector()) as client:
+        response = await client.post("/detect?tile=64&class_agnostic=true", content=large_picture)
+    assert response.status_code == 200
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
 
 
 async def test_a_batch_takes_no_tiles() -> None:

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from service.images.drawing import class_color, draw, encode
+from service.images.drawing import class_color, draw, drawing_work, encode
 from service.images.pictures import Picture
 from tests.support.fakes import red_picture
 
@@ -41,3 +41,9 @@ def test_encoding() -> None:
     image = Picture(red_picture(200, (8, 9))).to_pil()
     assert Image.open(io.BytesIO(encode(image, "PNG"))).getpixel((0, 0)) == (200, 0, 0)
     assert Image.open(io.BytesIO(encode(image, "JPEG"))).format == "JPEG"
+
+
+def test_thousands_of_boxes_are_work_for_a_small_picture_too() -> None:
+    small = (480, 640)
+    assert drawing_work("JPEG", small, boxes=10_000) > drawing_work("JPEG", (6000, 8000), boxes=0)
+    assert drawing_work("PNG", small, boxes=100) < 2 * drawing_work("PNG", small, boxes=0)
