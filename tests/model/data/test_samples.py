@@ -40,7 +40,7 @@ def test_odd_boxes_are_put_right_or_left_out_and_counted(tmp_path: Path) -> None
 def test_only_common_formats_are_decoded(tmp_path: Path, name: str) -> None:
     folder = write_voc(tmp_path / "voc", {"a": [("dog", 1, 1, 20, 20)], "b": [("dog", 1, 1, 20, 20)]})
     Image.new("RGB", (100, 80)).save(folder / "JPEGImages" / "b.jpg", format=name)
-    assert read_voc(folder, "train")[1].counts() == {"image broken or truncated, left out": 1}
+    assert read_voc(folder, "train")[1].counts() == {"image of a kind that is not taken, left out": 1}
 
 
 def test_a_wrong_stated_size_does_not_move_boxes(tmp_path: Path) -> None:
