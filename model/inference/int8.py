@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from model.faster_rcnn import FasterRCNN
+from model.inference.activation_ranges import Rounding, roundings_of
 from model.inference.calibration import calibration_pictures
 from model.inference.errors import UncalibratedError
-from model.inference.openvino import as_graph, quiet
+from model.inference.openvino import as_graph
 
 if TYPE_CHECKING:
     import openvino
@@ -41,16 +43,6 @@ _FORM = 5  # raise it when the network's graph changes, so that files of another
 _NOT_QUANTISED = ("network.stem/", "network.predictor/")
 _LEVELS, _LARGEST = 256, 127
 _TELL_EVERY = 8  # pictures
-
-
-@dataclass(frozen=True, slots=True)
-class Rounding:
-    """Where a graph rounds to 8 bits: an operation's output, on its way to inputs `(operation, index)` of others."""
-
-    source: str
-    targets: tuple[tuple[str, int], ...]
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +63,7 @@ class Ranges:
         document = json.loads(path.read_text())
         return cls(
             detector=document["detector"],
-            roundings=tuple(
-                Rounding(
-                    source=item["source"],
-                    targets=tuple((str(name), int(index)) for name, index in item["targets"]),
-                    low=float(item["low"]),
-                    high=float(item["high"]),
-                )
-                for item in document["roundings"]
-            ),
+            roundings=tuple(Rounding.of(item) for item in document["roundings"]),
         )
 
     def write(self, path: Path) -> None:
@@ -127,32 +111,21 @@ def quantised(
 
 
 def calibrated(model: FasterRCNN, graph: openvino.Model, pictures: Sequence[Tensor]) -> tuple[Rounding, ...]:
-    """What these pictures show of `model`, whose graph is `as_graph`'s."""
+    """What these pictures show of `model`, whose graph is `as_graph`'s.
+
+    Raises:
+        QuantisationError: see `roundings_of`.
+    """
     logger.warning("int8 is calibrated, once, on %d pictures: this takes a minute or more", len(pictures))
-    with quiet():
-        import nncf
-    with quiet():  # again, as the import has set a level of its own
-        looked = 0
+    count = itertools.count(1)
 
-        def look(picture: Tensor) -> npt.NDArray[np.float32]:
-            nonlocal looked
-            looked += 1
-            if looked % _TELL_EVERY == 0:
-                logger.info("int8 is calibrated: picture %d of %d", looked, len(pictures))
-            images: npt.NDArray[np.float32] = model.transform([picture.float() / 255]).tensors.numpy()
-            return images
+    def tell() -> None:
+        if (looked := next(count)) % _TELL_EVERY == 0:
+            logger.info("int8 is calibrated: picture %d of %d", looked, len(pictures))
 
-        rounded = nncf.quantize(
-            graph.clone(),
-            nncf.Dataset(pictures, look),
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            subset_size=len(pictures),
-            ignored_scope=nncf.IgnoredScope(patterns=[f".*{layer}.*" for layer in _NOT_QUANTISED]),
-            # Corrected biases would be 30 times as much to keep, and take a third of the time. Without them AP on BCCD
-            # val is 0.604 to 0.607 where fp32 has 0.605.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
-        )
-    return tuple(_rounding(node) for node in rounded.get_ordered_ops() if node.get_type_name() == "FakeQuantize")
+    images = (model.transform([picture.float() / 255]).tensors.numpy() for picture in pictures)
+    ignored = [f".*{layer}.*" for layer in _NOT_QUANTISED]
+    return roundings_of(graph, images, ignored=ignored, threads=torch.get_num_threads(), looked=tell)
 
 
 def _kept(path: Path, detector: str, graph: Callable[[], openvino.Model]) -> Ranges | None:
@@ -171,12 +144,6 @@ def _kept(path: Path, detector: str, graph: Callable[[], openvino.Model]) -> Ran
         logger.warning("%s is of another version of OpenVINO, and is made again", path)
         return None
     return ranges
-
-
-def _rounding(node: openvino.Node) -> Rounding:
-    low, high = (float(node.input_value(index).get_node().data) for index in (1, 2))
-    targets = [(port.get_node().get_friendly_name(), port.get_index()) for port in node.output(0).get_target_inputs()]
-    return Rounding(node.input_value(0).get_node().get_friendly_name(), tuple(sorted(targets)), low, high)
 
 
 def _with_ranges(graph: openvino.Model, ranges: Ranges) -> openvino.Model:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from model.build import from_checkpoint, resolve_checkpoint
 from model.faster_rcnn import FasterRCNN
+from model.inference.activation_ranges import Rounding
 from model.inference.agreement import agreement
 from model.inference.build import serving_model
 from model.inference.calibration import calibration_pictures
 from model.inference.errors import UncalibratedError
-from model.inference.int8 import BUNDLED_RANGES, Ranges, Rounding, quantised
+from model.inference.int8 import BUNDLED_RANGES, Ranges, quantised
 from model.inference.network import TorchNetwork
 from model.inference.openvino import as_graph
 from model.weights.checkpoints import bundled_is_present
