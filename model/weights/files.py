@@ -164,10 +164,20 @@ def _loaded(path: Path) -> Any:
                     f"{path} holds more than tensors ({shown}), and is not loaded because such a file can run code. "
                     "Where it was made, save model.state_dict() instead"
                 ) from error
+            if not _begins_like_torch(path):
+                raise WeightsError(
+                    f"{path} cannot be read: it begins like neither of the files that torch.save writes, a zip archive "
+                    "or a pickle. Save the model's state_dict() with it"
+                ) from error
             raise WeightsError(
                 f"{path} cannot be read: it is broken, or holds more than tensors, which is not loaded "
                 f"because such a file can run code. Save the model's state_dict() instead. ({_reason(error)})"
             ) from error
+
+
+def _begins_like_torch(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) in {b"PK", b"\x80\x02"}
 
 
 def _shown(content: Any) -> str:

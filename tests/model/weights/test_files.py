@@ -92,6 +92,14 @@ def test_broken_files_are_refused_by_name(tmp_path: Path, name: str) -> None:
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("content", [b"hello", b"not weights at all\n", bytes(1000)])
+def test_what_torch_never_wrote_is_told_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "text.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="neither of the files that torch"):
+        read_checkpoint(path)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("use_zip", [True, False])
 def test_however_a_file_is_damaged_it_is_read_or_refused(tmp_path: Path, use_zip: bool) -> None:
