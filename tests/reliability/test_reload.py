@@ -24,6 +24,7 @@ CORES = len(os.sched_getaffinity(0))
 # Requests a second. The loader takes a core. At 200 the callers and the service take another: of two, none is to spare.
 RATE = 200 if CORES > 2 else 100
 RELOADS = 5
+LONGEST_STALL_S = 0.1
 QUIET_S = 10
 
 
@@ -86,5 +87,7 @@ def test_reloads_under_load(tmp_path: Path) -> None:
         f"p50 {percentile(quiet, 0.5) * 1e3:.1f} -> {percentile(busy, 0.5) * 1e3:.1f} ms, "
         f"p99 {before * 1e3:.1f} -> {during * 1e3:.1f} ms"
     )
-    if CORES > 1:  # on one core the callers, the service and the loader keep each other waiting
+    if CORES > 2:
         assert during <= 2 * before
+    else:  # the callers, the service and the loader keep each other waiting
+        assert during <= before + LONGEST_STALL_S
