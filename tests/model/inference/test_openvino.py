@@ -136,7 +136,7 @@ def test_auto_takes_int8_where_it_finds_the_same_on_the_calibration_pictures(
     monkeypatch.setattr("model.inference.build.has_int8", lambda: True)
     monkeypatch.setattr("model.inference.build.candidates", lambda _device: ["fp32"])
     monkeypatch.setattr("model.inference.build.has_openvino", lambda: False)
-    monkeypatch.setattr("model.inference.build._int8", lambda *_: stand_in)
+    monkeypatch.setattr("model.inference.build._int8", lambda *_, **__: stand_in)
     monkeypatch.setattr("model.inference.build.fastest", lambda runs, **_: list(runs)[-1])
 
     def served(**options: Any) -> ServingModel:
