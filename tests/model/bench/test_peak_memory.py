@@ -20,11 +20,11 @@ def test_memory_is_that_of_one_form_alone(tmp_path: Path) -> None:
     checkpoint = random_checkpoint()
     info = CheckpointInfo(class_names=checkpoint.info.class_names, model_kwargs={"min_size": 64, "max_size": 96})
     save_checkpoint(path, checkpoint.state_dict, info)
-    small, large = (peak_memory(path, ["ours fp32"], CPU, size)["ours fp32"] for size in ((48, 64), (2400, 3200)))
+    small, large = (peak_memory(path, ["ours fp32"], CPU, size)["ours fp32"] for size in ((48, 64), (4800, 6400)))
     weights = sum(tensor.nbytes for tensor in checkpoint.state_dict.values())
     assert weights < small
-    # Both are scaled to 72 x 96, but the larger has 23 MB before that.
-    assert small + 15e6 < large < small + 400e6
+    # Both are scaled to 72 x 96, but the larger has 92 MB before that. What the allocator keeps varies by 15 MB.
+    assert small + 45e6 < large < small + 400e6
 
 
 def test_a_form_whose_memory_cannot_be_measured_is_told(tmp_path: Path) -> None:
