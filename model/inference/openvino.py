@@ -6,11 +6,10 @@ Shapes stay open, so one compiled network serves them all: the first picture of 
 from __future__ import annotations
 
 import functools
-import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 _LEVELS = 4  # of the outputs are pyramid levels; the others are predictions
 _NEARLY_ZERO = 1e-6
-_TALKATIVE = ("nncf", "openvino", "torch.utils.cpp_extension")  # the last, which OpenVINO imports, misses CUDA
+_TALKATIVE = ("openvino", "torch.utils.cpp_extension")  # the last, which OpenVINO imports, misses CUDA
 
 
 class OpenVINONetwork:
@@ -78,7 +77,7 @@ def as_graph(model: FasterRCNN) -> openvino.Model:
     """
     network = _Outputs(_with_biases(TorchNetwork(model, layers=PlainLayers()))).eval()
     example = torch.zeros(1, 3, 32, 32, device="cpu")
-    with quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad():
         import openvino
 
         # Traced here, as OpenVINO would run the trace twice more to check it.
@@ -107,13 +106,13 @@ def difference(network: Network, reference: Network, images: Tensor, *, least: f
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Conversion and quantisation talk of their own inner workings, and print bars where ours is JSON."""
+def _quiet() -> Iterator[None]:
+    """Leave out the warnings of the conversion about its own inner workings."""
     levels: dict[str, Any] = {name: logging.getLogger(name).level for name in _TALKATIVE}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

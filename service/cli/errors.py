@@ -76,7 +76,7 @@ def _messages() -> Iterator[None]:
 
 
 def _fail_of_usage(error: Any) -> NoReturn:
-    """End as typer does, but for its prefix, "Error:"."""
+    """End as typer does, with the prefix of all messages in place of its "Error:"."""
     if error.ctx is not None:
         say(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
     fail(error.format_message(), code=USAGE)
