@@ -51,7 +51,7 @@ def test_every_code_that_the_service_gives_has_a_row(made: ModuleType) -> None:
     assert {"queue-full", "no-such-path", "deadline-passed"} <= codes
 
 
-def test_codes_are_unique_and_refusals_for_load_can_be_retried(made: ModuleType) -> None:
+def test_codes_are_unique_and_rejections_for_load_can_be_retried(made: ModuleType) -> None:
     rows = made.error_rows()
     assert len({code for _, code, _, _ in rows}) == len(rows)
     assert {retry for status, _, _, retry in rows if status in {429, 503}} == {"after a pause (`Retry-After`)"}

@@ -64,7 +64,7 @@ def open_image(data: bytes, *, max_pixels: int) -> OpenedImage:
 
 
 def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
-    """Refuse an image of too many pixels, or of none.
+    """Reject an image of too many pixels, or of none.
 
     Raises:
         ImageTooLargeError, BrokenImageError
@@ -78,7 +78,7 @@ def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
 
 
 def check_work(image: OpenedImage, *, most: int) -> None:
-    """Refuse an image that takes longer to decode than a plain JPEG of `most` pixels.
+    """Reject an image that takes longer to decode than a plain JPEG of `most` pixels.
 
     A thread that decodes cannot be stopped, so the work is bounded before it begins.
 

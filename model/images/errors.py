@@ -12,7 +12,7 @@ from __future__ import annotations
 
 
 class ImageError(ValueError):
-    """The file is refused. The message names the reason in one line, and quotes nothing of the file but numbers."""
+    """The file is rejected. The message names the reason in one line, and quotes nothing of the file but numbers."""
 
 
 class BrokenImageError(ImageError):

@@ -51,7 +51,7 @@ class OpenedImage:
         work: pixels of a plain JPEG that take as long to decode; 67 million take about a second of a core.
         working_bytes: most memory that decoding needs at once, beside the file and the pixels that it gives.
         write: decodes into an array `[height, width, 3]`, which may be a view. Raises `ImageError` where the file is
-            refused, `MemoryError`, or whatever Pillow raises for a damaged file.
+            rejected, `MemoryError`, or whatever Pillow raises for a damaged file.
     """
 
     format: str

@@ -47,7 +47,7 @@ def open_png(data: bytes) -> OpenedImage:
 def _walk(data: bytes) -> tuple[bytes, list[bytes | memoryview], int]:
     """The header's content, the parts of the same file without ancillary chunks, and the orientation.
 
-    What is wrong with an ancillary chunk is no reason to refuse the pixels, and no chunk of them changes the pixels:
+    What is wrong with an ancillary chunk is no reason to reject the pixels, and no chunk of them changes the pixels:
     transparency is dropped, and colour profiles are not applied.
     """
     view = memoryview(data)
@@ -74,7 +74,7 @@ def _walk(data: bytes) -> tuple[bytes, list[bytes | memoryview], int]:
         elif kind == _PIXELS and end > len(data):
             needed.append(_cut_chunk(data[at + 8 :][:length]))
         elif not is_needed:
-            _refuse_unknown_critical(kind)
+            _reject_unknown_critical(kind)
         at = end
     if not of_pixels:
         raise BrokenImageError("the PNG image has no pixels")
@@ -84,7 +84,7 @@ def _walk(data: bytes) -> tuple[bytes, list[bytes | memoryview], int]:
     return header, needed, orientation
 
 
-def _refuse_unknown_critical(kind: bytes) -> None:
+def _reject_unknown_critical(kind: bytes) -> None:
     """Of the chunks, those with a capital first letter must be understood (section 5.4)."""
     if kind[:1].isupper() and kind != b"PLTE":
         if kind == b"CgBI":

@@ -74,7 +74,7 @@ class Layout:
 
     @property
     def work(self) -> int:
-        """See `OpenedImage.work`. An image without pixels, which is refused later, is none."""
+        """See `OpenedImage.work`. An image without pixels, which is rejected later, is none."""
         if self.width < 1 or self.height < 1:
             return 0
         time_of_byte = _TIMES_OF_BYTE.get(self.compression, _TIME_OF_BYTE)
@@ -186,7 +186,7 @@ def _check_pieces(layout: Layout) -> None:
     if layout.tile_wh and not (layout.tile_wh[0] and layout.tile_wh[1]):
         raise BrokenImageError("the TIFF image has tiles without a size")
     if layout.width < 1 or layout.height < 1:
-        return  # refused as any image without pixels is
+        return  # rejected as any image without pixels is
     if layout.rows_per_strip < 1:
         raise BrokenImageError("the TIFF image has strips without rows")
     if layout.tile_wh and layout.tile_wh[0] * layout.tile_wh[1] > max(_MOST_TILE_PIXELS, layout.width * layout.height):

@@ -110,7 +110,7 @@ async def read_files(request: Request, limits: UploadLimits) -> list[bytes]:
     if _content_type(request) != "multipart/form-data":
         raise UnsupportedTypeError(f"send multipart/form-data with one field named {FILE_FIELD!r} for each image")
     form = await _read_form(request, limits, FILE_FIELD)
-    _refuse_options(form.names)
+    _reject_options(form.names)
     _check_files(form, FILE_FIELD)
     return await limits.in_thread(partial(_joined, form.files))
 
@@ -244,7 +244,7 @@ async def _pieces(request: Request, limits: UploadLimits) -> AsyncGenerator[byte
 
 def _image_in_json(body: bytes) -> bytes:
     document = read_object(body, most_parts=_MOST_JSON_PARTS, expected=_EXPECTED_JSON)
-    _refuse_options(document)
+    _reject_options(document)
     encoded = document.get("image")
     if not isinstance(encoded, str):
         raise BadRequestError(_EXPECTED_JSON)
@@ -253,7 +253,7 @@ def _image_in_json(body: bytes) -> bytes:
     return decode_base64(encoded, name="'image'")
 
 
-def _refuse_options(names: Iterable[str]) -> None:
+def _reject_options(names: Iterable[str]) -> None:
     """Reject options beside the image, where they would be ignored: they are read from the query only."""
     for name in _OPTIONS.intersection(names):
         raise BadParameterError(f"{name} is taken in the address alone: /detect?{name}=...")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from model.weights.names import RANDOM, argument_error
-from service.cli.errors import fail, refuse, stdout
+from service.cli.errors import fail, fail_if, stdout
 from service.cli.options import Device, Json, Model, number
 from service.cli.progress import counting
 from service.settings import MODELS
@@ -42,7 +42,7 @@ def bench_model(
     """
     height, width = _numbers(size, "x", "--size", count=2)
     batch_sizes = _numbers(batch_size, ",", "--batch-size")
-    refuse(argument_error(weights=weights))
+    fail_if(argument_error(weights=weights))
     from model.architectures import architecture_named
     from model.bench.measure import available_backends, available_precisions, lively
     from model.bench.measure import bench_model as measure

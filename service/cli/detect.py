@@ -11,7 +11,7 @@ import typer
 
 from model.weights.names import argument_error
 from service.api.thresholds import parse_thresholds
-from service.cli.errors import USAGE, fail, refuse, say, usage_errors
+from service.cli.errors import USAGE, fail, fail_if, say, usage_errors
 from service.cli.options import ClassNames, Device, Json, Model, number
 from service.cli.progress import counting
 from service.cli.serve import settings_from
@@ -90,7 +90,7 @@ def detect(
     with usage_errors():
         _check_query(score_threshold, max_detections, tile, tile_overlap)
     files = _image_files(images)
-    refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
+    fail_if(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
     if draw is not None:
         _make_folder(draw)
 

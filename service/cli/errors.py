@@ -46,7 +46,7 @@ def fail(message: str, *, code: int = FAILED) -> NoReturn:
     sys.exit(code)
 
 
-def refuse(message: str | None) -> None:
+def fail_if(message: str | None) -> None:
     """End the command if there is something to complain about."""
     if message is not None:
         fail(message)

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.weights.names import argument_error
-from service.cli.errors import refuse, say, stdout
-from service.cli.options import DATA, IMAGES, ClassNames, Device, Json, Model, folder, number, refuse_no_folder
+from service.cli.errors import fail_if, say, stdout
+from service.cli.options import DATA, IMAGES, ClassNames, Device, Json, Model, folder, number, require_folder
 from service.cli.progress import counting
 from service.settings import Precision, words
 
@@ -47,8 +47,8 @@ def evaluate(
     Example: frcnn evaluate --weights out/best.safetensors --data photos/coco.json --split all
     """
     for named in (images, calibration_images):
-        refuse_no_folder(named)
-    refuse(argument_error(weights=weights, data=data))
+        require_folder(named)
+    fail_if(argument_error(weights=weights, data=data))
     from model.architectures import architecture_named
     from model.build import from_checkpoint, resolve_checkpoint
     from model.data.coco import is_named_for

@@ -33,7 +33,7 @@ ClassNames = Annotated[
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, or a GPU such as cuda:0.")]
 
 
-def refuse_no_folder(path: Path | None) -> None:
+def require_folder(path: Path | None) -> None:
     """End the command if a folder of images is named that is not there."""
     if path is not None and not path.is_dir():
         fail(f"there is no folder {path}", code=USAGE)

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_origin
 from pydantic import SecretStr, ValidationError
 
 from model.weights.names import argument_error
-from service.cli.errors import USAGE, fail, refuse, say
-from service.cli.options import of_setting, refuse_no_folder
+from service.cli.errors import USAGE, fail, fail_if, say
+from service.cli.options import of_setting, require_folder
 from service.settings import Settings, misspelt_variables
 from service.telemetry import logs
 
@@ -36,12 +36,12 @@ def serve(**flags: Any) -> None:
     Example: frcnn serve --weights out/best.safetensors --port 8001
     """
     settings = settings_from({name: value for name, value in flags.items() if value is not None})
-    _refuse_read_only_tmp()
+    _require_temporary_folder()
     logs.configure(settings, in_background=True)
     for name in misspelt_variables():
         logger.warning("%s is set, and is no setting: is it misspelt?", name)
-    refuse_no_folder(settings.calibration_images)
-    refuse(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
+    require_folder(settings.calibration_images)
+    fail_if(argument_error(weights=settings.weights))  # before torch is imported, which takes seconds
 
     from service.server import serve as serve_until_the_end
     from service.telemetry.tracing import TracingError
@@ -84,7 +84,7 @@ def settings_from(overrides: dict[str, Any]) -> Settings:
         fail(last, code=USAGE)
 
 
-def _refuse_read_only_tmp() -> None:
+def _require_temporary_folder() -> None:
     """Importing torch would end in a traceback."""
     try:
         tempfile.gettempdir()

@@ -15,8 +15,8 @@ import typer
 
 from model.training.settings import TrainSettings
 from model.weights.names import argument_error
-from service.cli.errors import fail, refuse, say, stderr, usage_errors
-from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_setting, refuse_no_folder
+from service.cli.errors import fail, fail_if, say, stderr, usage_errors
+from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_setting, require_folder
 
 if TYPE_CHECKING:
     from model.data.samples import DetectionData
@@ -69,9 +69,9 @@ def train(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     for named in (images, validation_images):
-        refuse_no_folder(named)
+        require_folder(named)
     # A run's state has the weights that it began with.
-    refuse(argument_error(weights=None if resume else weights, data=data) or argument_error(data=validation_data))
+    fail_if(argument_error(weights=None if resume else weights, data=data) or argument_error(data=validation_data))
     is_first = os.environ.get("RANK", "0") == "0"
     stderr.quiet = not is_first
     from model.architectures import FASTERRCNN_RESNET50_FPN, architecture_named

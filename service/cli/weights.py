@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from model.weights.names import SUFFIXES, argument_error
-from service.cli.errors import refuse, stderr
+from service.cli.errors import fail_if, stderr
 from service.cli.options import ClassNames, Model, number
 from service.settings import MODELS, words
 
@@ -96,7 +96,7 @@ def pack(
         raise typer.BadParameter(f"the file must end in {', '.join(SUFFIXES)}", param_hint="TARGET")
     if not target.resolve().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {target.parent}", param_hint="TARGET")
-    refuse(argument_error(weights=source))
+    fail_if(argument_error(weights=source))
     from model.build import resolve_checkpoint
     from model.weights.checkpoints import save_checkpoint
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 CONFIG = Path(__file__).parents[2] / "docker" / "nginx.conf"
-RETRY_AFTER = "7"  # seconds, of a replica's own refusal
+RETRY_AFTER = "7"  # seconds, of a replica's own rejection
 
 
 class Replica(BaseHTTPRequestHandler):
@@ -108,14 +108,14 @@ def test_a_picture_that_ends_its_replica_ends_one_more_at_most(
     assert asked == [path] * 2
 
 
-def test_a_refusal_is_an_answer(address: tuple[str, int], asked: list[str]) -> None:
+def test_a_rejection_is_an_answer(address: tuple[str, int], asked: list[str]) -> None:
     reply = post(address, "/v2/models/a/infer")
     assert (reply.status_code, reply.headers["Retry-After"]) == (429, RETRY_AFTER)
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("path", "mib"), [("/detect", 45), ("/v2/models/a/infer", 45), ("/detect/batch", 258)])
-def test_a_body_too_large_is_refused_before_it_comes(path: str, mib: int, address: tuple[str, int]) -> None:
+def test_a_body_too_large_is_rejected_before_it_comes(path: str, mib: int, address: tuple[str, int]) -> None:
     with announce(address, path, mib << 20) as connection:
         connection.settimeout(20)
         assert connection.recv(64).startswith(b"HTTP/1.1 413 ")

@@ -56,7 +56,7 @@ def test_replicas_come_and_go_and_nobody_notices(picture: bytes) -> None:
             assert scaled.state("replica", "ExitCode") == "0"
             load.until_answered(2 * CALLERS)
             scaled("start", "replica")
-            load.until_answered(4 * CALLERS)  # while it loads, it refuses: those go to the other
+            load.until_answered(4 * CALLERS)  # while it loads, it rejects: those go to the other
         print(f"RECORD a replica stopped and started under load: {dict(load.outcomes)}")
         assert len(load.outcomes) == 1
         assert next(iter(load.outcomes)).endswith("boxes")

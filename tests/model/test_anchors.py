@@ -59,7 +59,7 @@ def test_half_precision_maps_get_float32_anchors() -> None:
     assert anchors.dtype is torch.float32
 
 
-def test_wrong_numbers_of_levels_are_refused() -> None:
+def test_wrong_numbers_of_levels_are_rejected() -> None:
     with pytest.raises(ValueError, match="sizes are given for 2 feature maps, aspect ratios for 1"):
         AnchorGenerator(((32,), (64,)), ((1.0,),))
     batch = ImageBatch(torch.zeros(1, 3, 64, 64), [(64, 64)])

@@ -60,7 +60,7 @@ def test_what_suppression_keeps_moves_to_what_overlaps_it_on_request() -> None:
 
 
 @pytest.mark.parametrize("thresh", [0.0, 1.1, float("nan")])
-def test_a_vote_beyond_all_overlaps_is_refused(thresh: float) -> None:
+def test_a_vote_beyond_all_overlaps_is_rejected(thresh: float) -> None:
     with pytest.raises(ValueError, match="box_vote_thresh must be over 0 and at most 1"):
         RoIHeads(nn.Identity(), nn.Identity(), nn.Identity(), vote_thresh=thresh)
 

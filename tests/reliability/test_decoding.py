@@ -1,4 +1,4 @@
-"""Damaged files: a refusal of the typed kinds or a picture, and the same in serving and in training."""
+"""Damaged files: a rejection of the typed kinds or a picture, and the same in serving and in training."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def damaged(random_: random.Random, data: bytes) -> bytes:
 
 
 def fuzz(files: int, seed: int, folder: Path) -> Counter[str]:
-    """How many were taken and refused. Fails where serving and training disagree, or raise anything else."""
+    """How many were taken and rejected. Fails where serving and training disagree, or raise anything else."""
     random_, kinds, path = random.Random(seed), originals(), folder / "image"
     outcomes: Counter[str] = Counter()
     for number in range(files):
@@ -112,7 +112,7 @@ def fuzz(files: int, seed: int, folder: Path) -> Counter[str]:
     return outcomes
 
 
-def test_damaged_files_are_refused_or_the_same_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_are_rejected_or_the_same_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     outcomes = fuzz(len(KINDS) * 30, seed=1, folder=tmp_path)
     assert sum(count for outcome, count in outcomes.items() if "taken" in outcome) > 50
     assert capfd.readouterr().err == ""

@@ -128,7 +128,7 @@ def test_headers_and_problems_pass_the_proxy(scaled: Scaled) -> None:
         assert drawn.content.startswith(b"\x89PNG")
 
 
-def test_the_replica_refuses_before_serve_does(scaled: Scaled) -> None:
+def test_the_replica_rejects_before_serve_does(scaled: Scaled) -> None:
     scaled.deploy(max_replicas=1, queue_capacity=4, target_ongoing_requests=2)
     picture = numbered_png(7)
 
@@ -139,12 +139,12 @@ def test_the_replica_refuses_before_serve_does(scaled: Scaled) -> None:
             return await asyncio.gather(*(client.post("/detect", content=picture) for _ in range(60)))
 
     answers = asyncio.run(flood())
-    refused = [answer for answer in answers if answer.status_code != 200]
-    assert 4 <= len(answers) - len(refused) < 30
-    assert {answer.status_code for answer in refused} == {429}
-    assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
-    assert {answer.json()["type"] for answer in refused} == {"urn:faster-rcnn-service:queue-full"}
-    assert all("images are being answered" in answer.json()["detail"] for answer in refused)  # the replica's words
+    rejected = [answer for answer in answers if answer.status_code != 200]
+    assert 4 <= len(answers) - len(rejected) < 30
+    assert {answer.status_code for answer in rejected} == {429}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in rejected)
+    assert {answer.json()["type"] for answer in rejected} == {"urn:faster-rcnn-service:queue-full"}
+    assert all("images are being answered" in answer.json()["detail"] for answer in rejected)  # the replica's words
 
 
 def test_deadlines_are_kept_and_who_leaves_never_runs(scaled: Scaled) -> None:

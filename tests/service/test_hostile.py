@@ -53,7 +53,7 @@ def memory_kib() -> int:
 @pytest.mark.parametrize(
     "data", [png_of(65_000, 65_000), png_of(2**31 - 1, 2**31 - 1), gif_of(65_535, 65_535), bmp_of(100_000, 100_000)]
 )
-async def test_claims_of_many_pixels_are_refused_on_the_header(data: bytes) -> None:
+async def test_claims_of_many_pixels_are_rejected_on_the_header(data: bytes) -> None:
     async with serving(FakeDetector()) as client:
         response = await client.post("/detect", content=data)
     assert response.status_code == 413

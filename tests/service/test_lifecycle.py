@@ -37,9 +37,9 @@ async def test_while_it_loads_the_service_says_so() -> None:
             response = await client.get(path)
             assert (response.status_code, response.json()["status"]) == (503, "loading")
         assert (await client.get("/livez")).status_code == 200
-        refused = await client.post("/detect", content=red_png(1))
-        assert (refused.status_code, refused.json()["status"]) == (503, 503)
-        assert int(refused.headers["retry-after"]) >= 1
+        rejected = await client.post("/detect", content=red_png(1))
+        assert (rejected.status_code, rejected.json()["status"]) == (503, 503)
+        assert int(rejected.headers["retry-after"]) >= 1
         assert (await client.get("/labels")).status_code == 503
         may_load.set()
         while (await client.get("/healthz")).status_code != 200:
@@ -77,7 +77,7 @@ async def test_a_model_that_cannot_be_loaded_is_failing_and_calls_for_the_end() 
         assert "secret" not in response.text
 
 
-async def test_draining_refuses_new_work_and_finishes_what_was_accepted() -> None:
+async def test_draining_rejects_new_work_and_finishes_what_was_accepted() -> None:
     detector = FakeDetector()
     detector.gate.clear()
     app = create_app(Settings(), load=lambda _: [detector])

@@ -249,7 +249,7 @@ def test_a_request_that_takes_long_outlives_the_patience_for_heads() -> None:
 
 
 @pytest.mark.parametrize("size", [1_000_000, 30_000_000])
-def test_a_body_over_the_limit_is_refused_however_large(size: int) -> None:
+def test_a_body_over_the_limit_is_rejected_however_large(size: int) -> None:
     with live(FakeDetector(), max_body_bytes=100_000) as url:
         response = httpx.post(f"{url}/detect", content=bytes(size), timeout=20)
         assert response.status_code == 413

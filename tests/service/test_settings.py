@@ -35,7 +35,7 @@ def test_auto_is_a_batch_size() -> None:
         {"cors_origins": "https://*.example"},
     ],
 )
-def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+def test_wrong_settings_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)
 

@@ -21,7 +21,7 @@ FOUND = {
 }
 
 
-def refusal(status: int, **headers: str) -> httpx.Response:
+def rejection(status: int, **headers: str) -> httpx.Response:
     document = {"type": "urn:faster-rcnn-service:code", "detail": "words", "request_id": "id"}
     return httpx.Response(status, json=document, headers={"content-type": "application/problem+json", **headers})
 

@@ -149,15 +149,15 @@ class Visit:
         return found
 
 
-# `visiting(url, refused=..., **options of a context)`
+# `visiting(url, failed=..., **options of a context)`
 Visiting = Callable[..., AbstractContextManager[Visit]]
 
 
 @contextmanager
-def visited(browser: Any, look: Look, url: str, *, refused: bool = False, **options: Any) -> Iterator[Visit]:
+def visited(browser: Any, look: Look, url: str, *, failed: bool = False, **options: Any) -> Iterator[Visit]:
     """Open the page in a look; complaints in the console fail the test.
 
-    With `refused=True` those of Chromium about answers other than 2xx are expected.
+    With `failed=True` those of Chromium about answers other than 2xx are expected.
     """
     context = browser.new_context(
         viewport={"width": look.width, "height": look.height},
@@ -177,7 +177,7 @@ def visited(browser: Any, look: Look, url: str, *, refused: bool = False, **opti
         yield opened
     finally:
         context.close()
-    expected = "Failed to load resource" if refused else "nothing at all"
+    expected = "Failed to load resource" if failed else "nothing at all"
     assert [text for text in opened.complaints if not text.startswith(expected)] == []
     assert [asked for asked in opened.requests if not asked.startswith((url, "blob:"))] == []
 

@@ -60,7 +60,7 @@ PROFILE = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(900_000)))
     ],
     ids=lambda data: f"{data[1:4]!r} {len(data)}",
 )
-def test_a_file_of_endless_parts_is_refused_before_it_is_walked(data: bytes) -> None:
+def test_a_file_of_endless_parts_is_rejected_before_it_is_walked(data: bytes) -> None:
     with pytest.raises(ImageTooLargeError, match=r"too many|more than"):
         decode(data, max_pixels=10_000)
 
@@ -157,7 +157,7 @@ def jpeg_of(size: int, scans: int) -> bytes:
     ],
     ids=lambda data: f"{data[:4]!r} {len(data)}",
 )
-def test_small_files_that_take_long_are_refused_on_the_header(data: bytes) -> None:
+def test_small_files_that_take_long_are_rejected_on_the_header(data: bytes) -> None:
     started = time.thread_time()
     with pytest.raises(ImageTooLargeError):
         open_image(data, max_pixels=1 << 26)

@@ -129,7 +129,7 @@ def test_extreme_sizes(size_wh: tuple[int, int]) -> None:
     assert picture.shape[:2] == size_wh[::-1]
 
 
-def test_too_many_pixels_are_refused_on_the_header_alone() -> None:
+def test_too_many_pixels_are_rejected_on_the_header_alone() -> None:
     data = file(Image.new("1", (3000, 2000)), "PNG")
     header_only = data[:33] + data[33:60]
     with pytest.raises(ImageTooLargeError, match="3000 x 2000"):
@@ -150,7 +150,7 @@ def test_what_is_no_image_is_said_so(data: bytes) -> None:
         decode(data, max_pixels=MAX_PIXELS)
 
 
-def test_32_bit_pixels_are_refused_rather_than_guessed() -> None:
+def test_32_bit_pixels_are_rejected_rather_than_guessed() -> None:
     with pytest.raises(UnsupportedImageError, match="32 bits"):
         decode(file(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), max_pixels=MAX_PIXELS)
 

@@ -1,4 +1,4 @@
-"""TIFF layouts: the right pixels or a refusal, by tifffile, which wrote the files and reads them back."""
+"""TIFF layouts: the right pixels or a rejection, by tifffile, which wrote the files and reads them back."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ TAKEN -= {(8, KINDS[-1]), (16, KINDS[-1])}
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bits", [1, 4, 8, 16])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: " ".join([kind.photometric, *kind.extra]))
-def test_a_layout_has_the_right_pixels_or_is_refused(kind: Kind, bits: int) -> None:
+def test_a_layout_has_the_right_pixels_or_is_rejected(kind: Kind, bits: int) -> None:
     taken = 0
     for described, data, wanted in files(kind, bits):
         try:
@@ -188,7 +188,7 @@ def test_other_samples_are_named(dtype: str, bits: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_differences_of_pack_bits_are_refused_as_decoders_disagree(bits: int) -> None:
+def test_differences_of_pack_bits_are_rejected_as_decoders_disagree(bits: int) -> None:
     """Tifffile writes them and undoes them, libtiff takes them for samples."""
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, samples_of(RGB, bits), photometric="rgb", compression="packbits", predictor=True)

@@ -51,12 +51,12 @@ def with_tags(pixels: Array, *changed: tuple[int, int, list[int]]) -> bytes:
     ],
     ids=str,
 )
-def test_tags_without_sense_are_refused(changed: list[tuple[int, int, list[int]]], error: type[Exception]) -> None:
+def test_tags_without_sense_are_rejected(changed: list[tuple[int, int, list[int]]], error: type[Exception]) -> None:
     with pytest.raises(error):
         decode(with_tags(picture(16, 24), *changed), max_pixels=MOST)
 
 
-def test_strips_that_overlap_are_refused_where_they_add_up_to_more_than_the_file() -> None:
+def test_strips_that_overlap_are_rejected_where_they_add_up_to_more_than_the_file() -> None:
     made = Tiff()
     at = made.add(bytes(5000))
     tags = [(256, 4, [8]), (257, 4, [100]), (258, 3, [8]), (259, 3, [5]), (262, 3, [1]), (273, 4, [at] * 100)]

@@ -62,7 +62,7 @@ def test_int8_that_is_not_calibrated_is_told_before_anything_is_measured(
         )
 
 
-def test_a_precision_the_device_has_not_is_refused() -> None:
+def test_a_precision_the_device_has_not_is_rejected() -> None:
     _, model = make_pair(**SMALL)
     with pytest.raises(PrecisionError, match="GPU"):
         serving_model(model, device=CPU, precision="fp16")

@@ -134,7 +134,7 @@ def test_images_of_one_padded_shape_do_not_change_each_other() -> None:
         torch.testing.assert_close(together["scores"], alone["scores"], rtol=0, atol=1e-6)
 
 
-def test_other_architectures_are_refused() -> None:
+def test_other_architectures_are_rejected() -> None:
     _, model = make_pair(**SMALL)
     with pytest.raises(UnsupportedModelError, match="pinned"):
         ServingModel(model)

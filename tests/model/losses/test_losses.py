@@ -88,7 +88,7 @@ def test_giou_loss_is_zero_without_positives() -> None:
     assert loss == deltas.grad.count_nonzero() == 0
 
 
-def test_another_box_loss_is_refused() -> None:
+def test_another_box_loss_is_rejected() -> None:
     samples = RoISamples([torch.zeros(1, 4)], torch.tensor([1]), torch.zeros(1, 4))
     with pytest.raises(ValueError, match="one of smooth_l1, giou, not 'GIoU'"):
         roi_losses(torch.zeros(1, 2), torch.zeros(1, 2, 4), samples, CODER, box_loss="GIoU")

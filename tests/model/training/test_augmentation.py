@@ -98,6 +98,6 @@ def test_another_device_changes_neither_draws_nor_boxes_and_is_never_waited_for(
 
 
 @pytest.mark.parametrize("wrong", [{"flips": "sideways"}, {"crop": 0.0}])
-def test_what_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
+def test_what_cannot_be_meant_is_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Augmentation(**wrong)

@@ -19,11 +19,11 @@ from model.weights.checkpoints import WeightsError, WeightsUnavailableError, sav
 
 @pytest.fixture
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> Never:
+    def reject(*_: object, **__: object) -> Never:
         raise WeightsUnavailableError("no network [/here]")
 
     for name in ("fetch_coco", "read_coco"):
-        monkeypatch.setattr(build, name, refuse)
+        monkeypatch.setattr(build, name, reject)
 
 
 @pytest.mark.usefixtures("_offline")

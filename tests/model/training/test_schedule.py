@@ -27,6 +27,6 @@ def test_warmup_rises_linearly() -> None:
     assert [rate_factor("step", iteration, 100, 3) for iteration in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])
 
 
-def test_an_unknown_schedule_is_refused() -> None:
+def test_an_unknown_schedule_is_rejected() -> None:
     with pytest.raises(ValueError, match="cosine, onecycle, step"):
         rate_factor("flat", 0, 10, 0)

@@ -1,4 +1,4 @@
-"""Files of weights: what is read, what is written, and what is refused."""
+"""Files of weights: what is read, what is written, and what is rejected."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_weights_without_a_file_have_a_version_of_their_values() -> None:
     assert len(version(tensors)) == 12
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_replaced_while_it_is_read_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, other = tmp_path / "a.pth", tmp_path / "b.pth"
     torch.save(TENSORS, path)
     torch.save(TENSORS, other)

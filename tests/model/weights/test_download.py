@@ -164,7 +164,7 @@ def test_bytes_without_the_hash_never_get_the_name(server: Server, partial: byte
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
-def test_the_servers_refusal_is_told(server: Server, status: int) -> None:
+def test_the_servers_rejection_is_told(server: Server, status: int) -> None:
     server.status = status
     with pytest.raises(WeightsUnavailableError, match=str(status)):
         fetch(server.url, progress=False)
@@ -215,10 +215,10 @@ def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) ->
 def test_a_cache_that_cannot_be_written_is_not_the_networks_fault(
     server: Server, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "mkdir", reject)
     with pytest.raises(WeightsUnavailableError, match=r"let user \d+ write to .*, or set TORCH_HOME") as told:
         fetch(server.url, progress=False)
     assert "check the network" not in str(told.value)

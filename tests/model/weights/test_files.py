@@ -85,7 +85,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_broken_files_are_rejected_by_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     BROKEN[name](path)
     with pytest.raises(WeightsError, match=name.replace(".", r"\.")):
@@ -102,12 +102,12 @@ def test_what_torch_never_wrote_is_told_so(tmp_path: Path, content: bytes) -> No
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("use_zip", [True, False])
-def test_however_a_file_is_damaged_it_is_read_or_refused(tmp_path: Path, use_zip: bool) -> None:
+def test_however_a_file_is_damaged_it_is_read_or_rejected(tmp_path: Path, use_zip: bool) -> None:
     path = tmp_path / "damaged.pth"
     torch.save(TENSORS, path, _use_new_zipfile_serialization=use_zip)
     whole = path.read_bytes()
     dice = random.Random(0)
-    refused = 0
+    rejected = 0
     for _ in range(150):
         damaged = bytearray(whole[: dice.choice([len(whole), dice.randrange(len(whole))])])
         for place in dice.sample(range(min(len(damaged), 800)), k=min(len(damaged), dice.randrange(4))):
@@ -116,8 +116,8 @@ def test_however_a_file_is_damaged_it_is_read_or_refused(tmp_path: Path, use_zip
         try:
             read_checkpoint(path)
         except WeightsError:
-            refused += 1
-    assert refused > 50
+            rejected += 1
+    assert rejected > 50
 
 
 def test_legacy_files_are_read(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_folder_in_a_files_place_is_said_to_be_one(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
-def test_saving_under_another_ending_is_refused(tmp_path: Path) -> None:
+def test_saving_under_another_ending_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="end in none of"):
         save_checkpoint(tmp_path / "mine.onnx", TENSORS, INFO)
     assert list(tmp_path.iterdir()) == []
@@ -156,7 +156,7 @@ def test_saving_under_another_ending_is_refused(tmp_path: Path) -> None:
         {"x": 1},
     ],
 )
-def test_model_arguments_that_no_file_may_set_are_refused(tmp_path: Path, model_kwargs: dict[str, Any]) -> None:
+def test_model_arguments_that_no_file_may_set_are_rejected(tmp_path: Path, model_kwargs: dict[str, Any]) -> None:
     path = tmp_path / "crafted.pth"
     tensors = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(3, 4)}
     save_checkpoint(path, tensors, CheckpointInfo(model_kwargs=model_kwargs))

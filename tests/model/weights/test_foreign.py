@@ -161,7 +161,7 @@ def test_nobody_is_told_to_run_a_files_code(tmp_path: Path, content: bytes, told
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize("change", [Tensor.to_sparse, lambda tensor: tensor.to("meta"), lambda tensor: tensor + 1j])
-def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path: Path, change: Callable[[Tensor], Tensor]) -> None:
+def test_tensors_that_are_not_dense_are_rejected_by_name(tmp_path: Path, change: Callable[[Tensor], Tensor]) -> None:
     bad = TENSORS | {"backbone.body.conv1.weight": change(TENSORS["backbone.body.conv1.weight"])}
     torch.save(bad, tmp_path / "their.pth")
     with pytest.raises(WeightsError, match=r"conv1\.weight is sparse, quantized, complex or without values"):
@@ -178,7 +178,7 @@ def test_messages_hold_no_colours_of_a_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_that_are_no_numbers_are_refused_by_the_tensors_name(
+def test_weights_that_are_no_numbers_are_rejected_by_the_tensors_name(
     tmp_path: Path, value: float, ending: str, dtype: torch.dtype
 ) -> None:
     bad = {key: tensor.to(dtype, copy=True) for key, tensor in TENSORS.items()}
@@ -197,7 +197,7 @@ def test_weights_that_are_no_numbers_are_refused_by_the_tensors_name(
         ("backbone.body.bn1.bias", torch.tensor([1e300], dtype=torch.float64), "1 of 1 values"),
     ],
 )
-def test_weights_with_which_nothing_can_be_found_are_refused(
+def test_weights_with_which_nothing_can_be_found_are_rejected(
     tmp_path: Path, key: str, tensor: Tensor, why: str
 ) -> None:
     torch.save(TENSORS | {key: tensor}, tmp_path / "their.pth")

@@ -133,7 +133,7 @@ def test_matrices_without_weights_are_kept() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_cannot_be_rounded_is_refused(tmp_path: Path, value: float) -> None:
+def test_what_cannot_be_rounded_is_rejected(tmp_path: Path, value: float) -> None:
     with pytest.raises(WeightsError, match="weight holds values"):
         save_checkpoint(tmp_path / "a.frcnn", {"weight": torch.tensor([[1.0, value]])}, INFO)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Who is let in, and what is refused for want of memory, as callers see it; `Admission` itself: test_admission.py."""
+"""Who is let in, and what is rejected for want of memory, as callers see it; `Admission` itself: test_admission.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.servers import serving
 pytestmark = pytest.mark.anyio
 
 
-def check_refusal(response: httpx.Response, code: str) -> None:
+def check_rejection(response: httpx.Response, code: str) -> None:
     assert response.status_code == 429, response.text
     assert response.json()["type"].endswith(f":{code}")
     assert int(response.headers["retry-after"]) >= 1
@@ -30,8 +30,8 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
         accepted = [asyncio.create_task(client.post("/detect", content=red_png(n))) for n in range(2)]
         while (await client.get("/healthz")).json()["images_in_flight"] < 2:
             await asyncio.sleep(0.01)
-        refused = await client.post("/detect", content=red_png(9))
-        check_refusal(refused, "queue-full")
+        rejected = await client.post("/detect", content=red_png(9))
+        check_rejection(rejected, "queue-full")
         detector.gate.set()
         assert [r.status_code for r in await asyncio.gather(*accepted)] == [200, 200]
 
@@ -42,8 +42,8 @@ async def test_small_files_of_large_pictures_cannot_fill_the_memory() -> None:
     async with serving(detector, queue_capacity_pixels=10_000) as client:
         first = asyncio.create_task(client.post("/detect", content=red_png(1, (90, 90))))
         assert await asyncio.to_thread(detector.started.wait, 20)
-        refused = await client.post("/detect", content=red_png(2, (90, 90)))
-        check_refusal(refused, "queue-full")
+        rejected = await client.post("/detect", content=red_png(2, (90, 90)))
+        check_rejection(rejected, "queue-full")
         detector.gate.set()
         assert (await first).status_code == 200
         assert (await client.post("/detect", content=red_png(2, (200, 200)))).status_code == 200
@@ -56,7 +56,7 @@ async def test_what_is_padded_for_the_device_counts_where_it_is_more() -> None:
     async with serving(detector, queue_capacity_pixels=10_000) as client:
         first = asyncio.create_task(client.post("/detect", content=red_png(1, (8, 8))))
         assert await asyncio.to_thread(detector.started.wait, 20)
-        check_refusal(await client.post("/detect", content=red_png(2, (8, 8))), "queue-full")
+        check_rejection(await client.post("/detect", content=red_png(2, (8, 8))), "queue-full")
         detector.gate.set()
         assert (await first).status_code == 200
 
@@ -86,7 +86,7 @@ async def test_a_deadline_that_cannot_be_met_is_rejected_before_the_body_is_read
         while (await client.get("/healthz")).json()["images_in_flight"] < 4:
             await asyncio.sleep(0.01)
         hasty = await client.post("/detect", content=unread(), headers={"X-Request-Timeout-Ms": "1000"})
-        check_refusal(hasty, "too-late")
+        check_rejection(hasty, "too-late")
         assert 1 <= int(hasty.headers["retry-after"]) <= 10
         assert 'frcnn_images_rejected_total{reason="too-late"} 1.0' in (await client.get("/metrics")).text
         detector.gate.set()
@@ -116,7 +116,7 @@ async def test_who_sends_slowly_holds_no_place_but_gets_one_with_the_rest(path: 
         assert (await client.post("/detect", content=red_png(1))).status_code == 200
         rest.set()
         assert (await slow).status_code == 200
-        # With the only place taken in between, the refusal comes when the body is there.
+        # With the only place taken in between, the rejection comes when the body is there.
         arriving.clear()
         rest.clear()
         slow = asyncio.create_task(client.post(path, content=body()))

@@ -235,8 +235,8 @@ async def test_the_parts_count_in_the_pixels(large_picture: bytes) -> None:
         while (await client.get("/healthz")).json()["images_in_flight"] < 13:
             await asyncio.sleep(0.001)
         assert await asyncio.to_thread(detector.started.wait, 20)
-        refused = await client.post("/detect", params={"tile": WIDTH}, content=large_picture)
-        assert refused.status_code == 429
-        assert "pixels are being looked at" in refused.json()["detail"]
+        rejected = await client.post("/detect", params={"tile": WIDTH}, content=large_picture)
+        assert rejected.status_code == 429
+        assert "pixels are being looked at" in rejected.json()["detail"]
         detector.gate.set()
         assert (await first).status_code == 200

@@ -108,9 +108,9 @@ async def test_what_does_not_fit_is_rejected_and_says_so() -> None:
     async with serving(detector, memory_budget_bytes=200_000) as client:
         first = asyncio.create_task(client.post("/detect", content=red_png(1, (200, 200))))
         assert await asyncio.to_thread(detector.started.wait, 20)
-        refused = await client.post("/detect", content=red_png(2, (200, 200)))
-        assert refused.status_code == 429
-        assert "memory" in refused.json()["detail"]
+        rejected = await client.post("/detect", content=red_png(2, (200, 200)))
+        assert rejected.status_code == 429
+        assert "memory" in rejected.json()["detail"]
         assert 'frcnn_images_rejected_total{reason="memory-full"} 1.0' in (await client.get("/metrics")).text
         detector.gate.set()
         assert (await first).status_code == 200

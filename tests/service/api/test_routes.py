@@ -258,7 +258,7 @@ async def test_a_form_may_have_other_fields() -> None:
 
 
 @pytest.mark.parametrize("path", ["/detect", "/detect/batch"])
-async def test_an_option_beside_the_image_is_refused(path: str) -> None:
+async def test_an_option_beside_the_image_is_rejected(path: str) -> None:
     detector = FakeDetector()
     async with serving(detector) as client:
         form: dict[str, Any] = {"files": {"file": red_png(7)}, "data": {"score_threshold": "0.9"}}

@@ -59,7 +59,7 @@ def test_tiles_are_of_one_size_and_overlap_enough(
     assert len(parts) == len({part.left for part in parts}) * len({part.top for part in parts})
 
 
-def test_too_many_tiles_are_refused_before_they_are_made() -> None:
+def test_too_many_tiles_are_rejected_before_they_are_made() -> None:
     tiling = Tiling(800)
     assert len(tiling.parts((4000, 6000), most=61)) == 61
     with pytest.raises(BadParameterError, match=r"6000 x 4000 pixels would be 61 pictures .* at most 60 are taken"):

@@ -13,7 +13,7 @@ from tests.support.fakes import FakeDetector
 from tests.support.servers import live
 
 
-def test_nothing_is_kept_of_a_body_that_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_of_a_body_that_was_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     class Text(str):
         """A string that can be watched."""
 

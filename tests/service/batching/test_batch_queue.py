@@ -82,7 +82,7 @@ def test_delay_holds_an_unfilled_batch_back_and_a_full_one_not() -> None:
     assert queue.next_ready() is None
 
 
-def test_a_batch_size_below_one_is_refused() -> None:
+def test_a_batch_size_below_one_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1, not 0"):
         BatchQueue(max_batch_size=0)
 

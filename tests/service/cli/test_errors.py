@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from model.data.samples import DataError
-from service.cli.errors import Commands, fail, refuse, usage_errors
+from service.cli.errors import Commands, fail, fail_if, usage_errors
 from service.errors import UnavailableError
 
 
@@ -65,8 +65,8 @@ def test_settings_that_contradict_each_other_are_wrong_usage() -> None:
 
 def test_a_command_ends_with_the_code_that_is_asked_for() -> None:
     assert run(lambda: fail("no", code=143)).exit_code == 143
-    assert run(lambda: refuse("no such weights")).exit_code == 1
-    assert run(lambda: refuse(None)).exit_code == 0
+    assert run(lambda: fail_if("no such weights")).exit_code == 1
+    assert run(lambda: fail_if(None)).exit_code == 0
 
 
 def test_a_message_is_printed_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:

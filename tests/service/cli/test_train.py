@@ -57,9 +57,9 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(tmp_path: Path) -> No
     resumed = invoke(*words)
     assert resumed.exit_code == 0, resumed.output
     assert len((output / "log.jsonl").read_text().splitlines()) == 2
-    refused = invoke(*words, "--weights", "COCO_V1")
-    assert refused.exit_code == 1
-    assert "began with the weights none, not COCO_V1" in refused.stderr
+    rejected = invoke(*words, "--weights", "COCO_V1")
+    assert rejected.exit_code == 1
+    assert "began with the weights none, not COCO_V1" in rejected.stderr
 
 
 @pytest.mark.slow
@@ -151,13 +151,13 @@ def test_live_norm_goes_on_from_weights_with_their_own_arguments(tmp_path: Path)
     begin.unlink()  # its state has all that it needs to go on
     resumed = invoke(*words, "--validation-split", "none", "--iterations", 2, "--learning-rate", 1e-4, "--resume")
     assert resumed.exit_code == 0, resumed.output
-    refused = invoke(*words, "--validation-split", "none", "--iterations", 3, "--resume")
-    assert refused.exit_code == 1
-    assert "learning_rate 0.0001 -> 0.0025" in refused.stderr
+    rejected = invoke(*words, "--validation-split", "none", "--iterations", 3, "--resume")
+    assert rejected.exit_code == 1
+    assert "learning_rate 0.0001 -> 0.0025" in rejected.stderr
     others = ("--learning-rate", 1e-4, "--norm-images", 0, "--box-loss", "giou", "--class-balance", 0.5)
-    refused = invoke(*words, "--validation-split", "none", "--resume", *others)
+    rejected = invoke(*words, "--validation-split", "none", "--resume", *others)
     changed = "settings: norm_images 200 -> 0; box_loss smooth_l1 -> giou; class_balance 0.0 -> 0.5. "
-    assert changed in refused.stderr.replace("\n", " ")
+    assert changed in rejected.stderr.replace("\n", " ")
 
 
 def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
@@ -245,8 +245,8 @@ def test_a_bug_is_not_told_as_wrong_usage(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("model.training.run.run_training", buggy)
     result = invoke("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK)
     assert isinstance(result.exception, ValueError)
-    refused = invoke("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK, "--scale-jitter", "nan")
-    assert refused.exit_code == 2
+    rejected = invoke("train", "--data", "synthetic", "--output", tmp_path / "out", *QUICK, "--scale-jitter", "nan")
+    assert rejected.exit_code == 2
 
 
 def test_the_second_version_is_trained_resumed_measured_and_served(tmp_path: Path) -> None:
@@ -258,17 +258,17 @@ def test_the_second_version_is_trained_resumed_measured_and_served(tmp_path: Pat
     weights = output / "best.safetensors"
     assert read_checkpoint(weights).architecture.name == "fasterrcnn_resnet50_fpn_v2"
 
-    refused = invoke(*words, "--resume", "--model", "fasterrcnn_resnet50_fpn")
-    assert refused.exit_code == 1
-    assert "trains a fasterrcnn_resnet50_fpn_v2. Leave out --model" in refused.stderr
+    rejected = invoke(*words, "--resume", "--model", "fasterrcnn_resnet50_fpn")
+    assert rejected.exit_code == 1
+    assert "trains a fasterrcnn_resnet50_fpn_v2. Leave out --model" in rejected.stderr
     resumed = invoke(*words, "--resume", "--iterations", 2, "--allow-changes")
     assert resumed.exit_code == 0, resumed.output
 
     measured = invoke("evaluate", "--weights", weights, "--data", folder, "--json")
     assert json.loads(measured.stdout)["model"] == "fasterrcnn_resnet50_fpn_v2"
     asked = ("--weights", weights, "--data", folder, "--model", "fasterrcnn_resnet50_fpn")
-    refused = invoke("evaluate", *asked)
-    assert refused.exit_code == 1
-    assert "holds fasterrcnn_resnet50_fpn_v2, and the detector is fasterrcnn_resnet50_fpn" in refused.stderr
+    rejected = invoke("evaluate", *asked)
+    assert rejected.exit_code == 1
+    assert "holds fasterrcnn_resnet50_fpn_v2, and the detector is fasterrcnn_resnet50_fpn" in rejected.stderr
     [served] = load_detectors(Settings(weights=str(weights), device="cpu"))
     assert (served.info.name, served.info.weights) == ("fasterrcnn_resnet50_fpn_v2", "best.safetensors")

@@ -26,8 +26,8 @@ def test_the_classes_of_foreign_weights_are_named_in_a_file(tmp_path: Path) -> N
     foreign, named = tmp_path / "foreign.pth", tmp_path / "named.safetensors"
     model = fasterrcnn_resnet50_fpn(num_classes=3)
     torch.save(model.state_dict(), foreign)
-    refused = invoke("weights", "pack", foreign, named, "--class-names", "cat,dog,bird")
-    assert refused.exit_code == 1
+    rejected = invoke("weights", "pack", foreign, named, "--class-names", "cat,dog,bird")
+    assert rejected.exit_code == 1
     assert not named.exists()
     done = invoke("weights", "pack", foreign, named, "--class-names", "cat, dog")
     assert done.exit_code == 0, done.output

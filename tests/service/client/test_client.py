@@ -166,7 +166,7 @@ def test_no_service_is_said_so_after_the_retries(calling: type[Sync]) -> None:
         calling("http://127.0.0.1:1").detect(b"image")
 
 
-def test_what_is_no_address_is_refused_at_once() -> None:
+def test_what_is_no_address_is_rejected_at_once() -> None:
     for url in ("localhost:8000", "ftp://host", "http://"):
         with pytest.raises(ValueError, match="no address"):
             DetectionClient(url)

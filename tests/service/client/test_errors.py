@@ -14,7 +14,7 @@ from service.client import (
     ServerError,
     UnavailableError,
 )
-from tests.support.clients import FOUND, Script, Sync, refusal
+from tests.support.clients import FOUND, Script, Sync, rejection
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from tests.support.clients import FOUND, Script, Sync, refusal
         (504, (ServerDeadlineError, DeadlineError, ServerError)),
     ],
 )
-def test_each_refusal_has_its_type(calling: type[Sync], status: int, kinds: tuple[type[Exception], ...]) -> None:
-    for answer in (refusal(status), httpx.Response(status, text="a proxy's")):
+def test_each_rejection_has_its_type(calling: type[Sync], status: int, kinds: tuple[type[Exception], ...]) -> None:
+    for answer in (rejection(status), httpx.Response(status, text="a proxy's")):
         with pytest.raises(ProblemError) as caught:
             calling(Script(answer), retry=RetryPolicy(attempts=1)).detect(b"image")
         assert all(isinstance(caught.value, kind) for kind in kinds)

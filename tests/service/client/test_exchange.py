@@ -13,7 +13,7 @@ from service.client import (
     RetryPolicy,
 )
 from service.client.exchange import LONGEST_TIMEOUT_MS, Exchanges
-from tests.support.clients import FOUND, refusal
+from tests.support.clients import FOUND, rejection
 
 
 def test_the_client_asks_for_no_longer_than_the_service_takes() -> None:
@@ -42,18 +42,18 @@ def test_pauses_grow_are_bounded_and_never_shorter_than_asked() -> None:
     seen = []
     for seed in range(200):
         exchanges = Exchanges("http://x", api_key=None, timeout_s=1000, retry=retry, random=Random(seed))
-        pauses, _ = steps(exchanges, *[refusal(429)] * 5, httpx.Response(200, json=FOUND))
+        pauses, _ = steps(exchanges, *[rejection(429)] * 5, httpx.Response(200, json=FOUND))
         seen.append(pauses)
     for bound, drawn in zip((1, 2, 4, 4, 4), zip(*seen, strict=True), strict=True):
         assert 0 <= min(drawn) < 0.1 * bound
         assert 0.9 * bound < max(drawn) <= bound
     asked = Exchanges("http://x", api_key=None, timeout_s=1000, retry=retry)
-    assert 7 <= steps(asked, refusal(503, **{"retry-after": "7"}), httpx.Response(200, json=FOUND))[0][0] <= 8
+    assert 7 <= steps(asked, rejection(503, **{"retry-after": "7"}), httpx.Response(200, json=FOUND))[0][0] <= 8
 
 
 def test_a_pause_past_the_deadline_is_not_begun() -> None:
     exchanges = Exchanges("http://x", api_key=None, timeout_s=5, retry=RetryPolicy(), clock=lambda: 0.0)
-    pauses, error = steps(exchanges, refusal(429, **{"retry-after": "5"}))
+    pauses, error = steps(exchanges, rejection(429, **{"retry-after": "5"}))
     assert pauses == []
     assert isinstance(error, QueueFullError)
     assert error.retry_after_s == 5

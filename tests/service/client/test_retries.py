@@ -17,14 +17,14 @@ from service.client import (
 )
 from service.client.exchange import Exchanges
 from service.client.retries import retry_after_s
-from tests.support.clients import FOUND, Script, Sync, refusal
+from tests.support.clients import FOUND, Script, Sync, rejection
 
 
 @pytest.mark.parametrize(
     "first",
     [
-        refusal(429),
-        refusal(503),
+        rejection(429),
+        rejection(503),
         *(httpx.Response(status, text="a proxy's") for status in (500, 502, 503)),
         httpx.ConnectError("no"),
         httpx.ReadError(""),
@@ -38,7 +38,7 @@ def test_what_may_pass_is_tried_again(calling: type[Sync], first: Any) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 413, 415, 422, 500, 502, 504])
 def test_what_would_end_the_same_is_not(calling: type[Sync], status: int) -> None:
-    script = Script(refusal(status), httpx.Response(200, json=FOUND))
+    script = Script(rejection(status), httpx.Response(200, json=FOUND))
     with pytest.raises(ProblemError) as caught:
         calling(script).detect(b"image")
     assert len(script.requests) == 1
@@ -46,15 +46,15 @@ def test_what_would_end_the_same_is_not(calling: type[Sync], status: int) -> Non
     assert str(caught.value) == f"{status} code: words"
 
 
-def test_attempts_are_bounded_and_the_last_refusal_is_told(calling: type[Sync]) -> None:
-    script = Script(*[refusal(429)] * 9)
+def test_attempts_are_bounded_and_the_last_rejection_is_told(calling: type[Sync]) -> None:
+    script = Script(*[rejection(429)] * 9)
     with pytest.raises(QueueFullError):
         calling(script, retry=RetryPolicy(attempts=3, first_pause_s=0)).detect(b"image")
     assert len(script.requests) == 3
 
 
 def test_the_key_and_the_time_left_are_sent(calling: type[Sync]) -> None:
-    script = Script(refusal(503), httpx.Response(200, json=FOUND))
+    script = Script(rejection(503), httpx.Response(200, json=FOUND))
     pause = RetryPolicy(first_pause_s=0)
     calling(script, api_key="secret", timeout_s=5, retry=pause).detect(b"image", score_threshold=0.5, labels=["a", 2])
     times = [int(request.headers["x-request-timeout-ms"]) for request in script.requests]
@@ -83,8 +83,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         (httpx.RemoteProtocolError("disconnected"), 3),
         (httpx.Response(502, text="a proxy's"), 3),
         (httpx.ConnectError("refused"), 5),
-        (refusal(503), 5),
-        (refusal(502), 1),
+        (rejection(503), 5),
+        (rejection(502), 1),
     ],
 )
 def test_what_may_have_broken_the_service_is_sent_again_less_often(

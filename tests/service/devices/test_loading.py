@@ -63,8 +63,8 @@ def test_another_precision_stands_in_for_int8_unless_that_is_to_be_first(
     interim = detector(precision="int8")
     assert is_interim(interim)
     assert (interim.precision, interim.backend) == ("bf16", "openvino")
-    refused, taken = asked
-    assert (refused["precision"], refused["calibrate"], refused["backend"]) == ("int8", False, "torch")
+    rejected, taken = asked
+    assert (rejected["precision"], rejected["calibrate"], rejected["backend"]) == ("int8", False, "torch")
     assert (taken["precision"], "calibration" in taken, taken["backend"]) == ("auto", False, "torch")
     if isinstance(error, QuantisationError):
         with pytest.raises(DetectorError, match="fails on these weights"):

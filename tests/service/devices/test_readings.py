@@ -1,4 +1,4 @@
-"""Readings of GPUs, by a driver that answers, refuses, or hangs."""
+"""Readings of GPUs, by a driver that answers, rejects, or hangs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from service.settings import Settings
 from tests.support.fakes import FakeDetector, red_png
 
 
-def refuse(_: object) -> float:
+def reject(_: object) -> float:
     raise RuntimeError("Not Supported")
 
 
-def test_what_a_gpu_tells_has_units_and_what_it_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_gpu_tells_has_units_and_what_it_rejects_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(readings._READERS, "temperature_celsius", lambda _: 61)
     monkeypatch.setattr(torch.cuda, "utilization", lambda _: 87)
     monkeypatch.setattr(torch.cuda, "power_draw", lambda _: 412_500)
     assert gpu_readings("cuda:1") == {"utilization_ratio": 0.87, "power_watts": 412.5, "temperature_celsius": 61.0}
-    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    monkeypatch.setattr(torch.cuda, "utilization", reject)
     assert gpu_readings("cuda:1") == {"power_watts": 412.5, "temperature_celsius": 61.0}
 
 

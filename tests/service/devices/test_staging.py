@@ -161,12 +161,12 @@ def test_a_picture_of_any_strides_arrives_as_it_is(order: tuple[int, int, int]) 
 def test_without_page_locked_memory_pictures_are_pageable(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: Any, **options: Any) -> torch.Tensor:
+    def reject(*_: Any, **options: Any) -> torch.Tensor:
         if options.get("pin_memory"):
             raise RuntimeError("CUDA error: out of memory")
         return torch.zeros(0, dtype=torch.uint8)
 
-    monkeypatch.setattr(torch, "empty", refuse)
+    monkeypatch.setattr(torch, "empty", reject)
     page_locked.cache_clear()
     staging = page_locked(SIZE)
     page_locked.cache_clear()

@@ -1,4 +1,4 @@
-"""How the service answers what the decoder refuses."""
+"""How the service answers what the decoder rejects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def png(size_wh: tuple[int, int] = (24, 16)) -> bytes:
         (png((101, 100)), TooLargeError),
     ],
 )
-def test_each_refusal_has_its_problem(data: bytes, error: type[Exception]) -> None:
+def test_each_rejection_has_its_problem(data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         decode(data, max_pixels=10_000)
 

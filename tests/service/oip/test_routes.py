@@ -42,9 +42,9 @@ async def test_the_model_has_its_own_name() -> None:
         assert (await client.get(f"{path}/ready")).json() == {"name": "fasterrcnn_resnet50_fpn_v2", "ready": True}
         answer = await client.post(f"{path}/infer", json=asking(red_png(7)))
         assert answer.json()["model_name"] == "fasterrcnn_resnet50_fpn_v2"
-        refused = await client.post(f"{MODEL}/infer", json=asking(red_png(7)))
-        assert refused.status_code == 404
-        assert "there is fasterrcnn_resnet50_fpn_v2, 1" in refused.json()["error"]
+        rejected = await client.post(f"{MODEL}/infer", json=asking(red_png(7)))
+        assert rejected.status_code == 404
+        assert "there is fasterrcnn_resnet50_fpn_v2, 1" in rejected.json()["error"]
         assert (await client.post("/detect", content=red_png(7))).json()["model"][
             "name"
         ] == "fasterrcnn_resnet50_fpn_v2"
@@ -192,12 +192,12 @@ def test_a_full_queue_and_a_draining_server_are_told() -> None:
     with live(detector, queue_capacity=1) as url, ThreadPoolExecutor(1) as callers:
         first = callers.submit(httpx.post, f"{url}/detect", content=red_png(1), timeout=30)
         assert detector.started.wait(20)
-        refused = httpx.post(f"{url}{MODEL}/infer", json=asking(red_png(7)))
+        rejected = httpx.post(f"{url}{MODEL}/infer", json=asking(red_png(7)))
         detector.gate.set()
         assert first.result().status_code == 200
-    assert refused.status_code == 429
-    assert int(refused.headers["retry-after"]) >= 1
-    assert "error" in refused.json()
+    assert rejected.status_code == 429
+    assert int(rejected.headers["retry-after"]) >= 1
+    assert "error" in rejected.json()
 
 
 @pytest.mark.anyio
@@ -283,10 +283,10 @@ def test_tritonclient_understands_the_errors(triton: ModuleType) -> None:
     with live(FakeDetector()) as url:
         client = triton.InferenceServerClient(url.removeprefix("http://"))
         try:
-            with pytest.raises(triton.InferenceServerException) as refusal:
+            with pytest.raises(triton.InferenceServerException) as rejection:
                 client.infer("fasterrcnn_resnet50_fpn", [broken])
-            assert refusal.value.status() == "400"
-            assert "not an image" in refusal.value.message()
+            assert rejection.value.status() == "400"
+            assert "not an image" in rejection.value.message()
             with pytest.raises(triton.InferenceServerException, match="there is no model 'yolo'"):
                 client.get_model_metadata("yolo")
         finally:

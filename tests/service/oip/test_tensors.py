@@ -194,8 +194,8 @@ GOOD = {"datatype": "BYTES", "shape": [1], "data": ["QUJD"]}
         (request(GOOD, id="x" * 1025), None, "at most 1024 characters"),
     ],
 )
-def test_what_the_protocol_does_not_say_is_refused(body: bytes, length: str | None, told: str) -> None:
-    with pytest.raises(BadRequestError) as refusal:
+def test_what_the_protocol_does_not_say_is_rejected(body: bytes, length: str | None, told: str) -> None:
+    with pytest.raises(BadRequestError) as rejection:
         read_request(body, length)
-    assert told in refusal.value.detail
-    assert len(refusal.value.detail) < 300
+    assert told in rejection.value.detail
+    assert len(rejection.value.detail) < 300

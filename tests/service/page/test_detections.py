@@ -26,11 +26,14 @@ def opened(detector: PageDetector, visiting: Visiting) -> Open:
 
     @contextmanager
     def open_page(
-        *, weights: str = "bundled", found: list[Found] | None = None, refused: bool = False
+        *, weights: str = "bundled", found: list[Found] | None = None, failed: bool = False
     ) -> Iterator[Visit]:
         detector.info = dataclasses.replace(detector.info, weights=weights)
         detector.found = detector.found if found is None else found
-        with served(create_app(Settings(), load=lambda _: [detector])) as url, visiting(url, refused=refused) as visit:
+        with (
+            served(create_app(Settings(), load=lambda _: [detector])) as url,
+            visiting(url, failed=failed) as visit,
+        ):
             visit.until_ready()
             yield visit
 
@@ -126,7 +129,7 @@ def test_the_picture_keeps_its_size_when_the_window_changes_while_scrolled(opene
 
 
 def test_an_unknown_path_leads_back_to_the_page(opened: Open) -> None:
-    with opened(refused=True) as visit:
+    with opened(failed=True) as visit:
         visit.page.goto(f"{visit.url}/detect/nothing")
         assert visit.text("h2") == "There is no such page"
         left = {round(part.bounding_box()["x"]) for part in visit.page.locator("main > *").all()}

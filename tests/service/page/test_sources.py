@@ -46,7 +46,7 @@ def test_a_file_is_dropped(visit: Visit) -> None:
     assert visit.text("#file-name") == "mine.png"
 
 
-def test_a_link_that_is_dropped_is_refused_in_words(visit: Visit) -> None:
+def test_a_link_that_is_dropped_is_rejected_in_words(visit: Visit) -> None:
     transfer = visit.page.evaluate_handle(
         "() => { const t = new DataTransfer(); t.setData('text/uri-list', 'http://x/'); return t; }"
     )

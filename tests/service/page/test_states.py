@@ -1,4 +1,4 @@
-"""What the page says when the service is not ready, or refuses; and that everybody can use it (axe)."""
+"""What the page says when the service is not ready, or rejects; and that everybody can use it (axe)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def detector() -> Iterator[LoadedDetector]:
 def test_axe_finds_nothing_serious_in_what_stands_in_the_way(
     detector: LoadedDetector, serve: Serve, visiting: Visiting
 ) -> None:
-    with serve(detector, api_keys=KEY) as url, visiting(url, refused=True, permissions=["camera"]) as visit:
+    with serve(detector, api_keys=KEY) as url, visiting(url, failed=True, permissions=["camera"]) as visit:
         visit.until_ready()
         visit.page.click("#sample")
         visit.page.wait_for_selector("#api-key")
@@ -76,7 +76,7 @@ def test_axe_finds_nothing_serious_in_what_stands_in_the_way(
 
 def test_loading_is_said_and_waited_for(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
     detector.loading.clear()
-    with serve(detector, ready=False) as url, visiting(url, refused=True) as visit:
+    with serve(detector, ready=False) as url, visiting(url, failed=True) as visit:
         visit.page.wait_for_selector("#status[data-status=loading]")
         assert visit.text("#status-word") == "Loading the model"
         assert visit.text("#caveat") == "The model is being loaded."
@@ -94,7 +94,7 @@ def test_loading_is_said_and_waited_for(detector: LoadedDetector, serve: Serve, 
 
 
 def test_failing_is_said(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
-    with serve(detector) as url, visiting(url, refused=True) as visit:
+    with serve(detector) as url, visiting(url, failed=True) as visit:
         visit.until_ready()
         detector.broken = True
         visit.page.click("#sample")
@@ -110,7 +110,7 @@ def test_draining_is_said_and_then_that_nothing_answers(
 ) -> None:
     with ExitStack() as server:
         url = server.enter_context(serve(detector))
-        with visiting(url, refused=True) as visit:
+        with visiting(url, failed=True) as visit:
             visit.until_ready()
             serve.service.stop_accepting()
             visit.page.reload()
@@ -128,7 +128,11 @@ def test_draining_is_said_and_then_that_nothing_answers(
 def test_a_full_queue_is_counted_down_and_tried_again(
     detector: LoadedDetector, serve: Serve, visiting: Visiting
 ) -> None:
-    with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
+    with (
+        serve(detector, queue_capacity=1) as url,
+        visiting(url, failed=True) as visit,
+        ThreadPoolExecutor(1) as other,
+    ):
         visit.until_ready()
         detector.gate.clear()
         first = other.submit(httpx.post, f"{url}/detect", content=picture_file(), timeout=60)
@@ -143,7 +147,11 @@ def test_a_full_queue_is_counted_down_and_tried_again(
 
 
 def test_the_countdown_can_be_ended(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
-    with serve(detector, queue_capacity=1) as url, visiting(url, refused=True) as visit, ThreadPoolExecutor(1) as other:
+    with (
+        serve(detector, queue_capacity=1) as url,
+        visiting(url, failed=True) as visit,
+        ThreadPoolExecutor(1) as other,
+    ):
         visit.until_ready()
         detector.gate.clear()
         first = other.submit(httpx.post, f"{url}/detect", content=picture_file(), timeout=60)
@@ -163,9 +171,9 @@ def until_in_flight(url: str) -> None:
         pass
 
 
-def test_what_is_refused_is_told_in_words(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
+def test_what_is_rejected_is_told_in_words(detector: LoadedDetector, serve: Serve, visiting: Visiting) -> None:
     limits: dict[str, Any] = {"max_body_bytes": 200_000, "max_image_pixels": 10_000}
-    with serve(detector, **limits) as url, visiting(url, refused=True) as visit:
+    with serve(detector, **limits) as url, visiting(url, failed=True) as visit:
         visit.until_ready()
         for name, data, headline, detail in (
             ("large.png", bytes(4_000_000), "Too large", "at most 200,000 are taken"),
@@ -187,7 +195,7 @@ def test_what_is_refused_is_told_in_words(detector: LoadedDetector, serve: Serve
 def test_a_key_is_asked_for_and_kept_in_the_tab_alone(
     detector: LoadedDetector, serve: Serve, visiting: Visiting
 ) -> None:
-    with serve(detector, api_keys=KEY) as url, visiting(url, refused=True) as visit:
+    with serve(detector, api_keys=KEY) as url, visiting(url, failed=True) as visit:
         visit.until_ready()
         visit.page.click("#sample")
         visit.page.fill("#api-key", "wrong")

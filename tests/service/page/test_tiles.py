@@ -48,7 +48,7 @@ def test_tiles_that_are_too_many_are_told_and_can_be_taken_back(
 ) -> None:
     with (
         live(detector, max_tiles=3) as url,
-        visiting(url, refused=True) as visit,
+        visiting(url, failed=True) as visit,
     ):
         visit.until_ready()
         visit.page.select_option("#tile", "800")

@@ -80,7 +80,7 @@ def test_gpus_of_a_replica_follow_from_its_device(device: str, in_cluster: float
     assert arguments.replica_settings(gpus=gpus)["device"] == told
 
 
-def test_the_service_refuses_before_serve_does_and_outlives_its_longest_request() -> None:
+def test_the_service_rejects_before_serve_does_and_outlives_its_longest_request() -> None:
     arguments = ScaleArguments(queue_capacity=100, shutdown_timeout_s=30)
     options = arguments.deployment_options(gpus=0)
     assert options["max_ongoing_requests"] > 100

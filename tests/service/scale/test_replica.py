@@ -86,7 +86,7 @@ async def test_serve_is_told_when_no_device_answers() -> None:
             await replica.check_health()
 
 
-async def test_the_end_of_the_lifespan_refuses_and_ends_the_devices() -> None:
+async def test_the_end_of_the_lifespan_rejects_and_ends_the_devices() -> None:
     app = Replica(SETTINGS, lambda _: [FakeDetector()]).__serve_build_asgi_app__()
     async with app.router.lifespan_context(app):
         service = app.state.service

@@ -39,7 +39,7 @@ class Busy:
     detector: FakeDetector
 
     def make_traffic(self, image: bytes, seconds: float) -> None:
-        """Answers, broken images, and refusals, at least one of each."""
+        """Answers, broken images, and rejections, at least one of each."""
         give_up = time.monotonic() + seconds
         with httpx.Client(base_url=self.url) as client, ThreadPoolExecutor(2) as others:
             while True:

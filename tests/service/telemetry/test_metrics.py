@@ -68,7 +68,7 @@ async def test_what_an_operator_asks_is_told() -> None:
 
 
 @pytest.mark.anyio
-async def test_refusals_are_counted_by_reason() -> None:
+async def test_rejections_are_counted_by_reason() -> None:
     async with serving(FakeDetector(), queue_capacity=1) as client:
         files = [("file", red_png(1)), ("file", red_png(2))]
         assert (await client.post("/detect/batch", files=files)).status_code == 413

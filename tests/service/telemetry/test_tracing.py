@@ -207,7 +207,7 @@ def test_a_collector_that_is_gone_does_not_hold_up_the_end() -> None:
     assert time.monotonic() - ended < 15
 
 
-def test_an_address_that_is_none_is_refused() -> None:
+def test_an_address_that_is_none_is_rejected() -> None:
     with pytest.raises(TracingError, match="localhost:4318"):
         exporting_provider(Settings(otlp_endpoint="localhost:4317"), version="1")
     assert exporting_provider(Settings(otlp_endpoint=""), version="1") is None

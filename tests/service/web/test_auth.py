@@ -44,8 +44,8 @@ async def test_without_a_key_nothing_is_told(path: str) -> None:
         assert response.headers["www-authenticate"] == 'Bearer realm="faster-rcnn-service"'
         assert response.json()["type"].endswith(":unauthorized")
         assert response.json()["request_id"] == response.headers["x-request-id"]
-        refused = await client.options(path)
-        assert refused.status_code == 401
+        rejected = await client.options(path)
+        assert rejected.status_code == 401
 
 
 @pytest.mark.anyio
@@ -67,7 +67,7 @@ def test_the_page_is_no_way_round_the_key() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_protocol_s_refusals_have_its_form() -> None:
+async def test_the_protocol_s_rejections_have_its_form() -> None:
     async with serving(FakeDetector(), api_keys=KEYS) as client:
         response = await client.get("/v2")
         assert response.status_code == 401
@@ -134,7 +134,7 @@ async def test_a_key_may_be_more_than_ascii() -> None:
             assert (await client.get("/labels", headers={b"X-API-Key": value})).status_code == status
 
 
-def test_a_request_without_a_key_is_refused_before_its_body_is_sent() -> None:
+def test_a_request_without_a_key_is_rejected_before_its_body_is_sent() -> None:
     with live(FakeDetector(), api_keys=KEYS) as url:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port)) as connection:
@@ -167,16 +167,16 @@ def test_a_file_that_gives_no_keys_stops_the_service(content: bytes | None, tmp_
     path = tmp_path / "keys"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(KeysError, match=str(path)) as refused:
+    with pytest.raises(KeysError, match=str(path)) as rejected:
         create_app(Settings(api_keys_file=path))
-    assert "two words" not in str(refused.value)
+    assert "two words" not in str(rejected.value)
 
 
 def test_a_file_of_keys_that_may_not_be_read_names_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
+    def reject(*_: object, **__: object) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_text", reject)
     with pytest.raises(KeysError, match=r"/k cannot be read: Permission denied; user \d+ must be able to"):
         load_keys(Settings(api_keys_file=Path("/k")))
 

@@ -65,8 +65,8 @@ async def test_pages_of_allowed_origins_may_call() -> None:
         allowed = await client.options("/detect", headers=preflight)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ORIGIN)
         assert "access-control-allow-credentials" not in allowed.headers
-        refused = await client.options("/detect", headers=preflight | {"Origin": "https://evil.example"})
-        assert refused.status_code == 400
+        rejected = await client.options("/detect", headers=preflight | {"Origin": "https://evil.example"})
+        assert rejected.status_code == 400
         answer = await client.post(
             "/detect", content=red_png(1), headers={"Origin": ORIGIN, "Authorization": "Bearer a-key"}
         )
@@ -75,7 +75,7 @@ async def test_pages_of_allowed_origins_may_call() -> None:
         assert "Inference-Header-Content-Length" in answer.headers["access-control-expose-headers"]
         other = await client.get("/labels", headers={"Origin": "https://evil.example", "Authorization": "Bearer a-key"})
         assert "access-control-allow-origin" not in other.headers
-        # A page must be able to read why it is refused.
+        # A page must be able to read why it is rejected.
         keyless = await client.get("/labels", headers={"Origin": ORIGIN})
         assert (keyless.status_code, keyless.headers["access-control-allow-origin"]) == (401, ORIGIN)
 

@@ -233,19 +233,19 @@ def test_asked_for_the_head_alone_it_sends_no_body() -> None:
         assert received.count(b'{"status":"ok"}') == 1
 
 
-def test_the_rest_of_a_body_that_is_refused_is_no_next_request() -> None:
+def test_the_rest_of_a_body_that_is_rejected_is_no_next_request() -> None:
     with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(request(bytes(5_000_000), b"X-Request-Timeout-Ms: never") + request(red_png(8)))
-        refused, answer = answers(connection, 2)
-        assert (refused[0], answer[0], red(answer)) == (422, 200, 8)
+        rejected, answer = answers(connection, 2)
+        assert (rejected[0], answer[0], red(answer)) == (422, 200, 8)
 
 
-def test_a_refusal_may_be_read_before_the_rest_of_the_body_is_sent() -> None:
-    refused = request(bytes(3_000_000), b"X-Request-Timeout-Ms: never")
+def test_a_rejection_may_be_read_before_the_rest_of_the_body_is_sent() -> None:
+    rejected = request(bytes(3_000_000), b"X-Request-Timeout-Ms: never")
     with live(FakeDetector()) as url, connected(url) as connection:
-        connection.sendall(refused[:200_000])
+        connection.sendall(rejected[:200_000])
         assert answers(connection, 1)[0][0] == 422
-        connection.sendall(refused[200_000:])
+        connection.sendall(rejected[200_000:])
         connection.sendall(request(red_png(9)))
         assert red(answers(connection, 1)[0]) == 9
 
@@ -395,7 +395,7 @@ def test_a_trailer_is_no_header() -> None:
     ],
     ids=["no host", "two hosts", "another encoding", "two lengths"],
 )
-def test_what_is_ambiguous_is_refused(head: bytes) -> None:
+def test_what_is_ambiguous_is_rejected(head: bytes) -> None:
     with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(head)
         answer = until_closed(connection)
@@ -432,13 +432,13 @@ def cycles_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[RequestRespon
     return begun
 
 
-@pytest.mark.parametrize("how", ["refused", "broken", "left", "late"])
+@pytest.mark.parametrize("how", ["rejected", "broken", "left", "late"])
 def test_no_body_is_kept_of_a_request_that_has_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = cycles_of(monkeypatch)
     detector = FakeDetector()
     detector.gate.clear()
     sent = {
-        "refused": request(bytes(200_000), b"X-Request-Timeout-Ms: never"),
+        "rejected": request(bytes(200_000), b"X-Request-Timeout-Ms: never"),
         "broken": request(bytes(200_000)),
         "left": request(red_png(1) + bytes(200_000)),
         "late": request(red_png(1), b"X-Request-Timeout-Ms: 200"),

@@ -39,7 +39,7 @@ def test_gives_what_the_transform_gives(case: str, interleaved: bool, device: to
     torch.testing.assert_close(got.cpu(), wanted.tensors, rtol=0, atol=5e-5)
 
 
-def test_other_memory_formats_are_refused(device: torch.device) -> None:
+def test_other_memory_formats_are_rejected(device: torch.device) -> None:
     batch = torch.empty(1, 3, 8, 8, device=device)
     with pytest.raises(ValueError, match="channels last"):
         resize_into(batch, torch.zeros(1, 8, dtype=torch.int64, device=device), mean=(0, 0, 0), std=(1, 1, 1))
