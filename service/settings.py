@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )
     fair_share: Literal["auto", "address", "off"] = Field(
         "auto",
-        description="Whose requests share a place in the queue and in memory. auto: those of an API key, or else of an "
+        description="Whose requests share turns in the queue and memory. auto: those of an API key, or else of an "
         "address; off: all are one caller's, as behind a proxy without keys.",
     )
     priority_head_start_s: float = Field(

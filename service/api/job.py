@@ -66,7 +66,7 @@ class Job:
         service: takes the request.
         request: its body has not been read.
         seconds: until the deadline.
-        priority: its place in the queue.
+        priority: how soon its turn comes.
 
     Raises:
         UnavailableError, QueueFullError, TooLateError: see `admit`.

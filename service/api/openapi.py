@@ -83,7 +83,7 @@ def _priority(default: Priority) -> dict[str, Any]:
     return {
         "name": PRIORITY_HEADER,
         "in": "header",
-        "description": "The place in the queue.",
+        "description": "How soon the turn comes: `high` first.",
         "schema": {"type": "string", "enum": list(PRIORITIES), "default": default.name.lower()},
     }
 

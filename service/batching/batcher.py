@@ -194,7 +194,7 @@ class Batcher:
 
         Args:
             picture: what to detect in.
-            priority: its place in the queue.
+            priority: how soon its turn comes.
             caller: whose it is; callers take turns.
 
         Raises:
