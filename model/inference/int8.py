@@ -148,7 +148,7 @@ def _kept(path: Path, detector: str, graph: Callable[[], openvino.Model]) -> Ran
 
 def _with_ranges(graph: openvino.Model, ranges: Ranges) -> openvino.Model:
     """The graph, changed in place."""
-    from openvino import opset8
+    from openvino import op, opset8
 
     nodes = {node.get_friendly_name(): node for node in graph.get_ordered_ops()}
     for rounding in ranges.roundings:
@@ -161,7 +161,7 @@ def _with_ranges(graph: openvino.Model, ranges: Ranges) -> openvino.Model:
         if node.get_type_name() == "Convolution" and not any(layer in name for layer in _NOT_QUANTISED):
             weight = node.input_value(1).get_node().data
             scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True).clip(min=np.finfo(np.float32).tiny) / _LARGEST
-            small = opset8.constant(np.rint(weight / scale).astype(np.int8))
+            small = op.Constant(np.rint(weight / scale).astype(np.int8))  # `opset8.constant` makes a list: 2 s for all
             node.input(1).replace_source_output(opset8.multiply(opset8.convert(small, "f32"), scale).output(0))
     graph.validate_nodes_and_infer_types()
     return graph
