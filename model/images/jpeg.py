@@ -151,6 +151,8 @@ def _write_intact(data: bytes, segments: _Segments, out: Pixels) -> bool:
     """Decode in three quarters of the time that Pillow takes for the same pixels. False where Pillow has to judge."""
     components = segments.frame[5]
     try:
+        if components != 4 and out.flags.c_contiguous:  # raises ValueError before it decodes, where `out` is too small
+            return bool(simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out).shape == out.shape)
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
         if (height, width) != out.shape[:2]:  # two headers, of which one was checked
             return False
@@ -159,8 +161,6 @@ def _write_intact(data: bytes, segments: _Segments, out: Pixels) -> bool:
                 return False
             simplejpeg.decode_jpeg(data, colorspace="CMYK")
             write_rgb(pillow_image(_without_metadata(data, segments), "JPEG"), out)
-        elif out.flags.c_contiguous:
-            simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
         else:
             np.copyto(out, simplejpeg.decode_jpeg(data, colorspace="RGB"))
     except ValueError:

@@ -123,8 +123,9 @@ def upright_rgb(image: OpenedImage, *, allocate: Allocate = pageable) -> Picture
     """
     with _problems():
         pixels = decoding.read_pixels(image, allocate=allocate)
-    # Left in the decoder's order: the detector reads all pixels once anyway, to make them floats.
-    return Picture(torch.from_numpy(pixels).permute(2, 0, 1))
+    # Left in the decoder's order: the detector reads all pixels once anyway, to make them floats. Transposed by numpy, as
+    # torch would let go of the interpreter for it, and the event loop take it.
+    return Picture(torch.from_numpy(pixels.transpose(2, 0, 1)))
 
 
 def from_pixels(pixels: Pixels | Image.Image, *, allocate: Allocate = pageable) -> Picture:
