@@ -18,14 +18,16 @@ FOLDER = Path(__file__).parent
 _FASTAPIS_OWN = "Successful Response"
 _API_HEAD = """# HTTP API
 
-Made from the OpenAPI document by `make docs`; a running service has it at `/openapi.json`, and at `/docs` to try it.
-The examples are real answers of the bundled weights to the picture of `frcnn sample`.
+Made from the OpenAPI document by `make docs`; a running service has it at `/openapi.json`, and at `/docs` to try it
+(no browser can open that where keys are set). The examples are real answers of the bundled weights to the picture of
+`frcnn sample`, with `max_detections=3`.
 
 `/detect` in one line: `curl -F file=@photo.jpg 'http://127.0.0.1:8000/detect?score_threshold=0.5'`. With
 [API keys](../SECURITY.md) set, requests carry one, or get a 401. Every error is a problem document, see
 [Problem](#problem) and the [codes](#errors);
-under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol), and under `/v1` it has
-[DeepStack's form](#deepstacks-api).
+under `/v2` it is `{"error": "..."}`, see [Open Inference Protocol](#open-inference-protocol), and under `/v1/vision` it
+has [DeepStack's form](#deepstacks-api). A browser gets a page for a 404 or 405. Boxes are in pixels of the upright
+image: EXIF orientation is applied. Each answer has an `X-Request-ID`, which the caller may choose.
 
 ## Paths
 """

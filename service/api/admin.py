@@ -25,8 +25,8 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 async def reload(request: Request) -> Response:
     """Read the weights again and serve with them, without rejecting a request. Answers when that is done.
 
-    Where there is not enough memory for two models, `pause=true` lets the old one go first: requests get a 503 until
-    the new one is ready, and the service ends if it cannot be loaded.
+    The path exists only with `--enable-reload`. Where there is not enough memory for two models, `pause=true` lets the
+    old one go first: requests get a 503 until the new one is ready, and the service ends if it cannot be loaded.
     """
     pause = _pause(request)
     started = time.monotonic()

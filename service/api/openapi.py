@@ -30,7 +30,7 @@ _MEANINGS = {
     408: "The body came too slowly",
     413: "Too many bytes, pixels or files",
     415: "Not a type of image, or of body, that is taken",
-    422: "A parameter is out of range",
+    422: "A parameter or a header is out of range",
     429: "The queue is full, or too long for the deadline; `Retry-After` says when to try again",
     431: "The address and the headers are too long",
     500: "The device failed on this image",

@@ -70,7 +70,8 @@ class SelectionQuery(BaseModel):
     labels: Annotated[list[str] | None, BeforeValidator(_texts), AfterValidator(_bounded)] = Field(
         None,
         description="Keep only these classes: names or ids, separated by commas or in parameters of their own; empty "
-        "keeps none. A name as it is written wins over an id; `#3` is always the id 3. See /labels.",
+        "keeps none. A name as it is written wins over an id; `#3`, in an address `%233`, is always the id 3. See "
+        "/labels.",
         examples=[["1,2"]],
     )
     iou_threshold: Score | None = Field(

@@ -43,11 +43,12 @@ async def detection(request: Request, query: SelectionParameters) -> Response:
     """
     started = time.perf_counter()
 
-    def before_image(texts: dict[str, str]) -> None:
-        check_key(request.scope, texts.get(KEY_FIELD, ""))
-
     async with admit(request, Priority.NORMAL) as job:
-        query.selection(job.batcher.info)  # a wrong one is rejected before the body is read
+
+        def before_image(texts: dict[str, str]) -> None:
+            check_key(request.scope, texts.get(KEY_FIELD, ""))
+            query.selection(job.batcher.info)  # after the key: the answer to a wrong one names the classes
+
         reader = partial(
             read_image_field, field=IMAGE_FIELD, texts={CONFIDENCE_FIELD, KEY_FIELD}, before_image=before_image
         )

@@ -13,7 +13,7 @@ import torch
 _LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 _NVIDIA_PCI = "0x10de"
 _DISPLAY_PCI = "0x03"  # the class of display and 3D controllers
-_ANOTHER_TORCH = "another build of torch (TORCH_INDEX=ADDRESS for make serve and docker build, see docs/deployment.md)"
+_ANOTHER_TORCH = "another build of torch (TORCH_INDEX=ADDRESS for make serve, see docs/deployment.md)"
 
 
 class DetectorError(Exception):

@@ -123,8 +123,8 @@ def upright_rgb(image: OpenedImage, *, allocate: Allocate = pageable) -> Picture
     """
     with _problems():
         pixels = decoding.read_pixels(image, allocate=allocate)
-    # Left in the decoder's order: the detector reads all pixels once anyway, to make them floats. Transposed by numpy, as
-    # torch releases the interpreter for it, and the event loop takes it.
+    # Left in the decoder's order: the detector reads all pixels once anyway, to make them floats. Transposed by numpy:
+    # torch releases the interpreter for that, and the event loop takes it.
     return Picture(torch.from_numpy(pixels.transpose(2, 0, 1)))
 
 

@@ -38,6 +38,7 @@ _RAW_OURS = {_RAW_ID_HEADER, *(name for name, _ in _RAW_DEFAULT_HEADERS)}
 # An id goes into logs and headers: short, and of characters that mean nothing there.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _UNROUTED = "none"
+_LONGEST_METHOD = 16  # in the log; those of HTTP are shorter
 
 
 class RequestContext:
@@ -108,7 +109,7 @@ class RequestContext:
             # Probes come every few seconds with the same answer; only a change is worth a line.
             level = logging.DEBUG if scope["path"] in PROBE_PATHS and status == 200 else logging.INFO
             # The path as asked for, and the query, are the caller's: they may hold anything.
-            fields = {"method": scope["method"], "route": route, "status": status}
+            fields = {"method": scope["method"][:_LONGEST_METHOD], "route": route, "status": status}
             fields |= {"duration_ms": round(seconds * 1e3, 2)} | ({} if code is None else {"problem": code})
             line = "%(method)s %(route)s %(status)d %(duration_ms).1f ms" + ("" if code is None else " %(problem)s")
             access_logger.log(level, line, fields, extra=fields)

@@ -102,6 +102,9 @@ async def test_the_key_may_stand_in_the_form() -> None:
         answer = await client.post(DEEPSTACK_PATH, files={"image": image}, data={"api_key": KEY}, headers=wrong_head)
         check_error(answer, 401, "not one of those")
         check_error(await client.post("/v1/vision/face", data={"api_key": KEY}), 401, "API key")
+        # The answer to an unknown class names those that there are.
+        check_error(await post(client, image, "?labels=x", api_key="wrong"), 401, "not one of those")
+        check_error(await post(client, image, "?labels=x", api_key=KEY), 422, "person")
 
 
 async def test_nothing_is_read_of_an_image_without_its_key() -> None:

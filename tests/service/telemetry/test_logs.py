@@ -58,11 +58,13 @@ async def test_each_request_gets_a_line_of_text(capfd: pytest.CaptureFixture[str
     async with serving(FakeDetector()) as client:
         await client.get("/labels", headers={"X-Request-ID": "abc"})
         await client.get("/detect", headers={"X-Request-ID": "def"})
-    ok, wrong = capfd.readouterr().err.splitlines()[-2:]
+        await client.request("X" * 60_000, "/detect", headers={"X-Request-ID": "long"})
+    ok, wrong, long = capfd.readouterr().err.splitlines()[-3:]
     assert " INFO service.access [abc]: GET /labels 200 " in ok
     assert ok.endswith(" ms")
     assert " INFO service.access [def]: GET /detect 405 " in wrong
     assert wrong.endswith(" ms wrong-method")
+    assert f" [long]: {'X' * 16} /detect 405 " in long
 
 
 @pytest.mark.anyio
