@@ -6,7 +6,7 @@ ServiceError
 +- UnauthorizedError        401  no API key, or a wrong one
 +- NotAcceptableError       406  no form of the answer is one that the caller takes
 +- BodyTimeoutError         408  the body came too slowly; the connection is closed
-+- ReloadError              409  the weights cannot be replaced, or are being replaced; unless it paused, old ones serve
++- ReloadError              409  the weights cannot be replaced, or are being replaced; the old ones serve on
 +- ReloadMemoryError        409  there is no memory for a second model; a reload with a pause needs less
 +- TooLargeError            413  too many bytes, pixels or files
 +- UnsupportedTypeError     415  not a type of image, or of body, that is taken

@@ -22,7 +22,10 @@ router = APIRouter(redirect_slashes=False)
 @router.head(_DOCUMENT_PATH, include_in_schema=False)
 @router.get(_DOCUMENT_PATH, include_in_schema=False)
 async def document(request: Request) -> Response:
-    return JSONResponse(request.app.openapi())
+    state = request.app.state
+    if not hasattr(state, "openapi_document"):  # once: encoding it takes ten times as long as all else of the answer
+        state.openapi_document = bytes(JSONResponse(request.app.openapi()).body)
+    return Response(state.openapi_document, media_type="application/json")
 
 
 @router.head("/docs", include_in_schema=False)

@@ -26,8 +26,7 @@ T = TypeVar("T")
 _WORK_OF_UNIT = 1 << 20
 USUAL_COST = 2  # to read a header, and whatever tells no cost of its own
 _LONGEST_SHORT = 16  # a quarter of a second, and what a camera's picture costs
-# A third, and a tenth, of the processor time of the threads that answer and detect, where they compete for a core.
-_SHORT_NICENESS, _LONG_NICENESS = 5, 10
+_NICENESS = 10  # a tenth of the processor time of other threads, where they compete for a core
 
 
 def cost_of(work: int) -> int:
@@ -109,7 +108,7 @@ class _Piece:
 class _Lane:
     """Threads that run pieces in the order of `Turns`."""
 
-    def __init__(self, count: int, name: str, prepare: Callable[[], None]) -> None:
+    def __init__(self, count: int, name: str, prepare: Callable[[], None] | None = None) -> None:
         self._executor = ThreadPoolExecutor(count, name, prepare)
         self._turns = Turns()
         self._numbers = itertools.count()
@@ -161,8 +160,8 @@ class _Lane:
 class DecodeThreads:
     """Runs pieces of work in a few threads, in the order of `Turns`.
 
-    Their priority is low, so that many pictures at once hardly slow down detection on the same cores. Long pieces have
-    as many threads of their own, of a still lower priority: what is short never waits for them.
+    Long pieces have as many threads of their own, with a tenth of the processor time of the others where they compete
+    for a core: what is short never waits for them, and detection hardly slows down.
 
     Args:
         count: threads, of each of the two kinds.
@@ -170,8 +169,8 @@ class DecodeThreads:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._short = _Lane(count, "decode", partial(_lower_priority, _SHORT_NICENESS))
-        self._long = _Lane(count, "decode-long", partial(_lower_priority, _LONG_NICENESS))
+        self._short = _Lane(count, "decode")
+        self._long = _Lane(count, "decode-long", _lower_priority)
 
     def submit(self, work: Callable[[], T | Continuation], caller: Caller = None, cost: int = USUAL_COST) -> Future[T]:
         """Run work in its turn. Work whose future is cancelled before that is freed at once, and never runs.
@@ -219,10 +218,9 @@ class DecodeThreads:
             del rest  # or it would hold the result while another piece runs
 
 
-def _lower_priority(niceness: int) -> None:
-    """Let other threads run before this one. In Linux each thread has a priority of its own, at first its maker's."""
+def _lower_priority() -> None:
+    """Let other threads run before this one. In Linux each thread has a priority of its own."""
     if sys.platform == "linux":
-        thread = threading.get_native_id()
-        lower = min(os.getpriority(os.PRIO_PROCESS, os.getpid()) + niceness, 19)  # than the main thread's
-        if os.getpriority(os.PRIO_PROCESS, thread) < lower:
-            os.setpriority(os.PRIO_PROCESS, thread, lower)
+        with suppress(OSError):  # a sandbox may deny it; the threads serve all the same
+            lower = min(os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICENESS, 19)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), lower)

@@ -47,7 +47,7 @@ async def detection(request: Request, query: SelectionParameters) -> Response:
 
         def before_image(texts: dict[str, str]) -> None:
             check_key(request.scope, texts.get(KEY_FIELD, ""))
-            query.selection(job.batcher.info)  # after the key: the answer to a wrong one names the classes
+            query.selection(job.batcher.info)  # after the key: the answer to an unknown class names all
 
         reader = partial(
             read_image_field, field=IMAGE_FIELD, texts={CONFIDENCE_FIELD, KEY_FIELD}, before_image=before_image

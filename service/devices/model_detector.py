@@ -74,7 +74,7 @@ class ModelDetector:
         return self._model.padded_hw(size_hw)
 
     def measure_batch_size(self) -> None:
-        """Find `best_batch_size` for pictures of a usual size, by the network alone; a second or two on a CPU."""
+        """Find `best_batch_size` for pictures of a usual size, by the network alone; seconds on a CPU."""
         height_width = self.padded_shape(_USUAL_HW)
         self.best_batch_size = best_batch_size(
             lambda size: self._model.run_network(torch.zeros(size, 3, *height_width, device=self._device)),

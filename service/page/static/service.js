@@ -45,7 +45,7 @@ export const apiKey = {
   },
 };
 
-/** What the service, or the way to it, rejected. `retryAfter` is in seconds, or null. */
+/** What the service, or the way to it, refused. `retryAfter` is in seconds, or null. */
 export class Problem extends Error {
   constructor({ status, detail, requestId = null, retryAfter = null }) {
     super(detail);

@@ -39,11 +39,12 @@ def test_a_damaged_jpeg_has_the_pixels_that_pillow_sees() -> None:
     assert np.array_equal(decode(damaged, max_pixels=10**6), wanted)
 
 
-def test_a_jpeg_of_two_sizes_is_not_decoded_beyond_the_one_that_was_checked() -> None:
+@pytest.mark.parametrize("checked_hw", [(51, 100), (49, 100), (50, 99), (100, 50)])
+def test_a_jpeg_of_two_sizes_is_not_decoded_beyond_the_one_that_was_checked(checked_hw: tuple[int, int]) -> None:
     data = photograph((100, 50))
     image = jpeg.open_jpeg(data)
     with pytest.raises(BrokenImageError, match="two sizes"):
-        image.write(np.empty((51, 100, 3), np.uint8))
+        image.write(np.empty((*checked_hw, 3), np.uint8))
 
 
 def test_a_damaged_jpeg_is_decoded_into_the_same_memory_a_second_time() -> None:

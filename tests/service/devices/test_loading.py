@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from model.faster_rcnn import FasterRCNN
 from model.inference.errors import QuantisationError, UncalibratedError
@@ -72,6 +73,25 @@ def test_another_precision_stands_in_for_int8_unless_that_is_to_be_first(
     else:
         assert not is_interim(detector(precision="int8", calibrate_first=True))
     assert not is_interim(detector(precision="fp32"))
+
+
+@pytest.mark.parametrize(("seconds", "best"), [({1: 0.5, 2: 1.0, 4: 2.0}, 1), ({1: 0.5, 2: 0.6, 4: 1.2}, 2)])
+def test_a_cpu_measures_its_batch_size_by_the_network_alone(
+    seconds: dict[int, float], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def run_network(images: torch.Tensor) -> None:
+        nonlocal now
+        assert images.shape[1:] == (3, 320, 448)
+        now += seconds[len(images)]
+
+    form = SimpleNamespace(precision="fp32", backend="torch", run_network=run_network, padded_hw=lambda _: (320, 448))
+    monkeypatch.setattr("service.devices.model_detector.serving_model", lambda *_, **__: form)
+    monkeypatch.setattr("model.inference.precision.time.perf_counter", lambda: now)
+    detector = ModelDetector(cast(FasterRCNN, None), info("bundled"), device="cpu", settings=Settings())
+    detector.measure_batch_size()
+    assert detector.best_batch_size == best
 
 
 def test_what_a_device_cannot_do_is_told_before_weights_are_read(tmp_path: Path) -> None:

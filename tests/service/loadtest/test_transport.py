@@ -48,8 +48,8 @@ def test_tls(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tr
 
 
 def test_the_first_cause_is_told() -> None:
-    rejected = ConnectionRefusedError(111, "Connection refused")
+    refused = ConnectionRefusedError(111, "Connection refused")
     outer = OSError("All connection attempts failed")
-    outer.__cause__ = ExceptionGroup("of each address", [rejected, OSError("other")])
-    assert no_connection(rejected) == no_connection(outer) == "no connection: Connection refused"
+    outer.__cause__ = ExceptionGroup("of each address", [refused, OSError("other")])
+    assert no_connection(refused) == no_connection(outer) == "no connection: Connection refused"
     assert no_connection(ValueError("odd: very")) == "no connection: odd"
