@@ -23,7 +23,7 @@ router = APIRouter(redirect_slashes=False)
 @router.get(_DOCUMENT_PATH, include_in_schema=False)
 async def document(request: Request) -> Response:
     state = request.app.state
-    if not hasattr(state, "openapi_document"):  # once: encoding it takes ten times as long as all else of the answer
+    if not hasattr(state, "openapi_document"):  # once, as encoding takes part of a millisecond
         state.openapi_document = bytes(JSONResponse(request.app.openapi()).body)
     return Response(state.openapi_document, media_type="application/json")
 

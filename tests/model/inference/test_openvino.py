@@ -171,3 +171,16 @@ def test_a_signal_is_handled_when_another_thread_has_let_a_network_go() -> None:
     command = [sys.executable, "-X", "faulthandler", "-c", LET_GO_ELSEWHERE]
     done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.usefixtures("openvino")
+def test_nothing_reports_that_openvino_and_nncf_are_used() -> None:
+    pytest.importorskip("nncf")
+    script = "import sys; import model.inference.openvino, openvino, nncf; print(sys.modules['openvino_telemetry'])"
+    command = [
+        sys.executable,
+        "-c",
+        f"{script}; print([name for name in sys.modules if 'openvino_telemetry.' in name])",
+    ]
+    done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["None", "[]"]

@@ -150,6 +150,66 @@ main()
     assert (child.returncode, child.stdout, child.stderr) == (130, "cleaned up\n", "frcnn: interrupted\n")
 
 
+def test_an_interrupted_command_ends_without_freeing_what_it_has() -> None:
+    """Freeing torch, OpenVINO and weights takes a second or two."""
+    code = """
+import atexit, signal
+from service.cli import app
+from service.cli.errors import INTERRUPTED, fail
+from service.__main__ import main
+
+atexit.register(print, "freed")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app.main = lambda: fail("interrupted", code=INTERRUPTED)
+main()
+"""
+    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
+
+
+def test_an_interruption_while_openvino_calls_python_is_not_lost() -> None:
+    code = """
+import signal
+from service.cli import app
+from service.__main__ import main
+
+def work():
+    try:
+        reader = "openvino/frontend/pytorch/ts_decoder.py"
+        exec(compile("signal.raise_signal(2)", reader, "exec"), {"signal": signal})
+    except BaseException:
+        print("lost")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app.main = work
+main()
+"""
+    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
+
+
+def test_an_interruption_ends_a_command_that_native_code_keeps() -> None:
+    code = """
+import ctypes, os, signal, threading
+from service.cli import app
+from service.__main__ import main
+
+def work():
+    lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    libc.pthread_mutex_lock(lock)
+    libc.pthread_mutex_lock(lock)  # waits for itself: for ever, also after a signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app.main = work
+main()
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True, timeout=60
+    )
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
+
+
 def test_an_interruption_in_an_import_shows_the_cursor_of_a_terminal_again() -> None:
     code = """
 import signal, sys
