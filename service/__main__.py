@@ -59,10 +59,10 @@ def _watch() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def wait() -> None:
-        while os.read(reading, 1) != bytes([signal.SIGINT]):
-            pass
-        if not _noticed.wait(_LONGEST_UNNOTICED_S) and signal.getsignal(signal.SIGINT) is _interrupt:
-            _end_with_message()
+        while True:
+            is_ours = os.read(reading, 1) == bytes([signal.SIGINT]) and signal.getsignal(signal.SIGINT) is _interrupt
+            if is_ours and not _noticed.wait(_LONGEST_UNNOTICED_S):
+                _end_with_message()
 
     threading.Thread(target=wait, name="interrupted", daemon=True).start()
 

@@ -34,8 +34,11 @@ class Interruption:
         self._before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def note(self, number: int, _: FrameType | None) -> None:
+        if self.number is not None:
+            self.restore()
+            signal.raise_signal(number)
+            return
         self.number = number
-        self.restore()
         os.write(2, _NOTICE)  # a stream may be in the middle of a line, and takes no other from a signal's handler
 
     def restore(self) -> None:

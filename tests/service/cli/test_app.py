@@ -210,6 +210,30 @@ main()
     assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
 
 
+def test_a_command_that_handles_an_interruption_itself_has_its_time() -> None:
+    code = """
+import signal, time
+from service.cli import app
+from service import __main__ as program
+
+program._LONGEST_UNNOTICED_S = 0.1
+
+def work():
+    ours = signal.signal(signal.SIGINT, lambda *_: None)
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0.05)
+    signal.signal(signal.SIGINT, ours)  # as training does, before it says how to go on
+    time.sleep(0.5)
+    print("done")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app.main = work
+program.main()
+"""
+    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "done\n", "")
+
+
 def test_an_interruption_in_an_import_shows_the_cursor_of_a_terminal_again() -> None:
     code = """
 import signal, sys
