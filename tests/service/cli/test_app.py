@@ -130,90 +130,76 @@ finally:
     assert child.stdout.endswith("True\n")
 
 
-def test_an_interruption_between_imports_lets_a_command_clean_up() -> None:
-    code = """
+def ended(command: str) -> tuple[int, str, str]:
+    """How the program ends whose command is this script's `work`: exit code, standard output and error."""
+    code = f"""
 import signal
 from service.cli import app
 from service.__main__ import main
+{command}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever runs the tests may ignore it
+app.main = work
+main()
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    return child.returncode, child.stdout, child.stderr
 
+
+def test_an_interruption_between_imports_lets_a_command_clean_up() -> None:
+    code = """
 def work():
     try:
         signal.raise_signal(signal.SIGINT)
     finally:
         print("cleaned up")
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-app.main = work
-main()
 """
-    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
-    assert (child.returncode, child.stdout, child.stderr) == (130, "cleaned up\n", "frcnn: interrupted\n")
+    assert ended(code) == (130, "cleaned up\n", "frcnn: interrupted\n")
 
 
 def test_an_interrupted_command_ends_without_freeing_what_it_has() -> None:
     """Freeing torch, OpenVINO and weights takes a second or two."""
     code = """
-import atexit, signal
-from service.cli import app
+import atexit
 from service.cli.errors import INTERRUPTED, fail
-from service.__main__ import main
 
 atexit.register(print, "freed")
-signal.signal(signal.SIGINT, signal.default_int_handler)
-app.main = lambda: fail("interrupted", code=INTERRUPTED)
-main()
+
+def work():
+    fail("interrupted", code=INTERRUPTED)
 """
-    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
-    assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
+    assert ended(code) == (130, "", "frcnn: interrupted\n")
 
 
 def test_an_interruption_while_openvino_calls_python_is_not_lost() -> None:
     code = """
-import signal
-from service.cli import app
-from service.__main__ import main
-
 def work():
     try:
         reader = "openvino/frontend/pytorch/ts_decoder.py"
         exec(compile("signal.raise_signal(2)", reader, "exec"), {"signal": signal})
     except BaseException:
         print("lost")
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-app.main = work
-main()
 """
-    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
-    assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
+    assert ended(code) == (130, "", "frcnn: interrupted\n")
 
 
 def test_an_interruption_ends_a_command_that_native_code_keeps() -> None:
     code = """
-import ctypes, os, signal, threading
-from service.cli import app
-from service.__main__ import main
+import ctypes, os, threading
 
 def work():
     lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     libc.pthread_mutex_lock(lock)
     libc.pthread_mutex_lock(lock)  # waits for itself: for ever, also after a signal
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-app.main = work
-main()
 """
-    child = subprocess.run(
-        [sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True, timeout=60
-    )
-    assert (child.returncode, child.stdout, child.stderr) == (130, "", "frcnn: interrupted\n")
+    assert ended(code) == (130, "", "frcnn: interrupted\n")
 
 
 def test_a_command_that_handles_an_interruption_itself_has_its_time() -> None:
     code = """
-import signal, time
-from service.cli import app
+import time
 from service import __main__ as program
 
 program._LONGEST_UNNOTICED_S = 0.1
@@ -225,13 +211,8 @@ def work():
     signal.signal(signal.SIGINT, ours)  # as training does, before it says how to go on
     time.sleep(0.5)
     print("done")
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-app.main = work
-program.main()
 """
-    child = subprocess.run([sys.executable, "-c", code], env=script_environment(), capture_output=True, text=True)
-    assert (child.returncode, child.stdout, child.stderr) == (0, "done\n", "")
+    assert ended(code) == (0, "done\n", "")
 
 
 def test_an_interruption_in_an_import_shows_the_cursor_of_a_terminal_again() -> None:
