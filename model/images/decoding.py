@@ -19,9 +19,11 @@ ACCEPTED = ", ".join(FORMATS)
 LONGEST_SIDE = 1_000_000  # decoders take time and memory for each row, however short
 # Sixteen bits a sample take twice the time of eight. An RGBA picture of 8 bits may have all pixels that are allowed.
 _MOST_SAMPLE_BYTES_PER_PIXEL = 4
-# Of Pillow's decoders, measured by benchmarks/slowest_images.py: time of a pixel, where that of a plain JPEG is 1, and
-# bytes. libwebp keeps two canvases of four bytes, its copy of the frame and Pillow's image have four each.
-_COSTS = {"WEBP": (2.4, 20), "AVIF": (2.3, 18)}
+# Of Pillow's decoders, measured by benchmarks/slowest_images.py: time of a pixel, where that of a plain JPEG is 1, time
+# of a byte of the picture, as noise takes longer than a smooth picture of its size, and bytes of memory of a pixel.
+# libwebp keeps two canvases of four bytes, its copy of the frame and Pillow's image have four each.
+_WEBP, _LOSSLESS_WEBP, _AVIF = (1.8, 5.0, 20), (2.4, 0.0, 20), (1.9, 5.3, 18)
+_MOST_BYTES_OF_PIXEL = 4  # in a file. What is beyond belongs to later frames, which are not decoded
 _LITTLE_WORK = 1 << 22  # pixels: well under a tenth of a second
 # EXIF's place in AVIF files. It does not turn them (their own boxes do), and Pillow refuses those where it is damaged.
 _AVIF_EXIF = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
@@ -146,23 +148,39 @@ def _opener(data: bytes) -> Callable[[bytes], OpenedImage] | None:
     if data.startswith(tiff.MAGICS):
         return tiff.open_tiff
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return lambda data: _open_with_pillow(data, "WEBP")
+        return _open_webp
     if "AVIF" in FORMATS and is_avif(data):
-        return lambda data: _open_with_pillow(_AVIF_EXIF.sub(rb"\1none", data), "AVIF")
+        return lambda data: _open_with_pillow(_AVIF_EXIF.sub(rb"\1none", data), "AVIF", _AVIF)
     return None
 
 
-def _open_with_pillow(data: bytes, image_format: str) -> OpenedImage:
+def _open_webp(data: bytes) -> OpenedImage:
+    return _open_with_pillow(data, "WEBP", _LOSSLESS_WEBP if _is_lossless_webp(data) else _WEBP)
+
+
+def _is_lossless_webp(data: bytes) -> bool:
+    """Whether the still image of a WebP file is lossless (RFC 9649, section 2.7). An animation counts as lossy."""
+    at = 12
+    while at + 8 <= len(data):
+        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if kind in {b"VP8 ", b"VP8L", b"ANMF"}:
+            return kind == b"VP8L"
+        at += 8 + size + size % 2
+    return False
+
+
+def _open_with_pillow(data: bytes, image_format: str, costs: tuple[float, float, int]) -> OpenedImage:
     image = pillow_image(data, image_format)
     width, height = image.size
-    time_of_pixel, bytes_of_pixel = _COSTS[image_format]
+    pixels = width * height
+    time_of_pixel, time_of_byte, bytes_of_pixel = costs
     return OpenedImage(
         format=image_format,
         width=width,
         height=height,
         orientation=exif_orientation(image.info.get("exif", b"")),
-        sample_bytes=width * height * len(image.getbands()),
-        work=round(time_of_pixel * width * height),
-        working_bytes=pillow_bytes(width * height, bytes_of_pixel, len(data)),
+        sample_bytes=pixels * len(image.getbands()),
+        work=round(time_of_pixel * pixels + time_of_byte * min(len(data), _MOST_BYTES_OF_PIXEL * pixels)),
+        working_bytes=pillow_bytes(pixels, bytes_of_pixel, len(data)),
         write=lambda out: write_rgb(image, out),
     )
