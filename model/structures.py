@@ -43,3 +43,11 @@ class Target(TypedDict):
     boxes: Tensor  # [G, 4] float, in pixels of the image
     labels: Tensor  # [G] int64, 1..K-1
     image_id: NotRequired[Tensor]
+
+
+def score_text(score: float) -> str:
+    """A score for people: two digits, rounded down.
+
+    0.9995 is not certain, and a score below a threshold never reads as equal to it.
+    """
+    return f"{round(score * 1_000_000) // 10_000 / 100:.2f}"

@@ -30,8 +30,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people: one line of sums, then one for each reason with up to three examples."""
-        boxes = "" if self.used_boxes is None else f" with {self.used_boxes} boxes"
-        lines = [f"{self.source}: {self.used_images} images{boxes}"]
+        boxes = "" if self.used_boxes is None else f" with {self.used_boxes} box{'' if self.used_boxes == 1 else 'es'}"
+        lines = [f"{self.source}: {self.used_images} image{'' if self.used_images == 1 else 's'}{boxes}"]
         for reason, names in sorted(self._names.items()):
             shown = ", ".join(dict.fromkeys(names[:3])) + (", ..." if len(names) > 3 else "")
             lines.append(f"  {len(names)} x {reason}: {shown}")

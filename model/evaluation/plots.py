@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.data.samples import INSTALL_EXTRA, DataError, DetectionData
 from model.evaluation.average_precision import Metrics
-from model.structures import Detection
+from model.structures import Detection, score_text
 from model.weights.categories import Categories
 
 _TRUTH_COLOUR = (0, 110, 230)
@@ -75,6 +75,8 @@ def draw_example(image: Tensor, gt_boxes: Tensor, found: Detection, categories: 
     for index in torch.where(found["scores"] >= _MIN_SCORE)[0].tolist():
         box = found["boxes"][index].tolist()
         draw.rectangle(box, outline=_FOUND_COLOUR, width=2)
-        text = f"{categories.name(int(found['labels'][index]))} {float(found['scores'][index]):.2f}"
-        draw.text((box[0] + 3, box[1] + 2), text, fill=_FOUND_COLOUR)
+        text = f"{categories.name(int(found['labels'][index]))} {score_text(float(found['scores'][index]))}"
+        corner = (box[0] + 3, box[1] + 2)
+        draw.rectangle(draw.textbbox(corner, text), fill=_FOUND_COLOUR)
+        draw.text(corner, text, fill="white")
     return picture

@@ -22,7 +22,7 @@ _MOST_SAMPLE_BYTES_PER_PIXEL = 4
 # Of Pillow's decoders, measured by benchmarks/slowest_images.py: time of a pixel, where that of a plain JPEG is 1, time
 # of a byte of the picture, as noise takes longer than a smooth picture of its size, and bytes of memory of a pixel.
 # libwebp keeps two canvases of four bytes, its copy of the frame and Pillow's image have four each.
-_WEBP, _LOSSLESS_WEBP, _AVIF = (1.8, 5.0, 20), (2.4, 0.0, 20), (1.9, 5.3, 18)
+_WEBP, _LOSSLESS_WEBP, _AVIF = (1.8, 6.0, 20), (2.4, 0.0, 20), (1.9, 6.0, 18)
 _MOST_BYTES_OF_PIXEL = 4  # in a file. What is beyond belongs to later frames, which are not decoded
 _LITTLE_WORK = 1 << 22  # pixels: well under a tenth of a second
 # EXIF's place in AVIF files. It does not turn them (their own boxes do), and Pillow refuses those where it is damaged.

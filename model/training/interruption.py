@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NOTICE = b"\nstopping after this update, once the state is saved; again: at once\n"
+_NOTICE = b"\nstopping as soon as the state is saved; again: at once\n"
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - nothing went wrong

@@ -11,6 +11,7 @@ import orjson
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
+from model.structures import score_text
 from model.weights.categories import Categories
 from service.api import examples
 from service.api.query import DetectQuery
@@ -147,15 +148,6 @@ def captions(found: Detections, categories: Categories) -> list[str]:
     """The text at each box: the class and the score, as the page writes them."""
     names = label_names(found.labels.tolist(), categories)
     return [f"{name} {score_text(score)}" for name, score in zip(names, found.scores.tolist(), strict=True)]
-
-
-def score_text(score: float) -> str:
-    """A score with two digits, rounded down.
-
-    0.9995 is not certain, and a score below a threshold never reads as equal to it.
-    """
-    hundredths = round(score * 10**_SCORE_DECIMALS) // 10 ** (_SCORE_DECIMALS - 2)
-    return f"{hundredths / 100:.2f}"
 
 
 def label_names(labels: Sequence[int], categories: Categories) -> list[str]:

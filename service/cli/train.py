@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from model.weights.checkpoints import Checkpoint
 
 _EPOCHS = 20
+_FEW_IMAGES = 5  # to measure AP on
 _RATE_PER_IMAGE = 0.00125  # 0.02 for batches of 16, as usual for this detector
 
 Split = Annotated[str, typer.Option(metavar="NAME", help="Learn from this split")]
@@ -92,6 +93,8 @@ def train(
     if validation_split != "none":
         source = validation_data or data
         validation = _opened(source, validation_split, categories=names, keep_empty=True, whole=whole, images=others)
+        if len(validation) < _FEW_IMAGES:
+            say(f"AP on so few images ({len(validation)}) is mostly chance; --validation-data takes more of them")
     native = "bf16" if has_bfloat16(computes_on) else "fp32"
     derived = _derived(given, begin, earlier, images=len(train_data), epochs=epochs, native=native)
     with usage_errors():
@@ -121,6 +124,8 @@ def _run(request: RunRequest, device: str) -> None:
 
     iterations = request.settings.iterations
     done = finished_iterations(request.folder) if request.resume else 0
+    if request.resume:
+        say(f"continues at iteration {done} of {iterations}")
     try:
         with joined_processes(device) as processes, ProgressBar(iterations, done) as bar:
             run_training(request, processes, say, [bar])

@@ -22,6 +22,10 @@ def test_boxes_that_nobody_counted_are_not_told_as_none() -> None:
     assert Report("drawn", used_images=3).lines() == ["drawn: 3 images"]
 
 
+def test_one_is_told_as_one() -> None:
+    assert Report("drawn", used_images=1, used_boxes=1).lines() == ["drawn: 1 image with 1 box"]
+
+
 def test_classes_that_differ_by_case_alone_are_told_together() -> None:
     report = Report("photos")
     report.note_alike(Categories.of_objects(["Dog", "cat", "dog", "DOG"]))

@@ -22,7 +22,7 @@ def test_boxes_labels_and_names_are_read_as_they_stand(tmp_path: Path) -> None:
     assert target["labels"].tolist() == [2, 1]
     assert image.shape == (3, 80, 100)
     assert image.dtype == torch.uint8
-    assert report.lines() == ["voc train: 1 images with 2 boxes"]
+    assert report.lines() == ["voc train: 1 image with 2 boxes"]
 
 
 @pytest.mark.parametrize("ending", [".JPG", ".Jpg", ".jfif", ".BMP", ".TIF", ".TIFF", ".WEBP", ".gif", ".GIF", ".png"])

@@ -30,4 +30,7 @@ def test_true_boxes_are_blue_and_likely_detections_red() -> None:
     assert blue[2] > max(blue[:2])
     red = drawn[60, 100].tolist()
     assert red[0] > max(red[1:])
+    plate = drawn[32:44, 103:113].reshape(-1, 3)  # white letters on red
+    assert [230, 60, 0] in plate.tolist()
+    assert plate.min(axis=1).max() > 200
     assert not drawn[150, 20].any()  # too unlikely to be drawn

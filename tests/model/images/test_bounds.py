@@ -262,7 +262,7 @@ def test_an_animation_is_as_much_work_as_its_first_frame() -> None:
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
     image = open_image(buffer.getvalue(), max_pixels=1 << 26)
     assert len(buffer.getvalue()) > 8 * 64 * 64
-    assert image.work < 25 * 64 * 64
+    assert image.work < 26 * 64 * 64
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])

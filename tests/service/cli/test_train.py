@@ -29,6 +29,7 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(tmp_path: Path) -> No
     done = invoke("train", "--data", folder, "--output", output, "--iterations", 1, *QUICK)
     assert done.exit_code == 0, done.output
     assert "1 x image without boxes, left out: empty.jpg" in done.stderr
+    assert "AP on so few images (3) is mostly chance" in done.stderr
     assert torch.tensor(1e-40).mul(1).item() > 0, "training left the process without subnormal numbers"
     checkpoint = read_checkpoint(output / "best.safetensors")
     assert checkpoint.categories.objects() == {1: "gear wheel"}
@@ -56,6 +57,7 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(tmp_path: Path) -> No
     words = ("train", "--data", folder, "--output", output, "--resume", *QUICK)
     resumed = invoke(*words)
     assert resumed.exit_code == 0, resumed.output
+    assert "continues at iteration 1 of 1" in resumed.stderr
     assert len((output / "log.jsonl").read_text().splitlines()) == 2
     rejected = invoke(*words, "--weights", "COCO_V1")
     assert rejected.exit_code == 1

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from PIL import Image
 
-from service.api.schemas import score_text
+from model.structures import score_text
 from service.app import create_app
 from service.images.drawing import class_color
 from service.settings import Settings
