@@ -50,4 +50,5 @@ def score_text(score: float) -> str:
 
     0.9995 is not certain, and a score below a threshold never reads as equal to it.
     """
+    # Six digits first, as in the API: 0.9 is 0.89999998 in float32.
     return f"{round(score * 1_000_000) // 10_000 / 100:.2f}"

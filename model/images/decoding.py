@@ -21,9 +21,12 @@ LONGEST_SIDE = 1_000_000  # decoders take time and memory for each row, however 
 _MOST_SAMPLE_BYTES_PER_PIXEL = 4
 # Of Pillow's decoders, measured by benchmarks/slowest_images.py: time of a pixel, where that of a plain JPEG is 1, time
 # of a byte of the picture, as noise takes longer than a smooth picture of its size, and bytes of memory of a pixel.
-# libwebp keeps two canvases of four bytes, its copy of the frame and Pillow's image have four each.
-_WEBP, _LOSSLESS_WEBP, _AVIF = (1.8, 6.0, 20), (2.4, 0.0, 20), (1.9, 6.0, 18)
-_MOST_BYTES_OF_PIXEL = 4  # in a file. What is beyond belongs to later frames, which are not decoded
+# libwebp keeps two canvases of four bytes, its copy of the frame and Pillow's image have four each. It decodes alpha as
+# a lossless picture of one channel.
+_WEBP, _WEBP_WITH_ALPHA, _LOSSLESS_WEBP = (1.8, 5.0, 20), (2.8, 5.0, 20), (2.4, 0.0, 20)
+_AVIF = (1.9, 5.3, 18)
+_MOST_AVIF_BYTES_OF_PIXEL = 4  # of one frame. What is beyond belongs to later ones, which are not decoded
+_MOST_CHUNKS = 1000  # to walk through in a WebP file: a millisecond
 _LITTLE_WORK = 1 << 22  # pixels: well under a tenth of a second
 # EXIF's place in AVIF files. It does not turn them (their own boxes do), and Pillow refuses those where it is damaged.
 _AVIF_EXIF = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
@@ -155,32 +158,47 @@ def _opener(data: bytes) -> Callable[[bytes], OpenedImage] | None:
 
 
 def _open_webp(data: bytes) -> OpenedImage:
-    return _open_with_pillow(data, "WEBP", _LOSSLESS_WEBP if _is_lossless_webp(data) else _WEBP)
+    costs, size = _webp_costs(data)
+    return _open_with_pillow(data, "WEBP", costs, size)
 
 
-def _is_lossless_webp(data: bytes) -> bool:
-    """Whether the still image of a WebP file is lossless (RFC 9649, section 2.7). An animation counts as lossy."""
-    at = 12
-    while at + 8 <= len(data):
+def _webp_costs(data: bytes) -> tuple[tuple[float, float, int], int]:
+    """Of the first frame of a WebP file: what its kind costs, and its bytes (RFC 9649, sections 2.5 to 2.7).
+
+    A file of more chunks than are walked through costs the most that it can.
+    """
+    at, lossy = 12, _WEBP
+    for _ in range(_MOST_CHUNKS):
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if kind in {b"VP8 ", b"VP8L", b"ANMF"}:
-            return kind == b"VP8L"
-        at += 8 + size + size % 2
-    return False
+        if kind == b"VP8L":
+            return _LOSSLESS_WEBP, size
+        if kind == b"VP8 ":
+            return lossy, size
+        if len(kind) < 4:
+            break
+        if kind == b"ALPH":
+            lossy = _WEBP_WITH_ALPHA
+        at += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame has chunks of its own behind 16 bytes
+    return _WEBP_WITH_ALPHA, len(data)
 
 
-def _open_with_pillow(data: bytes, image_format: str, costs: tuple[float, float, int]) -> OpenedImage:
+def _open_with_pillow(
+    data: bytes, image_format: str, costs: tuple[float, float, int], size: int | None = None
+) -> OpenedImage:
+    """`size`: the picture's bytes in the file; by default as many as one of its pixels can have."""
     image = pillow_image(data, image_format)
     width, height = image.size
     pixels = width * height
     time_of_pixel, time_of_byte, bytes_of_pixel = costs
+    if size is None:
+        size = min(len(data), _MOST_AVIF_BYTES_OF_PIXEL * pixels)
     return OpenedImage(
         format=image_format,
         width=width,
         height=height,
         orientation=exif_orientation(image.info.get("exif", b"")),
         sample_bytes=pixels * len(image.getbands()),
-        work=round(time_of_pixel * pixels + time_of_byte * min(len(data), _MOST_BYTES_OF_PIXEL * pixels)),
+        work=round(time_of_pixel * pixels + time_of_byte * min(size, len(data))),
         working_bytes=pillow_bytes(pixels, bytes_of_pixel, len(data)),
         write=lambda out: write_rgb(image, out),
     )

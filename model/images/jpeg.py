@@ -28,7 +28,8 @@ _MOST_PARTS = 10_000
 # Each scan goes through all pixels. Encoders write 10 scans, 18 for CMYK: that many for 45 million pixels at least.
 _USUAL_SCANS, _MOST_SCANS = 12, 100
 # Of a pixel, where that of one scan is 1: each scan goes through all coefficients, and where something is wrong with a
-# file Pillow does it once more. CMYK is decoded twice. Of a byte, where there are several scans.
+# file Pillow does it once more. CMYK is decoded twice where the
+# end is missing. Of a byte, where there are several scans.
 _TIME_OF_SCAN, _TIME_OF_CMYK, _TIME_OF_BYTE = 0.17, 1.6, 1.5
 _MOST_SCANNED_PIXELS = _USUAL_SCANS << 26
 
@@ -42,6 +43,7 @@ class _Segments:
     orientation: int = 0  # until there was EXIF
     kept: list[tuple[int, int]] = field(default_factory=list)  # before the first scan, without metadata
     first_scan: int = 0
+    end: int = 0  # of the image: what phones append is behind it
     scans: list[bytes] = field(default_factory=list)  # the content of each SOS segment
     has_end: bool = False
     next_start: int | None = None  # of another image, where this one has no end
@@ -72,15 +74,16 @@ def open_jpeg(data: bytes) -> OpenedImage:
         height=height,
         orientation=segments.orientation or 1,
         sample_bytes=pixels * components,
-        work=round(_time(pixels, components, scans, len(data)) if coefficients else _time(pixels, components)),
+        work=_time(pixels, components, *((scans, segments.end - segments.first_scan) if coefficients else ())),
         working_bytes=pillow_bytes(pixels, 1 + components + coefficients, len(data)),
         write=lambda out: _write(data, segments, out),
     )
 
 
-def _time(pixels: int, components: int, scans: int = 0, size: int = 0) -> float:
-    """See `OpenedImage.work`: of a file of `size` bytes in several scans, or of one scan, whose bytes cost little."""
-    return max(_TIME_OF_CMYK if components == 4 else 1.0, _TIME_OF_SCAN * scans) * pixels + _TIME_OF_BYTE * size
+def _time(pixels: int, components: int, scans: int = 0, size: int = 0) -> int:
+    """See `OpenedImage.work`: of several scans with `size` bytes, or of one scan, whose bytes cost little."""
+    of_pixel = max(_TIME_OF_CMYK if components == 4 else 1.0, _TIME_OF_SCAN * scans)
+    return round(of_pixel * pixels + _TIME_OF_BYTE * size)
 
 
 def _walk(data: bytes) -> _Segments:
@@ -88,10 +91,10 @@ def _walk(data: bytes) -> _Segments:
     while match := _MARKER.search(data, at):
         start, kind = match.start(), data[match.end() - 1]
         if kind == _END and found.scans:
-            found.has_end = True  # phones append whole videos
+            found.has_end, found.end = True, start  # phones append whole videos
             return found
         if kind == _START and found.scans:
-            found.next_start = start
+            found.next_start = found.end = start
             return found
         parts += 1
         if parts > _MOST_PARTS:
@@ -100,7 +103,7 @@ def _walk(data: bytes) -> _Segments:
         if kind not in _WITHOUT_LENGTH:
             at += max(int.from_bytes(data[at : at + 2]), 2)
         _take_segment(found, kind, start, data[start + 4 : at], at)
-    found.is_cut = at > len(data)
+    found.is_cut, found.end = at > len(data), len(data)
     return found
 
 

@@ -37,7 +37,7 @@ _MOST_PIECES = 1 << 16  # tiles of 32 x 32 over 8192 x 8192 pixels
 _MOST_TILE_PIXELS = 1 << 22
 # Measured by benchmarks/slowest_images.py, in pixels of a plain JPEG: 67 million of them take about a second.
 _TIME_OF_BYTE, _TIME_OF_PIXEL, _TIME_OF_PLANES, _TIME_OF_PIECE = 0.3, 0.2, 1.0, 800
-_TIMES_OF_BYTE = {34925: 0.9, 2: 1.2, 3: 1.2, 4: 1.2, JPEG: 0.4}  # LZMA, fax
+_TIMES_OF_BYTE = {34925: 0.9, 2: 1.5, 3: 1.5, 4: 1.5, JPEG: 0.4}  # LZMA, fax
 _BYTES_OF_PLANES = 22  # with the planes stacked, merged and converted by Pillow
 _MOST_SAMPLES = 8
 _REVERSED_BITS = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))

@@ -93,8 +93,9 @@ def train(
     if validation_split != "none":
         source = validation_data or data
         validation = _opened(source, validation_split, categories=names, keep_empty=True, whole=whole, images=others)
-        if len(validation) < _FEW_IMAGES:
-            say(f"AP on so few images ({len(validation)}) is mostly chance; --validation-data takes more of them")
+        if len(validation) <= _FEW_IMAGES and not resume:
+            more = "" if validation_data else "; give more by --validation-data"
+            say(f"AP on so few images ({len(validation)}) is mostly chance{more}")
     native = "bf16" if has_bfloat16(computes_on) else "fp32"
     derived = _derived(given, begin, earlier, images=len(train_data), epochs=epochs, native=native)
     with usage_errors():
@@ -124,8 +125,8 @@ def _run(request: RunRequest, device: str) -> None:
 
     iterations = request.settings.iterations
     done = finished_iterations(request.folder) if request.resume else 0
-    if request.resume:
-        say(f"continues at iteration {done} of {iterations}")
+    if 0 < done < iterations:
+        say(f"resuming after iteration {done} of {iterations}")
     try:
         with joined_processes(device) as processes, ProgressBar(iterations, done) as bar:
             run_training(request, processes, say, [bar])
@@ -170,7 +171,8 @@ def _derived(
     if earlier is not None:  # what depends on the length of the run stays, unless it is given
         total = total if "iterations" in given or epochs else earlier.settings["iterations"]
         warmup = earlier.settings["warmup"]
-    sizes = {} if begin is None else begin.info.model_kwargs
+    kwargs = {} if begin is None else begin.info.model_kwargs
+    sizes = kwargs if earlier is None else earlier.settings
     return {
         "iterations": total,
         "learning_rate": _RATE_PER_IMAGE * batch_size,

@@ -16,6 +16,8 @@ from PIL import Image
 from model.images.decoding import FORMATS, check_work, decode, open_image
 from model.images.errors import ImageError, ImageTooLargeError
 
+EXIF = b"Exif\0\0MM\0*" + struct.pack(">IHI", 8, 0, 0)  # without a tag
+
 
 def file(image_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
@@ -232,9 +234,9 @@ def test_no_decode_takes_longer_than_that_of_a_plain_jpeg(data: bytes, is_taken:
     ("image_format", "options", "least"),
     [
         ("WEBP", {"quality": 95}, 2.5),
-        ("WEBP", {"quality": 95, "exif": b"Exif\0\0"}, 2.5),  # in the extended layout
+        ("WEBP", {"quality": 95, "exif": EXIF}, 2.5),  # in the extended layout
         ("WEBP", {"lossless": True}, 1.0),
-        ("WEBP", {"lossless": True, "exif": b"Exif\0\0"}, 1.0),
+        ("WEBP", {"lossless": True, "exif": EXIF}, 1.0),
         pytest.param("AVIF", {"quality": 95}, 2.5, marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="no AVIF")),
         ("JPEG", {"quality": 95, "progressive": True}, 1.5),
         ("JPEG", {"quality": 95}, 1.0),
@@ -256,13 +258,39 @@ def test_noise_is_more_work_than_a_smooth_picture_where_it_takes_longer(
     assert (ratio == 1) == (least == 1)
 
 
-def test_an_animation_is_as_much_work_as_its_first_frame() -> None:
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"icc_profile": b"odd", "exif": EXIF}])
+def test_an_animation_is_as_much_work_as_its_first_frame(options: dict[str, Any]) -> None:
     frames = [Image.effect_noise((64, 64), 200).convert("RGB") for _ in range(40)]
+    animation, still = io.BytesIO(), io.BytesIO()
+    frames[0].save(animation, "WEBP", save_all=True, append_images=frames[1:], **options)
+    frames[0].save(still, "WEBP", **options)
+    assert b"VP8X" in animation.getvalue()[:16]
+    works = [open_image(each.getvalue(), max_pixels=1 << 26).work for each in (animation, still)]
+    assert works[0] == pytest.approx(works[1], rel=0.1)
+
+
+def webp_work(picture: Image.Image, chunks: int = 0, **options: Any) -> int:
+    """Of a WebP file in the extended layout, with so many empty chunks of no known kind before the picture."""
     buffer = io.BytesIO()
-    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
-    image = open_image(buffer.getvalue(), max_pixels=1 << 26)
-    assert len(buffer.getvalue()) > 8 * 64 * 64
-    assert image.work < 26 * 64 * 64
+    picture.save(buffer, "WEBP", exif=EXIF, **options)
+    data = buffer.getvalue()
+    assert data[12:16] == b"VP8X"
+    data = data[:30] + (b"none" + bytes(4)) * chunks + data[30:]
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    return open_image(data, max_pixels=1 << 26).work
+
+
+def test_alpha_is_more_work_in_lossy_webp() -> None:
+    opaque = Image.linear_gradient("L").convert("RGB")
+    clear = opaque.copy()
+    clear.putalpha(Image.linear_gradient("L"))
+    assert webp_work(clear) > 1.4 * webp_work(opaque)
+
+
+def test_a_webp_of_endless_chunks_is_as_much_work_as_any() -> None:
+    picture = Image.effect_noise((64, 64), 200)
+    assert webp_work(picture, lossless=True) == webp_work(picture, chunks=500, lossless=True) == round(2.4 * 64 * 64)
+    assert webp_work(picture, chunks=100_000, lossless=True) > 5 * 8 * 100_000
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])

@@ -57,7 +57,6 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(tmp_path: Path) -> No
     words = ("train", "--data", folder, "--output", output, "--resume", *QUICK)
     resumed = invoke(*words)
     assert resumed.exit_code == 0, resumed.output
-    assert "continues at iteration 1 of 1" in resumed.stderr
     assert len((output / "log.jsonl").read_text().splitlines()) == 2
     rejected = invoke(*words, "--weights", "COCO_V1")
     assert rejected.exit_code == 1
@@ -180,7 +179,7 @@ def test_validation_may_be_other_data_and_is_the_same_for_every_seed(
 
 
 @pytest.mark.parametrize(("has_it", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_the_precision_is_one_that_the_device_computes_in_and_stays_when_resumed(
+def test_the_precision_is_one_that_the_device_computes_in_and_stays_with_the_size_when_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_it: bool, precision: str
 ) -> None:
     requests: list[RunRequest] = []
@@ -189,15 +188,17 @@ def test_the_precision_is_one_that_the_device_computes_in_and_stays_when_resumed
     own = QUICK.index("--precision")
     words = ("train", "--data", "synthetic", "--output", tmp_path, *QUICK[:own], *QUICK[own + 2 :])
     assert invoke(*words).exit_code == 0
-    earlier = EarlierRun(
-        begin=None, architecture=requests[0].architecture, settings={"precision": "bf16", "iterations": 9, "warmup": 0}
-    )
+    kept = {"precision": "bf16", "iterations": 9, "warmup": 0, "min_size": 320, "max_size": 400}
+    earlier = EarlierRun(begin=None, architecture=requests[0].architecture, settings=kept)
     monkeypatch.setattr("model.training.run.read_earlier", lambda *_: earlier)
     monkeypatch.setattr("model.training.run.check_folder", lambda *_, **__: None)
     monkeypatch.setattr("model.training.snapshot.finished_iterations", lambda _: 0)
-    done = invoke(*words, "--resume")
+    sizes = words.index("--min-size")
+    done = invoke(*words[:sizes], *words[sizes + 4 :], "--resume")
     assert done.exit_code == 0, done.output
     assert [request.settings.precision for request in requests] == [precision, "bf16"]
+    assert [request.settings.min_size for request in requests] == [64, 320]
+    assert [request.settings.max_size for request in requests] == [96, 400]
 
 
 def test_folders_are_looked_at_before_anything_is_fetched_or_read(
@@ -265,6 +266,7 @@ def test_the_second_version_is_trained_resumed_measured_and_served(tmp_path: Pat
     assert "trains a fasterrcnn_resnet50_fpn_v2. Leave out --model" in rejected.stderr
     resumed = invoke(*words, "--resume", "--iterations", 2, "--allow-changes")
     assert resumed.exit_code == 0, resumed.output
+    assert "resuming after iteration 1 of 2" in resumed.stderr
 
     measured = invoke("evaluate", "--weights", weights, "--data", folder, "--json")
     assert json.loads(measured.stdout)["model"] == "fasterrcnn_resnet50_fpn_v2"
