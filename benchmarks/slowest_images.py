@@ -2,8 +2,8 @@
 
     python benchmarks/slowest_images.py [PATTERN]
 
-Each file is decoded in a process of its own. Its memory is what decoding adds to that of the process, and what the
-service reserves for it.
+Each file is decoded `ROUNDS` times, each time in a process of its own. The seconds are the least, as other work on the
+machine can double them. Its memory is what decoding adds to that of the process, and what the service reserves for it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from model.images.errors import ImageError
 
 # Where each pass of an interlaced PNG begins, and its steps: x, y, dx, dy.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+ROUNDS = 5
 MOST = 8192 * 8192  # the default of `max_image_pixels`
 
 
@@ -107,7 +108,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "JPEG, progressive, 4:4:4": lambda: saved(smooth(side=6130), "JPEG", progressive=True, subsampling=0),
     "JPEG, progressive, noise": lambda: saved(noise(4850), "JPEG", quality=50, progressive=True, subsampling=0),
     "JPEG, CMYK": lambda: saved(smooth("CMYK", 6450), "JPEG"),
-    "JPEG, CMYK, without an end": lambda: saved(smooth("CMYK", 6450), "JPEG")[:-2],
+    "JPEG, CMYK, without an end": lambda: saved(smooth("CMYK", 5060), "JPEG")[:-2],
     "JPEG, noise of 32 MB": lambda: saved(noise(5200), "JPEG", quality=92),
     "JPEG, 32 MB of fill bytes": lambda: b"\xff\xd8" + b"\xff" * 32_000_000 + saved(smooth(side=64), "JPEG")[2:],
     "PNG, RGBA, Paeth": lambda: png(4440, 4440),
@@ -164,11 +165,15 @@ def main() -> None:
         if len(sys.argv) > 1 and sys.argv[1].lower() not in name.lower():
             continue
         data = make()
-        results = context.Queue()
-        process = context.Process(target=_measure, args=(data, results))
-        process.start()
-        outcome, seconds, mebibytes, reserved = results.get()
-        process.join()
+        measured = []
+        for _ in range(ROUNDS):
+            results = context.Queue()
+            process = context.Process(target=_measure, args=(data, results))
+            process.start()
+            measured.append(results.get())
+            process.join()
+        outcome, _, mebibytes, reserved = measured[0]
+        seconds = min(each[1] for each in measured)
         print(
             f"| {name} | {len(data):,} | {outcome} | {seconds:.2f} | {mebibytes:,.0f} | {reserved:,.0f} |", flush=True
         )

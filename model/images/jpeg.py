@@ -28,9 +28,9 @@ _MOST_PARTS = 10_000
 # Each scan goes through all pixels. Encoders write 10 scans, 18 for CMYK: that many for 45 million pixels at least.
 _USUAL_SCANS, _MOST_SCANS = 12, 100
 # Of a pixel, where that of one scan is 1: each scan goes through all coefficients, and where something is wrong with a
-# file Pillow does it once more. CMYK is decoded twice where the
-# end is missing. Of a byte, where there are several scans.
-_TIME_OF_SCAN, _TIME_OF_CMYK, _TIME_OF_BYTE = 0.17, 1.6, 1.5
+# file Pillow does it once more. CMYK is decoded twice where the end is missing. Bytes cost if there are several scans.
+_TIME_OF_SCAN, _TIME_OF_BYTE = 0.17, 1.5
+_TIME_OF_CMYK, _TIME_OF_CMYK_TWICE = 1.6, 2.6
 _MOST_SCANNED_PIXELS = _USUAL_SCANS << 26
 
 
@@ -67,6 +67,7 @@ def open_jpeg(data: bytes) -> OpenedImage:
     if scans > _MOST_SCANS or (scans > _USUAL_SCANS and scans * width * height > _MOST_SCANNED_PIXELS):
         raise ImageTooLargeError(f"the JPEG image has {scans} scans over {width} x {height} pixels, which is too many")
     pixels = width * height
+    scanned = segments.end - segments.first_scan
     coefficients = 2 * components if segments.is_progressive or scans > 1 else 0  # bytes of a pixel
     return OpenedImage(
         format="JPEG",
@@ -74,16 +75,15 @@ def open_jpeg(data: bytes) -> OpenedImage:
         height=height,
         orientation=segments.orientation or 1,
         sample_bytes=pixels * components,
-        work=_time(pixels, components, *((scans, segments.end - segments.first_scan) if coefficients else ())),
+        work=round(pixels * _time_of_pixel(segments) + (_TIME_OF_BYTE * scanned if coefficients else 0)),
         working_bytes=pillow_bytes(pixels, 1 + components + coefficients, len(data)),
         write=lambda out: _write(data, segments, out),
     )
 
 
-def _time(pixels: int, components: int, scans: int = 0, size: int = 0) -> int:
-    """See `OpenedImage.work`: of several scans with `size` bytes, or of one scan, whose bytes cost little."""
-    of_pixel = max(_TIME_OF_CMYK if components == 4 else 1.0, _TIME_OF_SCAN * scans)
-    return round(of_pixel * pixels + _TIME_OF_BYTE * size)
+def _time_of_pixel(segments: _Segments) -> float:
+    of_cmyk = _TIME_OF_CMYK if segments.has_end else _TIME_OF_CMYK_TWICE
+    return max(of_cmyk if segments.frame[5] == 4 else 1.0, _TIME_OF_SCAN * len(segments.scans))
 
 
 def _walk(data: bytes) -> _Segments:

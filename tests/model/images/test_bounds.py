@@ -287,6 +287,15 @@ def test_alpha_is_more_work_in_lossy_webp() -> None:
     assert webp_work(clear) > 1.4 * webp_work(opaque)
 
 
+def test_a_cmyk_jpeg_without_an_end_is_more_work() -> None:
+    """It is decoded twice: strictly, to see that nothing else is missing, and by Pillow for its colours."""
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert("CMYK").save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    intact, cut = (open_image(data, max_pixels=1 << 26) for data in (whole, whole[:-2]))
+    assert cut.work > 1.5 * intact.work
+
+
 def test_a_webp_of_endless_chunks_is_as_much_work_as_any() -> None:
     picture = Image.effect_noise((64, 64), 200)
     assert webp_work(picture, lossless=True) == webp_work(picture, chunks=500, lossless=True) == round(2.4 * 64 * 64)
