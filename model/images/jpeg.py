@@ -43,10 +43,9 @@ class _Segments:
     orientation: int = 0  # until there was EXIF
     kept: list[tuple[int, int]] = field(default_factory=list)  # before the first scan, without metadata
     first_scan: int = 0
-    end: int = 0  # of the image: what phones append is behind it
+    end: int = 0  # where the end marker, another image or nothing follows: phones append whole videos
     scans: list[bytes] = field(default_factory=list)  # the content of each SOS segment
     has_end: bool = False
-    next_start: int | None = None  # of another image, where this one has no end
     is_cut: bool = False  # in a segment
 
 
@@ -91,10 +90,10 @@ def _walk(data: bytes) -> _Segments:
     while match := _MARKER.search(data, at):
         start, kind = match.start(), data[match.end() - 1]
         if kind == _END and found.scans:
-            found.has_end, found.end = True, start  # phones append whole videos
+            found.has_end, found.end = True, start
             return found
         if kind == _START and found.scans:
-            found.next_start = found.end = start
+            found.end = start
             return found
         parts += 1
         if parts > _MOST_PARTS:
@@ -136,7 +135,7 @@ def _write(data: bytes, segments: _Segments, out: Pixels) -> None:
     elif _has_all_scans(segments):
         # Cameras that cut their files out of a stream leave the end marker out. If it is all that is missing, strict
         # decoding finds nothing else wrong.
-        data = data[: segments.next_start].rstrip(b"\xff")
+        data = data[: segments.end].rstrip(b"\xff")
         if _write_intact(data + _END_OF_IMAGE, segments, out):
             return
         if segments.is_progressive:  # Pillow does not take it without the marker, whatever follows the last scan
