@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from importlib.util import find_spec
+from typing import TypeVar
 
 import torch
 
 from model.inference.errors import OpenVINOMissingError, PrecisionError
 from model.inference.memory import is_out_of_memory
 
+Name = TypeVar("Name", bound=Hashable)
+
 AUTO = "auto"
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
 BACKENDS = (TORCH, OPENVINO) = ("torch", "openvino")  # of the network; the rest is torch's
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HOW_TO_INSTALL = "make install in a clone, or build the image with --build-arg EXTRA=openvino"
-_ROUNDS, _BATCH_ROUNDS = 3, 2
-_WORTH_WAITING_FOR = 1.05  # times as many pictures a second; less does not pay for a longer latency
+_ROUNDS = 3
 
 
 def check_precision(name: str, device: torch.device) -> None:
@@ -80,12 +83,55 @@ def cpu_has_bfloat16() -> bool:
 
 
 def fastest(runs: Mapping[str, Callable[[], object]], *, gain: float = 1.0) -> str:
-    """The name whose run takes the shortest. Each runs in turn, so that what disturbs one disturbs all.
+    """The name whose run takes the shortest.
 
     Args:
         runs: the first is preferred.
         gain: how many times faster than the first another must be.
     """
+    seconds = _shortest(runs)
+    preferred = next(iter(runs))
+    chosen = min(seconds, key=lambda name: seconds[name])
+    return chosen if gain * seconds[chosen] <= seconds[preferred] else preferred
+
+
+def best_batch_size(
+    run: Callable[[int], object], *, largest: int, gain: float, smallest: int = 1, patience: int = 1
+) -> int:
+    """The fewest pictures at a time that, when doubled, are not answered so much faster each.
+
+    Args:
+        run: detects in so many pictures, to its end.
+        largest: where to stop.
+        gain: how many times as many pictures a second pay for a longer latency.
+        smallest: where to begin.
+        patience: after how many doublings in a row that gain less to stop. With more than 1, a size that is slow for a
+            reason of its own does not end the search.
+    """
+    try:
+        run(smallest)
+    except Exception as error:
+        if smallest == 1 or not is_out_of_memory(error):
+            raise
+        return best_batch_size(run, largest=smallest // 2, gain=gain)
+    best, size, without_gain = smallest, smallest, 0
+    while 2 * size <= largest and without_gain < patience:
+        size *= 2
+        try:
+            seconds = _shortest({count: partial(run, count) for count in (best, size)})
+        except Exception as error:
+            if is_out_of_memory(error):
+                break
+            raise
+        if gain * seconds[size] / size > seconds[best] / best:
+            without_gain += 1
+        else:
+            best, without_gain = size, 0
+    return best
+
+
+def _shortest(runs: Mapping[Name, Callable[[], object]]) -> dict[Name, float]:
+    """Seconds of each run, at best. They run in turns, so that what disturbs one disturbs all."""
     best = dict.fromkeys(runs, float("inf"))
     for run in runs.values():
         run()  # the first one prepares
@@ -94,49 +140,4 @@ def fastest(runs: Mapping[str, Callable[[], object]], *, gain: float = 1.0) -> s
             started = time.perf_counter()
             run()
             best[name] = min(best[name], time.perf_counter() - started)
-    preferred = next(iter(runs))
-    chosen = min(best, key=lambda name: best[name])
-    return chosen if gain * best[chosen] <= best[preferred] else preferred
-
-
-def best_batch_size(run: Callable[[int], object], *, largest: int, smallest: int = 1, patience: int = 1) -> int:
-    """The fewest pictures at a time that, when doubled, are not answered 5 % faster each.
-
-    Args:
-        run: detects in so many pictures, to its end.
-        largest: where to stop.
-        smallest: where to begin.
-        patience: after how many doublings in a row that gain less to stop. With more than 1, a size that is slow for a
-            reason of its own does not end the search.
-    """
-    try:
-        best, best_rate = smallest, _rate(run, smallest)
-    except Exception as error:
-        if smallest == 1 or not is_out_of_memory(error):
-            raise
-        return best_batch_size(run, largest=smallest // 2)
-    size, without_gain = smallest, 0
-    while 2 * size <= largest and without_gain < patience:
-        size *= 2
-        try:
-            rate = _rate(run, size)
-        except Exception as error:
-            if is_out_of_memory(error):
-                break
-            raise
-        if rate < _WORTH_WAITING_FOR * best_rate:
-            without_gain += 1
-        else:
-            best, best_rate, without_gain = size, rate, 0
     return best
-
-
-def _rate(run: Callable[[int], object], size: int) -> float:
-    """Pictures a second, at best."""
-    run(size)  # the first one prepares
-    seconds = []
-    for _ in range(_BATCH_ROUNDS):
-        started = time.perf_counter()
-        run(size)
-        seconds.append(time.perf_counter() - started)
-    return size / min(seconds)

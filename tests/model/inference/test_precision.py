@@ -98,17 +98,37 @@ def test_a_change_has_to_gain_something(pass_time: Callable[[float], None]) -> N
 
 def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing(pass_time: Callable[[float], None]) -> None:
     seconds_for = {1: 0.06, 2: 0.08, 4: 0.1, 8: 0.21, 16: 0.22}  # 17, 25, 40, 38 and 73 a second
-    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=16) == 4
-    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=2) == 2
-    assert best_batch_size(lambda size: pass_time(0.03 * size), largest=4) == 1
+    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=16, gain=1.05) == 4
+    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=2, gain=1.05) == 2
+    assert best_batch_size(lambda size: pass_time(0.03 * size), largest=4, gain=1.05) == 1
 
     def limited(size: int) -> None:
         if size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         pass_time(0.03)
 
-    assert best_batch_size(limited, largest=16) == 2
-    assert best_batch_size(limited, largest=16, smallest=4) == 2
+    assert best_batch_size(limited, largest=16, gain=1.05) == 2
+    assert best_batch_size(limited, largest=16, smallest=4, gain=1.05) == 2
+
+
+def test_a_larger_batch_must_gain_what_is_asked(pass_time: Callable[[float], None]) -> None:
+    seconds_for = {1: 0.1, 2: 0.18, 4: 0.4}  # 10, 11.1 and 10 a second
+    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=4, gain=1.1) == 2
+    assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=4, gain=1.15) == 1
+
+
+def test_a_machine_that_slows_down_meanwhile_does_not_decide_the_batch_size(
+    pass_time: Callable[[float], None],
+) -> None:
+    """Each size is measured beside the one it is compared with."""
+    passed = 0
+
+    def run(size: int) -> None:
+        nonlocal passed
+        passed += 1
+        pass_time(0.1 * size * (2 if passed < 4 else 1))
+
+    assert best_batch_size(run, largest=2, gain=1.15) == 1
 
 
 def test_a_patient_search_for_the_best_batch_size_looks_beyond_one_that_gains_little(
@@ -121,6 +141,6 @@ def test_a_patient_search_for_the_best_batch_size_looks_beyond_one_that_gains_li
         tried.append(size)
         pass_time(seconds_for[size])
 
-    assert best_batch_size(run, smallest=4, largest=256, patience=2) == 32
+    assert best_batch_size(run, smallest=4, largest=256, patience=2, gain=1.05) == 32
     assert set(tried) == {4, 8, 16, 32, 64, 128}
-    assert best_batch_size(run, smallest=4, largest=256) == 8
+    assert best_batch_size(run, smallest=4, largest=256, gain=1.05) == 8
