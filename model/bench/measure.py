@@ -49,7 +49,7 @@ class FormResult:
     seconds: float
     images_per_s: float
     ratio: float  # how many times the images per second of torchvision in float32, one at a time
-    share_of_peak: float | None  # of the FLOP/s that this machine reached in that arithmetic
+    share_of_peak: float | None  # of the FLOP/s that this machine reached in that arithmetic; None for int8
     peak_bytes: int | None  # of memory for one picture, in a process of its own; see `peak_memory`
     stages: dict[str, float] = field(default_factory=dict)
 
@@ -287,20 +287,20 @@ def _gflop(model: FasterRCNN, image: Tensor) -> float:
 
 
 def _peaks_gflops(precisions: Sequence[str], device: torch.device) -> dict[str, float]:
+    """Of the precisions in which torch multiplies matrices as fast as the machine can, which int8 is not among."""
     usual = ("fp32", "bf16") if _has_bf16(device) else ("fp32",)
-    return {name: _peak_gflops(name, device) for name in dict.fromkeys((*precisions, *usual))}
+    return {name: _peak_gflops(name, device) for name in dict.fromkeys((*precisions, *usual)) if name != "int8"}
 
 
 def _peak_gflops(precision: str, device: torch.device) -> float:
     """What a large product of matrices reaches in this arithmetic, in 10^9 operations a second; the best of a few."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}.get(precision, torch.float32)
-    a, b = (torch.ones(_MATRIX, _MATRIX, device=device).to(dtype) for _ in range(2))
-    product: Callable[[], object] = (lambda: torch._int_mm(a, b)) if dtype == torch.int8 else (lambda: a @ b)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    a, b = (torch.ones(_MATRIX, _MATRIX, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
         _finish(device)
         started = time.perf_counter()
-        product()
+        _ = a @ b
         _finish(device)
         best = min(best, time.perf_counter() - started)
     return 2 * _MATRIX**3 / best / 1e9

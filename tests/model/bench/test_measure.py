@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from model.bench.measure import BASELINE, available_backends, available_precisions, bench_model, lively
+from model.bench.measure import BASELINE, _peaks_gflops, available_backends, available_precisions, bench_model, lively
 from model.build import random_checkpoint
 from model.inference.precision import candidates
 from model.weights.checkpoints import Checkpoint, CheckpointInfo
@@ -71,6 +71,12 @@ def test_openvino_is_a_form_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {form.name: form for form in result.forms}
     assert set(measured) == {BASELINE, *BF16_AUTOCAST, "ours fp32", "ours fp32 openvino"}
     assert measured["ours fp32 openvino"].share_of_peak is not None
+
+
+def test_int8_has_no_share_of_a_peak_that_torch_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's product of matrices in 8 bits takes a hundred times as long as OpenVINO's where a CPU has no AVX-512."""
+    monkeypatch.setattr("model.bench.measure._peak_gflops", lambda *_: 100.0)
+    assert "int8" not in _peaks_gflops(["fp32", "int8"], CPU)
 
 
 def test_forms_that_find_other_things_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
