@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -197,12 +196,10 @@ class Service:
         """Whether a device's thread runs a batch, or hangs in one."""
         return self._batcher is not None and self._batcher.busy
 
-    def decoders_ended(self, timeout_s: float) -> bool:
-        """Whether the decoding threads have ended, after `stop`, within so long. Blocks."""
-        ending = threading.Thread(target=partial(self._decoders.shutdown, wait=True), name="decoders", daemon=True)
-        ending.start()
-        ending.join(timeout_s)
-        return not ending.is_alive()
+    @property
+    def decoding(self) -> bool:
+        """Whether a decoding thread is at work, also for a caller who has left."""
+        return self._decoders.overrunning(0) > 0
 
     @property
     def loading(self) -> bool:

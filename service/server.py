@@ -26,8 +26,6 @@ from service.web.protocol import MAX_HEAD_BYTES, LimitedProtocol
 
 logger = logging.getLogger(__name__)
 
-_LAST_DECODING_S = 5.0  # for the pictures in the decoding threads, whose callers have left
-
 
 class Server(uvicorn.Server):
     """Ends in steps: it announces the end, answers for `drain_delay_s`, rejects, finishes what it accepted, and exits.
@@ -86,12 +84,12 @@ async def _reload(service: Service) -> None:
         await service.reload()
 
 
-def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = load_detectors) -> str | None:
+def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = load_detectors) -> str:
     """Serve until a signal, or until the service can never answer again.
 
-    Returns why it can not; None after a signal. While a thread still loads a model or hangs in a device, and after
-    a device was lost, it does not return: the process ends here, with 1 or 0, because the interpreter's own end would
-    wait for the device, or crash.
+    Returns why it can not. After a signal it does not return: the process ends here, as the interpreter's own end would
+    take a second or two to free torch, and wait for threads that load, decode or hang, or crash. So it is after a
+    device was lost.
 
     Args:
         settings: the settings.
@@ -121,15 +119,17 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, server.reload_soon)
     server.run(sockets=[listener])
-    gc.unfreeze()  # or what triton's bindings hold is never freed, and they say so in dozens of lines
-    if service.fatal_error is None and (service.loading or works_in_background()):
-        logger.info("ended before %s", "the model was loaded" if service.loading else "another model was ready")
-        logging.shutdown()
-        os._exit(0)
-    at_work = service.busy or not service.decoders_ended(_LAST_DECODING_S)
+    reason = service.fatal_error
+    at_work = service.busy or service.decoding
     if at_work or service.lost_device:
-        ended = "ended with a thread at work" if at_work else "ended with no device"
-        logger.error("%s: %s", ended, service.fatal_error or "its time was over")
-        logging.shutdown()
-        os._exit(0 if service.fatal_error is None else 1)
-    return service.fatal_error
+        # To decode for callers who have left is no fault.
+        level = logging.ERROR if service.busy or reason else logging.INFO
+        ended = "a thread at work" if at_work else "no device"
+        logger.log(level, "ended with %s: %s", ended, reason or "its time was over")
+    elif reason is not None:
+        return reason
+    elif service.loading or works_in_background():
+        logger.info("ended before %s", "the model was loaded" if service.loading else "another model was ready")
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0 if reason is None else 1)

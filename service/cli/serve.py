@@ -51,8 +51,7 @@ def serve(**flags: Any) -> None:
         fatal_error = serve_until_the_end(settings, _listen(settings.host, settings.port))
     except (KeysError, TracingError) as error:
         fail(str(error), code=USAGE)
-    if fatal_error is not None:
-        fail(fatal_error)
+    fail(fatal_error)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -120,7 +120,7 @@ def test_it_ends_though_a_picture_is_never_decoded() -> None:
         server.child.send_signal(signal.SIGTERM)
         assert server.child.wait(20) == 0
         assert waiting.exception() or waiting.result().status_code >= 500
-        assert "ended with a thread at work" in server.log.read_text()
+        assert "INFO:service.server:ended with a thread at work" in server.log.read_text()
 
 
 def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set() -> None:

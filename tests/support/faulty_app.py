@@ -138,4 +138,5 @@ if __name__ == "__main__":
     settings = Settings()
     listener = socket.create_server(("127.0.0.1", settings.port), backlog=1024)
     print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    sys.exit(None if serve(settings, listener, load=load) is None else 1)
+    serve(settings, listener, load=load)
+    sys.exit(1)
