@@ -196,10 +196,9 @@ class Service:
         """Whether a device's thread runs a batch, or hangs in one."""
         return self._batcher is not None and self._batcher.busy
 
-    @property
-    def decoding(self) -> bool:
-        """Whether a decoding thread is at work, also for a caller who has left."""
-        return self._decoders.overrunning(0) > 0
+    def overruns(self, seconds: float) -> bool:
+        """Whether a decoding thread has been at one piece of work for longer than this."""
+        return self._decoders.overrunning(seconds) > 0
 
     @property
     def loading(self) -> bool:

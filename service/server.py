@@ -26,6 +26,8 @@ from service.web.protocol import MAX_HEAD_BYTES, LimitedProtocol
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_DECODE_S = 5.0  # what takes longer is stuck; the rest is for callers who have left, and no fault
+
 
 class Server(uvicorn.Server):
     """Ends in steps: it announces the end, answers for `drain_delay_s`, rejects, finishes what it accepted, and exits.
@@ -120,16 +122,12 @@ def serve(settings: Settings, listener: socket.socket, *, load: LoadDetectors = 
         signal.signal(signal.SIGHUP, server.reload_soon)
     server.run(sockets=[listener])
     reason = service.fatal_error
-    at_work = service.busy or service.decoding
+    at_work = service.busy or service.overruns(_LONGEST_DECODE_S)
     if at_work or service.lost_device:
-        # To decode for callers who have left is no fault.
-        level = logging.ERROR if service.busy or reason else logging.INFO
-        ended = "a thread at work" if at_work else "no device"
-        logger.log(level, "ended with %s: %s", ended, reason or "its time was over")
+        logger.error("ended with %s: %s", "a thread at work" if at_work else "no device", reason or "its time was over")
     elif reason is not None:
         return reason
     elif service.loading or works_in_background():
         logger.info("ended before %s", "the model was loaded" if service.loading else "another model was ready")
     logging.shutdown()
-    sys.stdout.flush()
     os._exit(0 if reason is None else 1)

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         False, description="Calibrate int8 before anything is answered; by default another precision answers meanwhile."
     )
     max_batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
-        "auto", description="Most images in one batch; auto: measured, as many as make it faster."
+        "auto", description="Most images in one batch; auto: measured, more than one where they gain enough."
     )
     max_queue_delay_ms: float = Field(
         0.0, ge=0, le=10_000, description="How long an idle device waits for a batch to fill; 0 starts at once."

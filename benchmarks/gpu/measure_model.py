@@ -171,7 +171,7 @@ class ModelRun:
         return rates
 
     def best_batch_size(self) -> int:
-        """As the service measures it at start."""
+        """By the service's search, without its bounds."""
         form = self._form(self.random, self._served)
         picture = torch.full((3, *PICTURE_HW), 127, dtype=torch.uint8)
         return best_batch_size(lambda count: form.detect([picture] * count), largest=2 if self.tiny else 64, gain=1.05)

@@ -108,26 +108,28 @@ def best_batch_size(
         patience: after how many doublings in a row that gain less to stop. With more than 1, a size that is slow for a
             reason of its own does not end the search.
     """
-    try:
-        run(smallest)
-    except Exception as error:
-        if smallest == 1 or not is_out_of_memory(error):
-            raise
+    if smallest > 1 and not _fits(run, smallest):
         return best_batch_size(run, largest=smallest // 2, gain=gain)
     best, size, without_gain = smallest, smallest, 0
-    while 2 * size <= largest and without_gain < patience:
+    while 2 * size <= largest and without_gain < patience and _fits(run, 2 * size):
         size *= 2
-        try:
-            seconds = _shortest({count: partial(run, count) for count in (best, size)})
-        except Exception as error:
-            if is_out_of_memory(error):
-                break
-            raise
+        seconds = _shortest({count: partial(run, count) for count in (best, size)})
         if gain * seconds[size] / size > seconds[best] / best:
             without_gain += 1
         else:
             best, without_gain = size, 0
     return best
+
+
+def _fits(run: Callable[[int], object], size: int) -> bool:
+    """Whether the device has the memory for so many pictures at a time."""
+    try:
+        run(size)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return False
+        raise
+    return True
 
 
 def _shortest(runs: Mapping[Name, Callable[[], object]]) -> dict[Name, float]:

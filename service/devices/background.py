@@ -1,4 +1,4 @@
-"""Work of seconds and minutes beside requests, in a thread of its own."""
+"""Work beside requests that may take long, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ T = TypeVar("T")
 _SWITCH_INTERVAL_S = 0.0005
 
 
-async def in_background(work: Callable[[], T], *, name: str) -> T:
+async def in_background(work: Callable[[], T], *, name: str, is_heavy: bool = True) -> T:
     """The result of work that blocks. The end of the process does not wait for it.
 
     Args:
         work: runs in a thread of its own. Its priority is that of the others: with a lower one, other threads would
             wait for the interpreter while it holds it and has no core.
         name: of the thread.
+        is_heavy: whether it needs the interpreter for long, and so has all threads take shorter turns in it.
 
     Raises:
         Exception: whatever `work` raises.
@@ -35,7 +36,7 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
 
     def run() -> None:
         try:
-            with _short_turns:
+            with _short_turns if is_heavy else contextlib.nullcontext():
                 result = work()
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             failure = error  # the name `error` ends with this block
@@ -48,7 +49,7 @@ async def in_background(work: Callable[[], T], *, name: str) -> T:
 
 
 def works_in_background() -> bool:
-    """Whether such work goes on, also after the event loop has ended."""
+    """Whether heavy work goes on, also after the event loop has ended."""
     return _short_turns.within
 
 

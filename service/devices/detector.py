@@ -58,7 +58,7 @@ class Detector(Protocol):
 
     @property
     def best_batch_size(self) -> int:
-        """Pictures at a time from which on more do not make it answer more of them a second."""
+        """Pictures at a time from which on twice as many gain too little for the time that they wait."""
         ...
 
     def padded_shape(self, size_hw: tuple[int, int]) -> tuple[int, int]:

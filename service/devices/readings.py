@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
+
+from service.devices.background import in_background
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +51,17 @@ class GPUReadings:
         self._reading: asyncio.Task[dict[str, Readings]] | None = None
 
     async def refresh(self, devices: Sequence[str]) -> None:
-        """Read them in a thread. What is not told within a second is absent, until the driver has answered."""
+        """Read them in a thread, for which the end of the process does not wait.
+
+        What is not told within a second is absent, until the driver has answered.
+        """
         gpus = [device for device in devices if device != "cpu"]
         if not gpus:
             return
         if self._reading is None:
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read_all, gpus))
+            self._reading = asyncio.create_task(
+                in_background(partial(self._read_all, gpus), name="readings", is_heavy=False)
+            )
         done, _ = await asyncio.wait({self._reading}, timeout=_PATIENCE_S)
         self.latest = self._reading.result() if done else {}
         if done:

@@ -114,13 +114,13 @@ def test_it_ends_within_a_bound_though_a_device_hangs() -> None:
 
 
 def test_it_ends_though_a_picture_is_never_decoded() -> None:
-    with faulty(shutdown_timeout_s=1, slow_px=48) as server, ThreadPoolExecutor(1) as callers:
+    with faulty(shutdown_timeout_s=6, slow_px=48) as server, ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(detect, server, numbered_png(1, size=48))
         server.until(lambda: httpx.get(f"{server.url}/healthz", timeout=30).json()["images_in_flight"] == 1)
         server.child.send_signal(signal.SIGTERM)
         assert server.child.wait(20) == 0
         assert waiting.exception() or waiting.result().status_code >= 500
-        assert "INFO:service.server:ended with a thread at work" in server.log.read_text()
+        assert "ERROR:service.server:ended with a thread at work" in server.log.read_text()
 
 
 def test_a_device_that_hangs_while_idle_or_not_ends_the_process_if_so_set() -> None:

@@ -117,16 +117,16 @@ def test_a_larger_batch_must_gain_what_is_asked(pass_time: Callable[[float], Non
     assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=4, gain=1.15) == 1
 
 
-def test_a_machine_that_slows_down_meanwhile_does_not_decide_the_batch_size(
+def test_a_machine_that_changes_its_pace_meanwhile_does_not_decide_the_batch_size(
     pass_time: Callable[[float], None],
 ) -> None:
-    """Each size is measured beside the one it is compared with."""
+    """Sizes run in turns: of three timed runs of each, the first is slow for both, and the second for the smaller."""
     passed = 0
 
     def run(size: int) -> None:
         nonlocal passed
         passed += 1
-        pass_time(0.1 * size * (2 if passed < 4 else 1))
+        pass_time(0.1 * size * (2 if passed < 7 else 1))
 
     assert best_batch_size(run, largest=2, gain=1.15) == 1
 

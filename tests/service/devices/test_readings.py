@@ -56,6 +56,21 @@ async def test_a_driver_that_hangs_delays_a_scrape_once_and_leaves_one_thread(mo
     assert told.latest == {"cuda:0": {"power_watts": 100.0}}
 
 
+def test_the_end_does_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "_PATIENCE_S", 0.05)
+    hangs, ended = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        asyncio.run(GPUReadings(lambda _: {"power_watts": float(hangs.wait(60))}).refresh(["cuda:0"]))
+        ended.set()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        assert ended.wait(20)
+    finally:
+        hangs.set()
+
+
 @pytest.mark.anyio
 async def test_the_metrics_have_the_readings_and_the_busy_time() -> None:
     detector = FakeDetector(device="xpu:0", seconds=0.02)
