@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from model.data.samples import DataError
+from model.weights.whole_files import replacing, write_by_torch
 
 LAST_NAME = "last.pth"
 _KEYS = frozenset(
@@ -21,18 +21,15 @@ _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyEr
 
 
 def save_snapshot(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write all of it, or leave the one before: a reader never sees half a file, even after a power cut."""
+    """Write all of it, or leave the one before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path = folder / LAST_NAME
     partial = path.with_name(f"{LAST_NAME}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path, partial):
+        write_by_torch(state, partial)
 
 
 def finished_iterations(folder: Path) -> int:

@@ -25,6 +25,7 @@ from model.faster_rcnn import FasterRCNN
 from model.weights.foreign import HARMLESS_GLOBALS, foreign_objects, other_file, state_dict_in, unusable_values
 from model.weights.names import SUFFIXES, TORCH_SUFFIXES
 from model.weights.packed import DEFAULT_STEP, pack, unpack
+from model.weights.whole_files import replacing, write_by_torch
 
 INFO_KEY = "faster_rcnn"  # under which a file's info is kept: safetensors metadata, or a top-level key of a .pth
 # What a file may set: numbers, never modules.
@@ -92,20 +93,14 @@ def save_checkpoint(
         raise _unknown_ending(path, SUFFIXES)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items() if not is_counter(key)}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path, partial):
         if path.suffix == ".safetensors":
             # Not by `save_file`, whose files only their owner may read.
             partial.write_bytes(safetensors.torch.save(tensors, metadata={INFO_KEY: json.dumps(asdict(info))}))
         elif path.suffix == ".frcnn":
             partial.write_bytes(_packed(path, tensors, info, packing_step))
         else:
-            torch.save({"model": tensors, INFO_KEY: asdict(info)}, partial)
-        with partial.open("rb+") as file:  # or a power cut could leave the new name on an empty file
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+            write_by_torch({"model": tensors, INFO_KEY: asdict(info)}, partial)
 
 
 def _packed(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo, step: float) -> bytes:

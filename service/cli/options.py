@@ -14,7 +14,9 @@ from service.settings import ModelName
 
 number = partial(typer.Option, metavar="N")  # typer would call it <int range>
 folder = partial(typer.Option, metavar="DIR")
-DATA = typer.Option(metavar="DATA", help="A Pascal VOC folder, a folder with COCO JSON and images, or: synthetic")
+DATA = typer.Option(
+    metavar="DATA", help="A Pascal VOC folder, a COCO JSON or the folder of one with its images, or: synthetic"
+)
 IMAGES = folder(help="Folder of a COCO JSON's images; by default the JSON's own, or images in it")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Model = Annotated[
