@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _GRAPH, _FOUND, _ERRORS = "graph.xml", "found.json", "errors.txt"
 _LOOKED = "looked at an image"
+_PREFIX = "frcnn-int8-"
+_REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
 _NICENESS = 10
 
 
@@ -59,7 +61,7 @@ def roundings_of(
 ) -> tuple[Rounding, ...]:
     """What these images show of a graph. Blocks, for a minute or more.
 
-    The process ends with this one, however that ends.
+    The process ends with this one, however that ends, and its folder of some 300 MB is removed.
 
     Args:
         graph: in float32.
@@ -73,7 +75,7 @@ def roundings_of(
     """
     import openvino
 
-    with tempfile.TemporaryDirectory(prefix="frcnn-int8-") as name:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:  # the process removes it, too
         folder = Path(name)
         openvino.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
         for number, image in enumerate(images):
@@ -99,7 +101,7 @@ def roundings_of(
 def main(folder: Path, threads: int, ignored: list[str]) -> None:
     """Find the roundings of the graph and the images in a folder, and write them there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the first one ends this
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    threading.Thread(target=_end_with_the_first, args=[folder], daemon=True).start()
     os.nice(_NICENESS)
     if hasattr(os, "sched_setaffinity"):  # where a container has a quota, there are more cores than it may use
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
@@ -127,10 +129,15 @@ def main(folder: Path, threads: int, ignored: list[str]) -> None:
     (folder / _FOUND).write_text(json.dumps([asdict(rounding) for rounding in found]))
 
 
-def _end_with_the_first() -> None:
-    """Wait for the end of standard input, which the first process holds open as long as it lives."""
-    os.read(0, 1)
-    os._exit(1)
+def _end_with_the_first(folder: Path) -> None:
+    """Wait for the end of standard input, which the first process holds open as long as it lives; remove its folder."""
+    try:
+        if not os.read(0, 1) and folder.name.startswith(_PREFIX):
+            # It may have been killed, and have left the folder. Another program takes the place of this one, so that no
+            # thread of it uses what is being removed.
+            os.execv(sys.executable, [sys.executable, "-c", _REMOVE, str(folder)])  # noqa: S606
+    finally:
+        os._exit(1)
 
 
 def _rounding(node: openvino.Node) -> Rounding:

@@ -30,6 +30,7 @@ from model.inference.activation_ranges import Rounding, roundings_of
 from model.inference.calibration import calibration_pictures
 from model.inference.errors import UncalibratedError
 from model.inference.openvino import as_graph
+from model.weights.whole_files import replacing
 
 if TYPE_CHECKING:
     import openvino
@@ -67,11 +68,15 @@ class Ranges:
         )
 
     def write(self, path: Path) -> None:
-        """In one piece: a reader that finds the file finds all of it."""
+        """Write all of it or nothing.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         lines = ",\n".join(json.dumps(asdict(rounding)) for rounding in self.roundings)
-        partial = path.with_name(f"{path.stem}.{os.getpid()}")
-        partial.write_text(f'{{"detector": "{self.detector}", "roundings": [\n{lines}\n]}}\n')
-        partial.replace(path)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        with replacing(path, partial):
+            partial.write_text(f'{{"detector": "{self.detector}", "roundings": [\n{lines}\n]}}\n')
 
 
 def quantised(
@@ -105,8 +110,11 @@ def quantised(
         if not calibrate:
             raise UncalibratedError("int8 is not calibrated yet")
         ranges = Ranges(detector, calibrated(model, graph(), pictures))
-        folder.mkdir(parents=True, exist_ok=True)
-        ranges.write(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            ranges.write(path)
+        except OSError as error:
+            logger.warning("int8 is calibrated again at the next start, as its ranges cannot be kept: %s", error)
     return _with_ranges(graph(), ranges)
 
 

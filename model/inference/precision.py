@@ -89,6 +89,8 @@ def fastest(runs: Mapping[str, Callable[[], object]], *, gain: float = 1.0) -> s
         runs: the first is preferred.
         gain: how many times faster than the first another must be.
     """
+    for run in runs.values():
+        run()  # the first one prepares
     seconds = _shortest(runs)
     preferred = next(iter(runs))
     chosen = min(seconds, key=lambda name: seconds[name])
@@ -108,8 +110,8 @@ def best_batch_size(
         patience: after how many doublings in a row that gain less to stop. With more than 1, a size that is slow for a
             reason of its own does not end the search.
     """
-    if smallest > 1 and not _fits(run, smallest):
-        return best_batch_size(run, largest=smallest // 2, gain=gain)
+    if largest > 1 and not _fits(run, smallest):
+        return best_batch_size(run, largest=smallest // 2, gain=gain)  # 1 where not even that fits now
     best, size, without_gain = smallest, smallest, 0
     while 2 * size <= largest and without_gain < patience and _fits(run, 2 * size):
         size *= 2
@@ -122,7 +124,7 @@ def best_batch_size(
 
 
 def _fits(run: Callable[[int], object], size: int) -> bool:
-    """Whether the device has the memory for so many pictures at a time."""
+    """Whether the device has the memory for so many pictures at a time. This first run also prepares that size."""
     try:
         run(size)
     except Exception as error:
@@ -133,10 +135,8 @@ def _fits(run: Callable[[int], object], size: int) -> bool:
 
 
 def _shortest(runs: Mapping[Name, Callable[[], object]]) -> dict[Name, float]:
-    """Seconds of each run, at best. They run in turns, so that what disturbs one disturbs all."""
+    """Shortest seconds of each run, all of which have run before. In turns, so that what disturbs one disturbs all."""
     best = dict.fromkeys(runs, float("inf"))
-    for run in runs.values():
-        run()  # the first one prepares
     for _ in range(_ROUNDS):
         for name, run in runs.items():
             started = time.perf_counter()

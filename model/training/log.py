@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.evaluation.average_precision import Metrics
+from model.weights.whole_files import replacing
 
 LOG_NAME = "log.jsonl"
 
@@ -34,8 +35,8 @@ def cut_log(path: Path, iteration: int) -> None:
     if path.is_file():
         kept = [line for line in path.read_bytes().splitlines() if _logged_iteration(line) <= iteration]
         partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(b"".join(line + b"\n" for line in kept))
-        partial.replace(path)
+        with replacing(path, partial):
+            partial.write_bytes(b"".join(line + b"\n" for line in kept))
 
 
 def _logged_iteration(line: bytes) -> float:

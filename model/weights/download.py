@@ -14,6 +14,8 @@ import filelock
 import httpx
 import torch.hub
 
+from model.weights.whole_files import replacing
+
 logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -82,7 +84,8 @@ def _fetch_verified(url: str, path: Path, progress: bool, deadline: float | None
     if not digest.startswith(digits):
         partial.unlink()
         raise _HashMismatchError(f"the bytes that came have the SHA-256 {digest[:8]}..., not {digits}...")
-    partial.replace(path)
+    with replacing(path, partial):
+        pass  # written above
 
 
 def _download(url: str, partial: Path, progress: bool, deadline: float | None) -> None:

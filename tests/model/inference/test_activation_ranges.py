@@ -52,12 +52,16 @@ def test_a_process_that_fails_says_why(graph: Any) -> None:
         roundings_of(graph, [np.zeros((1, 4, 8, 8), np.float32)], ignored=[], threads=1, looked=lambda: None)
 
 
-def test_it_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
-    """Which holds its standard input open, and writes nothing to it."""
-    command = [sys.executable, "-m", "model.inference.activation_ranges", str(tmp_path), "1"]
+@pytest.mark.parametrize(("name", "is_removed"), [("frcnn-int8-x", True), ("a_folder_of_the_users", False)])
+def test_it_ends_with_the_process_that_began_it(tmp_path: Path, name: str, is_removed: bool) -> None:
+    """Which holds its standard input open, writes nothing to it, and may have been killed before it tidied up."""
+    folder = tmp_path / name
+    folder.mkdir()
+    command = [sys.executable, "-m", "model.inference.activation_ranges", str(folder), "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None
         child.stdin.close()
-        assert child.wait(60) == 1
+        assert child.wait(60) == (0 if is_removed else 1)
         assert child.stderr is not None
         assert child.stderr.read() == b""  # it does not even find out that there is no graph
+    assert folder.exists() is not is_removed

@@ -159,6 +159,19 @@ def test_int8_finds_what_fp32_finds(bundled: FasterRCNN, tmp_path: Path) -> None
     assert confident > 30
 
 
+@needs_bundled
+def test_ranges_that_cannot_be_kept_are_used(
+    bundled: FasterRCNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Ranges.read(BUNDLED_RANGES).roundings
+    monkeypatch.setattr("model.inference.int8.calibrated", lambda *_: found)
+    folder = tmp_path / "file" / "folder"
+    (tmp_path / "file").touch()
+    assert quantised(bundled, pictures, folder)
+    assert "its ranges cannot be kept: " in caplog.text
+    assert str(folder) in caplog.text
+
+
 @pytest.mark.slow
 def test_other_detectors_are_calibrated_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")

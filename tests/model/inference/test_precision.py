@@ -111,6 +111,20 @@ def test_the_best_batch_size_stops_where_a_larger_one_gains_nothing(pass_time: C
     assert best_batch_size(limited, largest=16, smallest=4, gain=1.05) == 2
 
 
+def test_where_nothing_larger_fits_the_best_batch_size_is_one() -> None:
+    tried = []
+
+    def full(size: int) -> None:
+        tried.append(size)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert best_batch_size(full, largest=16, smallest=4, gain=1.05) == 1
+    assert best_batch_size(full, largest=16, gain=1.05) == 1
+    tried.clear()
+    assert best_batch_size(full, largest=1, gain=1.05) == 1
+    assert not tried
+
+
 def test_a_larger_batch_must_gain_what_is_asked(pass_time: Callable[[float], None]) -> None:
     seconds_for = {1: 0.1, 2: 0.18, 4: 0.4}  # 10, 11.1 and 10 a second
     assert best_batch_size(lambda size: pass_time(seconds_for[size]), largest=4, gain=1.1) == 2
@@ -126,7 +140,7 @@ def test_a_machine_that_changes_its_pace_meanwhile_does_not_decide_the_batch_siz
     def run(size: int) -> None:
         nonlocal passed
         passed += 1
-        pass_time(0.1 * size * (2 if passed < 7 else 1))
+        pass_time(0.1 * size * (2 if passed < 6 else 1))
 
     assert best_batch_size(run, largest=2, gain=1.15) == 1
 
