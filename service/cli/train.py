@@ -15,7 +15,7 @@ import typer
 
 from model.training.settings import TrainSettings
 from model.weights.names import argument_error
-from service.cli.errors import fail, fail_if, say, stderr, usage_errors
+from service.cli.errors import INTERRUPTED, fail, fail_if, say, stderr, usage_errors
 from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_setting, require_folder
 
 if TYPE_CHECKING:
@@ -132,11 +132,13 @@ def _run(request: RunRequest, device: str) -> None:
             run_training(request, processes, say, [bar])
     except TrainingInterrupted as interrupted:
         fail(_how_to_resume(interrupted.iteration, iterations), code=128 + interrupted.number)
+    except KeyboardInterrupt:  # the second one, or before training began
+        fail(_how_to_resume(finished_iterations(request.folder), iterations), code=INTERRUPTED)
 
 
 def _how_to_resume(iteration: int, iterations: int) -> str:
     if iteration == 0:
-        return "interrupted before the first update: nothing is saved"
+        return "interrupted before the first update: nothing is saved. Run the command again"
     command = shlex.join(["frcnn", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
     return f"interrupted at iteration {iteration} of {iterations}. Continue: {command}"
 

@@ -49,7 +49,8 @@ def load_detectors(settings: Settings) -> list[Detector]:
     )
     if AUTO in {settings.precision, settings.backend, settings.max_batch_size}:
         logger.info(
-            "measuring what is fastest here, for some seconds; --precision, --backend and --max-batch-size do without"
+            "measuring what is fastest here, for some seconds; nothing is measured where --precision, --backend and "
+            "--max-batch-size are all given"
         )
     detectors: list[Detector] = []
     for device in devices:

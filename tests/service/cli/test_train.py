@@ -241,6 +241,26 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(tmp_path: Path, number: signa
     assert sorted(path.name for path in output.iterdir()) == ["last.pth", "log.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        (0, "interrupted before the first update: nothing is saved. Run the command again"),
+        (42, r"interrupted at iteration 42 of 100. Continue: frcnn .*--resume"),
+    ],
+)
+def test_a_run_that_is_stopped_at_once_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: int, told: str
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.training.run.run_training", stopped)
+    monkeypatch.setattr("model.training.snapshot.finished_iterations", lambda _: saved)
+    result = invoke("train", "--data", "synthetic", "--output", tmp_path / "out", "--iterations", 100, *QUICK)
+    assert result.exit_code == 130
+    assert re.fullmatch(f"frcnn: {told}", result.stderr.splitlines()[-1])
+
+
 def test_a_bug_is_not_told_as_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def buggy(*_: object) -> None:
         raise ValueError("a bug")
