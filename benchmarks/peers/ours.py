@@ -32,7 +32,7 @@ class Nothing:
     """Implements `service.detector.Detector`."""
 
     info = ModelInfo("nothing", "none", Categories.of_objects(["thing"]))
-    device, precision, best_batch_size = "cpu", "fp32", 64
+    device, precision, backend, best_batch_size = "cpu", "fp32", "none", 64
     _found = Detections(
         boxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64), scores=np.zeros(0, np.float32)
     )
