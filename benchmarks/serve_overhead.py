@@ -49,7 +49,7 @@ class StandIn:
     """Finds nothing, and takes so long for a batch of any size. Implements `service.detector.Detector`."""
 
     info = ModelInfo("stand-in", "none", Categories.of_objects(["thing"]))
-    device, precision, best_batch_size = "cpu", "fp32", 1
+    device, precision, backend, best_batch_size = "cpu", "fp32", "none", 1
     _found = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
     def __init__(self, seconds: float) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import numpy as np
 import pytest
 import torch
 
@@ -28,9 +26,7 @@ _DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed every generator before a test's fixtures, so that no test depends on what ran before it in its process."""
-    random.seed(0)
-    np.random.seed(0)
+    """Seed torch before a test's fixtures: no test depends on which ran before. pytest-randomly seeds the others."""
     torch.manual_seed(0)
 
 

@@ -61,7 +61,7 @@ def roundings_of(
 ) -> tuple[Rounding, ...]:
     """What these images show of a graph. Blocks, for a minute or more.
 
-    The process ends with this one, however that ends, and its folder of some 300 MB is removed.
+    A process does it, which ends with this one, however that ends, and then removes its folder of some 300 MB.
 
     Args:
         graph: in float32.

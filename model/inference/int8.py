@@ -114,7 +114,7 @@ def quantised(
             folder.mkdir(parents=True, exist_ok=True)
             ranges.write(path)
         except OSError as error:
-            logger.warning("int8 is calibrated again at the next start, as its ranges cannot be kept: %s", error)
+            logger.warning("each load of int8 calibrates it again, as its ranges cannot be kept: %s", error)
     return _with_ranges(graph(), ranges)
 
 

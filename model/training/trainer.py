@@ -37,7 +37,7 @@ from model.training.log import LOG_NAME, cut_log
 from model.training.processes import Processes
 from model.training.schedule import rate_factor
 from model.training.settings import TrainSettings
-from model.training.snapshot import read_snapshot, save_snapshot
+from model.training.snapshot import LAST_NAME, read_snapshot, save_snapshot
 from model.weights.categories import Categories
 from model.weights.checkpoints import CheckpointInfo
 
@@ -236,15 +236,20 @@ class Trainer:
         is_over = self.iteration == settings.iterations
         self._is_judged = not (is_over or _is_due(self.iteration, settings.evaluate_every))
         if not self._is_judged and not self._is_told_to_stop():
+            if self.processes.is_first and not (self.folder / LAST_NAME).exists():
+                self._save()  # the best weights without a state would be a run that can neither begin nor go on
             self._judge()
         stops = self._is_told_to_stop() and not (is_over and self._is_judged)
         saves = stops or is_over or _is_due(self.iteration, settings.save_every)
         late = settings.save_minutes > 0 and time.monotonic() - self._saved_at > 60 * settings.save_minutes
         if self.processes.is_first and (saves or late):
-            save_snapshot(self.folder, self._snapshot())
-            self._saved_at = time.monotonic()
+            self._save()
         if stops:
             self._stop_if_told()
+
+    def _save(self) -> None:
+        save_snapshot(self.folder, self._snapshot())
+        self._saved_at = time.monotonic()
 
     def _is_told_to_stop(self) -> bool:
         """Whether a signal has come to one of the processes: they stop at the same update, or would wait for ever."""

@@ -14,7 +14,7 @@ import filelock
 import httpx
 import torch.hub
 
-from model.weights.whole_files import replacing
+from model.weights.whole_files import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ def _fetch_verified(url: str, path: Path, progress: bool, deadline: float | None
     if not digest.startswith(digits):
         partial.unlink()
         raise _HashMismatchError(f"the bytes that came have the SHA-256 {digest[:8]}..., not {digits}...")
-    with replacing(path, partial):
-        pass  # written above
+    put_in_place(partial, path)
 
 
 def _download(url: str, partial: Path, progress: bool, deadline: float | None) -> None:

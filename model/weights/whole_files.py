@@ -22,14 +22,19 @@ def replacing(path: Path, partial: Path) -> Iterator[None]:
     """
     try:
         yield
-        with partial.open("rb+") as file:  # or a power cut could leave the new name on an empty file
-            os.fsync(file.fileno())
-        partial.replace(path)
+        put_in_place(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a file that is whole its name."""
+    with partial.open("rb+") as file:  # or a power cut could leave the new name on an empty file
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def write_by_torch(content: Mapping[str, Any], path: Path) -> None:

@@ -138,7 +138,7 @@ def _run(request: RunRequest, device: str) -> None:
 
 def _how_to_resume(iteration: int, iterations: int) -> str:
     if iteration == 0:
-        return "interrupted before the first update: nothing is saved. Run the command again"
+        return "interrupted before anything was saved. Run the command again"
     command = shlex.join(["frcnn", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"])
     return f"interrupted at iteration {iteration} of {iterations}. Continue: {command}"
 

@@ -46,7 +46,7 @@ def bound_spinning() -> None:
     """Let OpenMP's threads spin only briefly before they sleep, unless the environment says how they wait.
 
     Beside a second process they would spin on cores that its threads need: two detectors on the same cores then take
-    ten times as long and more. libgomp reads this once, when torch is loaded, so call it before that.
+    three times as long and more. libgomp reads this once, when torch is loaded, so call it before that.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.weights.categories import Categories
 from service.app import create_app
-from service.deepstack.document import CONFIDENCE_FIELD, KEY_FIELD
+from service.deepstack.document import CONFIDENCE_FIELD, IMAGE_FIELD, KEY_FIELD
 from service.devices.detector import Detections, ModelInfo
 from service.settings import Settings
 from tests.support.servers import served
@@ -115,10 +115,13 @@ def rejects_a_file(response: schemathesis.Response) -> bool:
 
 
 def is_lost_in_a_form(case: Case[Any]) -> bool:
-    """Whether what is wrong is not sent: a form has texts, so any key is one, and an empty list is nothing."""
-    if case.media_type != "multipart/form-data" or not isinstance(case.body, dict):
+    """Whether all that is wrong is not sent: a form has texts, so any key is one, and an empty list is nothing."""
+    if case.media_type != "multipart/form-data" or not isinstance(case.body, dict) or IMAGE_FIELD not in case.body:
         return False
-    return not isinstance(case.body.get(KEY_FIELD, ""), str) or case.body.get(CONFIDENCE_FIELD) == []
+    confidence = case.body.get(CONFIDENCE_FIELD)
+    if confidence not in (None, []) and not (isinstance(confidence, int | float) and 0 <= confidence <= 1):
+        return False
+    return confidence == [] or not isinstance(case.body.get(KEY_FIELD, ""), str)
 
 
 @schema.parametrize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,19 @@ def test_int8_finds_what_fp32_finds(bundled: FasterRCNN, tmp_path: Path) -> None
 def test_ranges_that_cannot_be_kept_are_used(
     bundled: FasterRCNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     found = Ranges.read(BUNDLED_RANGES).roundings
     monkeypatch.setattr("model.inference.int8.calibrated", lambda *_: found)
-    folder = tmp_path / "file" / "folder"
+    monkeypatch.setattr("os.fsync", full)
     (tmp_path / "file").touch()
-    assert quantised(bundled, pictures, folder)
-    assert "its ranges cannot be kept: " in caplog.text
-    assert str(folder) in caplog.text
+    for folder in (tmp_path / "file" / "folder", tmp_path):  # one that cannot be made, one on a full disk
+        caplog.clear()
+        assert quantised(bundled, pictures, folder)
+        assert "its ranges cannot be kept: " in caplog.text
+        assert str(folder) in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.slow

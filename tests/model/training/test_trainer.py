@@ -20,6 +20,7 @@ from model.training.batches import batches
 from model.training.log import LOG_NAME, JsonLog
 from model.training.processes import Processes
 from model.training.settings import TrainSettings
+from model.training.snapshot import finished_iterations
 from model.training.trainer import BEST_NAME, LOSSES, Trainer, TrainingError
 from model.weights.checkpoints import read_checkpoint
 from tests.support import tiny_run
@@ -240,6 +241,25 @@ def test_a_resumed_run_keeps_the_best_so_far(tmp_path: Path) -> None:
     other = SyntheticData("val", count=3, size_hw=SIZE_HW)
     with pytest.raises(DataError, match="other validation data"):
         trainer(tmp_path, tiny_run.tiny_settings(3), validation=other).run(resume=True)
+
+
+def test_a_run_that_is_stopped_at_its_first_evaluation_goes_on(tmp_path: Path) -> None:
+    """A second Ctrl-C may come when the best weights are written and the state is not due yet."""
+
+    class Stopping:
+        def updated(self, *_: object) -> None: ...
+
+        def evaluated(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    settings = tiny_run.tiny_settings(3, evaluate_every=2, save_every=100)
+    validation = SyntheticData("val", count=2, size_hw=SIZE_HW)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, settings, validation=validation, listeners=[Stopping()]).run()
+    assert (tmp_path / BEST_NAME).exists()
+    assert finished_iterations(tmp_path) == 2
+    trainer(tmp_path, settings, validation=validation).run(resume=True)
+    assert [line["iteration"] for line in logged(tmp_path) if "is_best" in line] == [2, 3]
 
 
 def test_infinite_gradients_say_what_to_do(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(tmp_path: Path, number: signa
 @pytest.mark.parametrize(
     ("saved", "told"),
     [
-        (0, "interrupted before the first update: nothing is saved. Run the command again"),
+        (0, "interrupted before anything was saved. Run the command again"),
         (42, r"interrupted at iteration 42 of 100. Continue: frcnn .*--resume"),
     ],
 )
