@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,7 +23,13 @@ from service.api.swagger import FILES_PATH, docs_files
 from service.api.swagger import router as docs_router
 from service.deepstack.routes import router as deepstack_router
 from service.devices.loading import load_detectors
-from service.errors import CLIENT_CLOSED_REQUEST, OTHER_CODES, ServiceError
+from service.errors import (
+    CLIENT_CLOSED_REQUEST,
+    OTHER_CODES,
+    RETRY_WITHOUT_MEMORY_S,
+    ServiceError,
+    UnavailableError,
+)
 from service.lifecycle import LoadDetectors, Service, service_version
 from service.oip.routes import router as oip_router
 from service.page.routes import STATIC, is_for_a_person, not_found_page
@@ -37,6 +44,8 @@ from service.wire import KEY_HEADER, LENGTH_HEADER, PRIORITY_HEADER, REQUEST_ID_
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+logger = logging.getLogger(__name__)
 
 # What a web page of an allowed origin may send and read beyond the plainest. Never cookies: there are none.
 _CORS: dict[str, Any] = {
@@ -125,6 +134,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGoneError, _client_gone)
     app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(MemoryError, _no_memory)
 
 
 @asynccontextmanager
@@ -154,6 +164,15 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if code != "http-error" and is_for_a_person(request) and not has_own_form(request.url.path):
         return not_found_page(request, HTTPStatus(error.status_code), error.headers)
     return problem
+
+
+async def _no_memory(request: Request, error: Exception) -> Response:
+    logger.warning("there was no memory for a request: %r", error.__cause__ or error)
+    release_frames(error)
+    return error_response(
+        request.scope,
+        UnavailableError("there is no memory left for this request", retry_after_s=RETRY_WITHOUT_MEMORY_S),
+    )
 
 
 async def _client_gone(_request: Request, error: Exception) -> Response:

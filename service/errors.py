@@ -15,7 +15,7 @@ ServiceError
 +- TooLateError             429  the deadline would pass in the queue
 +- HeadTooLargeError        431  the address and the headers are too long; the connection is closed
 +- InferenceError           500  the device failed on this image, which is not the image's fault
-+- UnavailableError         503  loading, draining or failing, or no memory for this image now
++- UnavailableError         503  loading, draining or failing, or no memory for this request now
 +- DeadlineError            504  the deadline passed before the answer was ready
 
 docs/make.py makes the table of codes in docs/api.md from this tree and the classes.
@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 PROBLEM_TYPE = "application/problem+json"
 _LONGEST_DETAIL = 1000  # it may repeat what the caller sent
+RETRY_WITHOUT_MEMORY_S = 5
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it: the log and the metrics count it
 
 

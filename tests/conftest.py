@@ -26,7 +26,10 @@ _DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed torch before a test's fixtures: no test depends on which ran before. pytest-randomly seeds the others."""
+    """Seed torch before a test and its own fixtures, so that their numbers do not depend on which test ran before.
+
+    pytest-randomly seeds the other generators. A fixture that tests share draws what the first of them was seeded with.
+    """
     torch.manual_seed(0)
 
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from PIL import features
 
 from model.images import bmp, gif, jpeg, png, tiff
 from model.images.errors import BrokenImageError, ImageError, ImageTooLargeError, UnsupportedImageError
 from model.images.foreign import foreign_name, is_avif
-from model.images.opened import Allocate, OpenedImage, Pixels, pageable, pillow_bytes, pillow_image, write_rgb
+from model.images.opened import (
+    Allocate,
+    OpenedImage,
+    Pixels,
+    is_lack_of_memory,
+    pageable,
+    pillow_bytes,
+    pillow_image,
+    write_rgb,
+)
 from model.images.tags import exif_orientation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
@@ -24,6 +34,7 @@ _MOST_SAMPLE_BYTES_PER_PIXEL = 4
 # libwebp keeps two canvases of four bytes, its copy of the frame and Pillow's image have four each. It decodes alpha as
 # a lossless picture of one channel.
 _WEBP, _WEBP_WITH_ALPHA, _LOSSLESS_WEBP = (1.8, 5.0, 20), (2.8, 5.0, 20), (2.4, 0.0, 20)
+_WEBP_CANVASES = 8  # of those bytes
 _AVIF = (1.9, 5.3, 18)
 _MOST_AVIF_BYTES_OF_PIXEL = 4  # of one frame. What is beyond belongs to later ones, which are not decoded
 _MOST_CHUNKS = 1000  # to walk through in a WebP file: a millisecond
@@ -52,7 +63,7 @@ def open_image(data: bytes, *, max_pixels: int) -> OpenedImage:
     """
     if not data:
         raise BrokenImageError("the image is empty: it has no bytes")
-    opener = _opener(data)
+    opener = _opener(data, max_pixels)
     if opener is None:
         name = foreign_name(data)
         if name is not None:
@@ -123,11 +134,11 @@ def read_pixels(image: OpenedImage, *, allocate: Allocate = pageable, upright: b
     pixels = allocate((height, width, 3))
     try:
         image.write(_as_stored(pixels, orientation))
-    except (ImageError, MemoryError):
-        raise
     except Exception as error:  # Pillow raises whatever the malformed bytes lead its decoders to
-        if "out of memory" in str(error).lower():  # which Pillow has no type for in some decoders
+        if is_lack_of_memory(error, image.working_bytes - image.held_bytes):
             raise MemoryError from error
+        if isinstance(error, ImageError):
+            raise
         raise BrokenImageError(f"the {image.format} image is broken or truncated") from error
     return pixels
 
@@ -139,7 +150,7 @@ def _as_stored(upright: Pixels, orientation: int) -> Pixels:
     return stored[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
 
 
-def _opener(data: bytes) -> Callable[[bytes], OpenedImage] | None:
+def _opener(data: bytes, max_pixels: int) -> Callable[[bytes], OpenedImage] | None:
     if data.startswith(jpeg.MAGIC):
         return jpeg.open_jpeg
     if data.startswith(png.MAGIC):
@@ -151,15 +162,35 @@ def _opener(data: bytes) -> Callable[[bytes], OpenedImage] | None:
     if data.startswith(tiff.MAGICS):
         return tiff.open_tiff
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _open_webp
+        return partial(_open_webp, max_pixels=max_pixels)
     if "AVIF" in FORMATS and is_avif(data):
         return lambda data: _open_with_pillow(_AVIF_EXIF.sub(rb"\1none", data), "AVIF", _AVIF)
     return None
 
 
-def _open_webp(data: bytes) -> OpenedImage:
+def _open_webp(data: bytes, *, max_pixels: int) -> OpenedImage:
+    """Open a WebP file. Its size is read here, as libwebp makes its canvases before Pillow tells it."""
+    width, height = _webp_canvas(data)
+    check_pixels(width, height, max_pixels=max_pixels)
     costs, size = _webp_costs(data)
-    return _open_with_pillow(data, "WEBP", costs, size)
+    return _open_with_pillow(data, "WEBP", costs, size, held=_WEBP_CANVASES * width * height)
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """The width and the height that the first chunk of a WebP file states (RFC 9649, sections 2.5 to 2.7).
+
+    Raises:
+        BrokenImageError: the first chunk is of another kind.
+    """
+    kind, content = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        return int.from_bytes(content[4:7], "little") + 1, int.from_bytes(content[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(content[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(content[6:8], "little") & 0x3FFF, int.from_bytes(content[8:10], "little") & 0x3FFF
+    raise BrokenImageError("the WEBP image's header is broken")
 
 
 def _webp_costs(data: bytes) -> tuple[tuple[float, float, int], int]:
@@ -183,10 +214,18 @@ def _webp_costs(data: bytes) -> tuple[tuple[float, float, int], int]:
 
 
 def _open_with_pillow(
-    data: bytes, image_format: str, costs: tuple[float, float, int], size: int | None = None
+    data: bytes, image_format: str, costs: tuple[float, float, int], size: int | None = None, *, held: int = 0
 ) -> OpenedImage:
-    """`size`: the picture's bytes in the file; by default as many as one of its pixels can have."""
-    image = pillow_image(data, image_format)
+    """Open a file that no module of ours reads.
+
+    Args:
+        data: the file.
+        image_format: as in `FORMATS`.
+        costs: time of a pixel, time of a byte, and bytes of a pixel.
+        size: the picture's bytes in the file; by default as many as one of its pixels can have.
+        held: bytes that are taken as soon as it is opened.
+    """
+    image = pillow_image(data, image_format, needed=held)
     width, height = image.size
     pixels = width * height
     time_of_pixel, time_of_byte, bytes_of_pixel = costs
@@ -200,5 +239,6 @@ def _open_with_pillow(
         sample_bytes=pixels * len(image.getbands()),
         work=round(time_of_pixel * pixels + time_of_byte * min(size, len(data))),
         working_bytes=pillow_bytes(pixels, bytes_of_pixel, len(data)),
+        held_bytes=held,
         write=lambda out: write_rgb(image, out),
     )

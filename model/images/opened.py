@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ class OpenedImage:
         sample_bytes: of all samples, as the file's decoder unpacks them.
         work: pixels of a plain JPEG that take as long to decode; 67 million take about a second of a core.
         working_bytes: most memory that decoding needs at once, beside the file and the pixels that it gives.
+        held_bytes: the part of that which is taken since the file was opened.
         write: decodes into an array `[height, width, 3]`, which may be a view. Raises `ImageError` where the file is
             rejected, `MemoryError`, or whatever Pillow raises for a damaged file.
     """
@@ -61,6 +63,7 @@ class OpenedImage:
     sample_bytes: int
     work: int
     working_bytes: int
+    held_bytes: int = 0
     write: Callable[[Pixels], None]
 
     @property
@@ -68,17 +71,45 @@ class OpenedImage:
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def pillow_image(data: bytes, image_format: str) -> Image.Image:
+def is_lack_of_memory(error: Exception, needed: int) -> bool:
+    """Whether an error of a decoder means that memory is short: it says so, or the system does not give what it needed.
+
+    libwebp, libavif and libtiff fail for a lack of memory as they do for a broken file. This finds a limit on address
+    space or on memory that is promised, not that of a container, and only while memory is still short.
+
+    Args:
+        error: what was raised. Its frames are cleared, as they hold what the decoder took.
+        needed: most bytes that the decoder takes. They are asked for and not touched.
+    """
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return True
+    for one in (error, error.__cause__, error.__context__):
+        if one is not None:
+            traceback.clear_frames(one.__traceback__)
+    try:
+        np.empty(needed, np.uint8)
+    except MemoryError:
+        return True
+    return False
+
+
+def pillow_image(data: bytes, image_format: str, *, needed: int = 0) -> Image.Image:
     """Open a file as one format.
+
+    Args:
+        data: the file.
+        image_format: as in `decoding.FORMATS`.
+        needed: most bytes that opening it may take.
 
     Raises:
         BrokenImageError: Pillow does not take it for one.
+        MemoryError
     """
     try:
         return Image.open(io.BytesIO(data), formats=[image_format])
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow raises whatever the malformed bytes lead its readers to
+        if is_lack_of_memory(error, needed):
+            raise MemoryError from error
         raise BrokenImageError(f"the {image_format} image's header is broken") from error
 
 

@@ -124,12 +124,12 @@ def calibrated(model: FasterRCNN, graph: openvino.Model, pictures: Sequence[Tens
     Raises:
         QuantisationError: see `roundings_of`.
     """
-    logger.warning("int8 is calibrated, once, on %d pictures: this takes a minute or more", len(pictures))
+    logger.warning("int8 is being calibrated on %d pictures: this takes a minute or more", len(pictures))
     count = itertools.count(1)
 
     def tell() -> None:
         if (looked := next(count)) % _TELL_EVERY == 0:
-            logger.info("int8 is calibrated: picture %d of %d", looked, len(pictures))
+            logger.info("int8 is being calibrated: picture %d of %d", looked, len(pictures))
 
     images = (model.transform([picture.float() / 255]).tensors.numpy() for picture in pictures)
     ignored = [f".*{layer}.*" for layer in _NOT_QUANTISED]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,17 +29,26 @@ class JsonLog:
             file.write(json.dumps(values) + "\n")
 
 
-def cut_log(path: Path, iteration: int) -> None:
-    """Forget what was logged after the snapshot, which happens again, and lines that a kill or a power cut tore."""
+def cut_log(path: Path, iteration: int, *, is_judged: bool = True) -> None:
+    """Forget what was logged after the snapshot, which happens again, and lines that a kill or a power cut tore.
+
+    Args:
+        path: of the log; a missing file stays missing.
+        iteration: that the snapshot is of.
+        is_judged: whether the evaluation that is due at that iteration was done when the snapshot was taken. If not, it
+            happens again as well.
+    """
     if path.is_file():
-        kept = [line for line in path.read_bytes().splitlines() if _logged_iteration(line) <= iteration]
+        kept = [line for line in path.read_bytes().splitlines() if not _happens_again(line, iteration, is_judged)]
         partial = path.with_name(f"{path.name}.partial")
         with replacing(path, partial):
             partial.write_bytes(b"".join(line + b"\n" for line in kept))
 
 
-def _logged_iteration(line: bytes) -> float:
+def _happens_again(line: bytes, iteration: int, is_judged: bool) -> bool:
     try:
-        return int(json.loads(line)["iteration"])
+        values = json.loads(line)
+        logged = int(values["iteration"])
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return True
+    return logged > iteration or (logged == iteration and not is_judged and "is_best" in values)

@@ -122,6 +122,7 @@ class Trainer:
         self.engine = self._engine()
         self.iteration = 0
         self._is_judged = True  # whether the evaluation that was due after the last update is done
+        self._saved = self._progress  # of the state that is saved; a run that has not begun needs none
         self._saved_at = time.monotonic()
 
     def run(self, *, resume: bool = False, allow_changes: bool = False) -> Result:
@@ -145,7 +146,7 @@ class Trainer:
         if resume:
             self._resume(allow_changes)
         if self.processes.is_first:
-            cut_log(self.folder / LOG_NAME, self.iteration)
+            cut_log(self.folder / LOG_NAME, self.iteration, is_judged=self._is_judged)
         check_agreement(self.processes, self.iteration, self._identity, self.folder)
         sizes = [self.data.size_hw(index) for index in range(len(self.data))]
         order = itertools.islice(batches(sizes, self.settings.batch_size, self.settings.seed), self.iteration, None)
@@ -231,32 +232,38 @@ class Trainer:
         return images, targets_to_device(targets, device)
 
     def _after_update(self) -> None:
-        """What is due: evaluate, save the state, stop."""
+        """Do what is due: evaluate, save the state, stop."""
         settings = self.settings
         is_over = self.iteration == settings.iterations
-        self._is_judged = not (is_over or _is_due(self.iteration, settings.evaluate_every))
+        # A run that continues owes what was due under the settings before.
+        self._is_judged = self._is_judged and not (is_over or _is_due(self.iteration, settings.evaluate_every))
         if not self._is_judged and not self._is_told_to_stop():
             if self.processes.is_first and not (self.folder / LAST_NAME).exists():
                 self._save()  # the best weights without a state would be a run that can neither begin nor go on
             self._judge()
-        stops = self._is_told_to_stop() and not (is_over and self._is_judged)
-        saves = stops or is_over or _is_due(self.iteration, settings.save_every)
         late = settings.save_minutes > 0 and time.monotonic() - self._saved_at > 60 * settings.save_minutes
-        if self.processes.is_first and (saves or late):
+        if self.processes.is_first and (is_over or late or _is_due(self.iteration, settings.save_every)):
             self._save()
-        if stops:
+        if not (is_over and self._is_judged):
             self._stop_if_told()
+
+    @property
+    def _progress(self) -> tuple[int, bool]:
+        return self.iteration, self._is_judged
 
     def _save(self) -> None:
         save_snapshot(self.folder, self._snapshot())
-        self._saved_at = time.monotonic()
+        self._saved, self._saved_at = self._progress, time.monotonic()
 
     def _is_told_to_stop(self) -> bool:
         """Whether a signal has come to one of the processes: they stop at the same update, or would wait for ever."""
         return self.processes.any(self._interruption.number is not None)
 
     def _stop_if_told(self) -> None:
+        """End the run if a signal came, wherever it came since the last update; the state is saved first."""
         if self._is_told_to_stop():
+            if self.processes.is_first and self._saved != self._progress:
+                self._save()
             raise TrainingInterrupted(self._interruption.number or signal.SIGTERM, self.iteration)
 
     def _judge(self) -> None:
@@ -301,6 +308,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"], state["average_updates"])
         self.iteration, self.judge.best_ap, self._is_judged = state["iteration"], state["best_ap"], state["judged"]
+        self._saved = self._progress
 
     def _engine(self) -> nn.Module:
         """The model as it is called in training: with several processes, one that shares gradients."""

@@ -31,7 +31,11 @@ def replacing(path: Path, partial: Path) -> Iterator[None]:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Give a file that is whole its name."""
+    """Give a file that is whole its name.
+
+    Raises:
+        OSError: the disk is full or broken, or the name cannot be given; `partial` stays.
+    """
     with partial.open("rb+") as file:  # or a power cut could leave the new name on an empty file
         os.fsync(file.fileno())
     partial.replace(path)

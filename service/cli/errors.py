@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's; typer has a copy of click in it
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+_FEW_IMAGES = 5
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
@@ -38,6 +39,12 @@ class Commands(TyperGroup):
 def say(message: str) -> None:
     """Print a line of progress or of a failure to stderr."""
     stderr.print(message, markup=False)
+
+
+def say_if_few(images: int, *, remedy: str = "") -> None:
+    """Print that there are too few images to measure AP on, if so, and what to do."""
+    if images <= _FEW_IMAGES:
+        say(f"AP on so few images ({images}) is mostly chance{remedy}")
 
 
 def fail(message: str, *, code: int = FAILED) -> NoReturn:
@@ -72,7 +79,7 @@ def _messages() -> Iterator[None]:
             _fail_of_usage(error)
         if not _is_expected(error):
             raise
-        fail(str(error))
+        fail(str(error) or "there is no memory left")
 
 
 def _fail_of_usage(error: Any) -> NoReturn:
@@ -85,6 +92,8 @@ def _fail_of_usage(error: Any) -> NoReturn:
 def _is_expected(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno != errno.EPIPE  # typer ends silently where nobody reads the output
+    if isinstance(error, MemoryError):
+        return True
     if sys.modules.get("torch") is None:
         return False
     from model.data.samples import DataError

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.weights.names import argument_error
-from service.cli.errors import fail_if, say, stdout
+from service.cli.errors import fail_if, say, say_if_few, stdout
 from service.cli.options import DATA, IMAGES, ClassNames, Device, Json, Model, folder, number, require_folder
 from service.cli.progress import counting
 from service.settings import Precision, words
@@ -70,6 +70,7 @@ def evaluate(
     measured, report = open_data(data, split, keep_empty=True, whole=whole, images=images)
     for line in report.lines():
         say(line)
+    say_if_few(len(measured))
     with joined_processes(device) as processes, counting("detecting", len(measured)) as advance:
         served = serving_model(
             detector,

@@ -15,7 +15,7 @@ import typer
 
 from model.training.settings import TrainSettings
 from model.weights.names import argument_error
-from service.cli.errors import INTERRUPTED, fail, fail_if, say, stderr, usage_errors
+from service.cli.errors import INTERRUPTED, fail, fail_if, say, say_if_few, stderr, usage_errors
 from service.cli.options import DATA, IMAGES, Device, Model, folder, number, of_setting, require_folder
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from model.weights.checkpoints import Checkpoint
 
 _EPOCHS = 20
-_FEW_IMAGES = 5  # to measure AP on
 _RATE_PER_IMAGE = 0.00125  # 0.02 for batches of 16, as usual for this detector
 
 Split = Annotated[str, typer.Option(metavar="NAME", help="Learn from this split")]
@@ -93,9 +92,8 @@ def train(
     if validation_split != "none":
         source = validation_data or data
         validation = _opened(source, validation_split, categories=names, keep_empty=True, whole=whole, images=others)
-        if len(validation) <= _FEW_IMAGES and not resume:
-            more = "" if validation_data else "; give more by --validation-data"
-            say(f"AP on so few images ({len(validation)}) is mostly chance{more}")
+        if not resume:
+            say_if_few(len(validation), remedy="" if validation_data else "; give more by --validation-data")
     native = "bf16" if has_bfloat16(computes_on) else "fp32"
     derived = _derived(given, begin, earlier, images=len(train_data), epochs=epochs, native=native)
     with usage_errors():

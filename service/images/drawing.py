@@ -64,11 +64,18 @@ def encode(image: Image.Image, image_format: DrawnFormat) -> bytes:
 
     Raises:
         BadParameterError: a JPEG cannot be that large.
+        MemoryError
     """
     if image_format == "JPEG" and max(image.size) > _LONGEST_JPEG_SIDE:
         raise BadParameterError(f"a JPEG has at most {_LONGEST_JPEG_SIDE:,} pixels a side; ask for image/png")
     buffer = io.BytesIO()
-    image.save(buffer, image_format, **_OPTIONS[image_format])
+    try:
+        image.save(buffer, image_format, **_OPTIONS[image_format])
+    except OSError as error:
+        if "when writing image file" not in str(error):
+            raise
+        # The encoder failed. The image is sound, so memory is short.
+        raise MemoryError("there is no memory left to write the picture") from error
     return buffer.getvalue()
 
 

@@ -19,14 +19,20 @@ from model.images.opened import Allocate
 from model.images.opened import OpenedImage as OpenedImage
 from model.images.opened import Pixels as Pixels
 from model.images.opened import pageable as pageable
-from service.errors import BrokenImageError, ServiceError, TooLargeError, UnavailableError, UnsupportedTypeError
+from service.errors import (
+    RETRY_WITHOUT_MEMORY_S,
+    BrokenImageError,
+    ServiceError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedTypeError,
+)
 
 _PROBLEMS: dict[type[ImageError], type[ServiceError]] = {
     BrokenFileError: BrokenImageError,
     UnsupportedImageError: UnsupportedTypeError,
     ImageTooLargeError: TooLargeError,
 }
-_RETRY_WITHOUT_MEMORY_S = 5
 
 
 class Region(NamedTuple):
@@ -150,5 +156,5 @@ def _problems() -> Iterator[None]:
         raise _PROBLEMS[type(error)](str(error)) from error
     except MemoryError as error:
         raise UnavailableError(
-            "there is no memory left to decode the image", retry_after_s=_RETRY_WITHOUT_MEMORY_S
+            "there is no memory left to decode the image", retry_after_s=RETRY_WITHOUT_MEMORY_S
         ) from error

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any, cast
 
 from service.loadtest.generator import Generator
@@ -63,6 +64,18 @@ class Measured:
     interrupted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The pipes to one process, one for each direction.
+
+    The process watches its orders on its event loop. uvloop makes what it watches non-blocking in both directions, and
+    a report that does not fit into such a pipe fails.
+    """
+
+    orders: Connection
+    reports: Connection
+
+
 def run_plan(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress], None] = lambda _: None) -> Measured:
     """Run a plan in some processes, and wait for its end. Ctrl-C ends it early, with what was measured.
 
@@ -73,23 +86,25 @@ def run_plan(plan: Plan, *, workers: int = 1, on_progress: Callable[[Progress], 
         KeyboardInterrupt: Ctrl-C came before anything was measured.
     """
     context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
+    lines: list[_Line] = []
     processes = []
     try:
         for number, share in enumerate(shares(plan, workers)):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, number, share), daemon=True)
+            their_orders, orders = context.Pipe(duplex=False)
+            reports, their_reports = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(their_orders, their_reports, number, share), daemon=True)
             process.start()
-            theirs.close()
-            pipes.append(ours)
+            their_orders.close()
+            their_reports.close()
+            lines.append(_Line(orders, reports))
             processes.append(process)
-        for pipe in pipes:
-            _received(pipe)  # it is ready
+        for line in lines:
+            _received(line.reports)  # it is ready
         start = time.monotonic() + _HEAD_START_S
-        for pipe in pipes:
-            pipe.send(start)
+        for line in lines:
+            _order(line, start)
         with _noted_interrupt() as interrupted:
-            results, stopped = _results(pipes, on_progress, interrupted)
+            results, stopped = _results(lines, on_progress, interrupted)
         if stopped is not None:
             measured_s = stopped - start - plan.warmup_s
             if measured_s <= 0:
@@ -131,36 +146,48 @@ def _noted_interrupt() -> Iterator[threading.Event]:
 
 
 def _results(
-    pipes: Sequence[Connection], on_progress: Callable[[Progress], None], interrupted: threading.Event
+    lines: Sequence[_Line], on_progress: Callable[[Progress], None], interrupted: threading.Event
 ) -> tuple[list[tuple[Samples, float]], float | None]:
     """What each process measured, and when all of them were stopped, if they were."""
     results: list[tuple[Samples, float]] = []
     stopped: float | None = None
-    open_pipes = list(pipes)
-    while open_pipes:
+    reporting = [line.reports for line in lines]
+    while reporting:
         if interrupted.is_set() and stopped is None:
             stopped = time.monotonic()
-            for pipe in open_pipes:
-                pipe.send("stop")
-        for pipe in cast("list[Connection]", wait(open_pipes, _LOOK_INTERVAL_S)):
-            message = _received(pipe)
+            for line in lines:
+                with suppress(OSError):  # it has just ended
+                    line.orders.send("stop")
+        for reports in cast("list[Connection]", wait(reporting, _LOOK_INTERVAL_S)):
+            message = _received(reports)
             if isinstance(message, Progress):
                 on_progress(message)
             else:
                 results.append(message)
-                open_pipes.remove(pipe)
+                reporting.remove(reports)
     return results, stopped
 
 
-def _received(pipe: Connection) -> Any:
+def _order(line: _Line, order: object) -> None:
     try:
-        return pipe.recv()
-    except EOFError:
-        raise WorkerLostError("a process of the load test has died; its message is above") from None
+        line.orders.send(order)
+    except OSError:
+        raise _lost() from None
 
 
-def _work(pipe: Connection, number: int, plan: Plan) -> None:
-    """One process."""
+def _received(reports: Connection) -> Any:
+    try:
+        return reports.recv()
+    except (EOFError, OSError):  # nothing, or half a report
+        raise _lost() from None
+
+
+def _lost() -> WorkerLostError:
+    return WorkerLostError("a process of the load test has died; its message is above")
+
+
+def _work(orders: Connection, reports: Connection, number: int, plan: Plan) -> None:
+    """Run one process of the load test."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     with suppress(ImportError):
         import resource
@@ -168,7 +195,7 @@ def _work(pipe: Connection, number: int, plan: Plan) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_generate(pipe, number, plan))
+        runner.run(_generate(orders, reports, number, plan))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -179,22 +206,34 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _generate(pipe: Connection, number: int, plan: Plan) -> None:
+async def _generate(orders: Connection, reports: Connection, number: int, plan: Plan) -> None:
     generator = Generator(plan)
+    outbox: SimpleQueue[object] = SimpleQueue()
+    # A thread sends: a display that stalls must not stop the event loop, which would count as latency.
+    sending = threading.Thread(target=_send, args=(reports, outbox), daemon=True)
+    sending.start()
     gc.freeze()  # or requests would wait while the collector looks through all that was imported
-    pipe.send("ready")
-    start: float = pipe.recv()
-    telling = asyncio.ensure_future(_tell(pipe, number, generator))
-    asyncio.get_running_loop().add_reader(pipe.fileno(), generator.stop)  # whatever comes now means that
+    outbox.put("ready")
+    start: float = orders.recv()
+    telling = asyncio.ensure_future(_tell(outbox, number, generator))
+    asyncio.get_running_loop().add_reader(orders.fileno(), generator.stop)  # whatever comes now means that
     began, used = time.perf_counter(), time.process_time()
     samples = await generator.run(start)
     busy = (time.process_time() - used) / (time.perf_counter() - began)
     telling.cancel()
-    asyncio.get_running_loop().remove_reader(pipe.fileno())
-    pipe.send((samples, busy))
+    asyncio.get_running_loop().remove_reader(orders.fileno())
+    outbox.put((samples, busy))
+    outbox.put(None)
+    sending.join()
 
 
-async def _tell(pipe: Connection, number: int, generator: Generator) -> None:
+def _send(reports: Connection, outbox: SimpleQueue[object]) -> None:
+    with suppress(OSError):  # the parent has ended
+        while (report := outbox.get()) is not None:
+            reports.send(report)
+
+
+async def _tell(outbox: SimpleQueue[object], number: int, generator: Generator) -> None:
     told = 0
     seen = generator.recorder
     while True:
@@ -202,4 +241,4 @@ async def _tell(pipe: Connection, number: int, generator: Generator) -> None:
         rows = range(told, len(seen.failures))
         told = len(seen.failures)
         latencies = [seen.done[row] - seen.intended[row] for row in rows if not seen.failures[row]]
-        pipe.send(Progress(number, latencies, len(rows) - len(latencies), generator.in_flight))
+        outbox.put(Progress(number, latencies, len(rows) - len(latencies), generator.in_flight))

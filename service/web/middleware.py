@@ -1,4 +1,7 @@
-"""Wraps every request: gives it an id and safe headers, counts and logs it, and answers unexpected exceptions."""
+"""Wraps every request: gives it an id and safe headers, counts and logs it, and answers unexpected exceptions.
+
+It also rejects an invalid Host header: h11 checks only that there is one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import UnavailableError
+from service.errors import BadRequestError, UnavailableError
 from service.telemetry.logs import access_logger, request_id_of_this_task
 from service.telemetry.metrics import Metrics
 from service.web.problems import error_response, noted_problem, problem_response, release_frames
@@ -37,6 +40,8 @@ _RAW_DEFAULT_HEADERS = [(name.lower().encode(), value.encode()) for name, value 
 _RAW_OURS = {_RAW_ID_HEADER, *(name for name, _ in _RAW_DEFAULT_HEADERS)}
 # An id goes into logs and headers: short, and of characters that mean nothing there.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+# RFC 9110, section 7.2: a host with or without a port. The host may be empty. An address may name its zone (RFC 6874).
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 _UNROUTED = "none"
 _LONGEST_METHOD = 16  # in the log; those of HTTP are shorter
 
@@ -63,7 +68,8 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER, ""))
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get(REQUEST_ID_HEADER, ""))
         scope.setdefault("state", {})["request_id"] = request_id
         span = trace.get_current_span()
         if span.is_recording():
@@ -80,7 +86,8 @@ class RequestContext:
         token = request_id_of_this_task.set(request_id)
         self.metrics.requests_now += 1
         try:
-            await self.app(scope, receive, send_with_headers)
+            app = self.app if _HOST.fullmatch(headers.get("host", "")) else _odd_host
+            await app(scope, receive, send_with_headers)
         except asyncio.CancelledError:  # the server does this when it has waited long enough for the process to end
             if not status:
                 ended = UnavailableError("the service ended before the answer was ready")
@@ -113,6 +120,12 @@ class RequestContext:
             fields |= {"duration_ms": round(seconds * 1e3, 2)} | ({} if code is None else {"problem": code})
             line = "%(method)s %(route)s %(status)d %(duration_ms).1f ms" + ("" if code is None else " %(problem)s")
             access_logger.log(level, line, fields, extra=fields)
+
+
+async def _odd_host(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reject a request whose Host header is invalid (RFC 9112, section 3.2)."""
+    error = BadRequestError("the Host header is neither a name nor an address, with or without a port")
+    await error_response(scope, error)(scope, receive, send)
 
 
 def internal_error(scope: Scope) -> JSONResponse:

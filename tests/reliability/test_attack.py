@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from PIL import Image
 
 from tests.support.attackers import Watch
 from tests.support.calls import record
+from tests.support.default_server import DefaultServer, served_as_by_default
 from tests.support.faulty_server import faulty
 
 pytestmark = pytest.mark.reliability
@@ -31,33 +31,6 @@ MOST_BYTES = 3_000_000_000
 MOST_BATCHES_WAITED = 4  # the one at work, one of each caller, and what rounding makes of it
 MOST_LOG_LINES = 12
 SHUTDOWN_S = 20
-
-
-def status_kib(pid: int, name: str) -> int:
-    return int(re.findall(name + r":\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0])
-
-
-@contextmanager
-def served_as_by_default(log: Path, **settings: object) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The service with the bundled weights and its default settings, in a process of its own; ready."""
-    environment = {f"FRCNN_{name.upper()}": str(value) for name, value in settings.items()}
-    environment |= {"FRCNN_PORT": "0", "FRCNN_WEIGHTS": "bundled", "FRCNN_DEVICE": "cpu"}
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve"], stdout=output, stderr=output, env=os.environ | environment
-        )
-    try:
-        give_up = time.monotonic() + 180
-        while "ready:" not in log.read_text():
-            assert child.poll() is None, log.read_text()
-            assert time.monotonic() < give_up, log.read_text()
-            time.sleep(0.1)
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text())
-        assert found is not None
-        yield child, int(found[1])
-    finally:
-        child.kill()
-        child.wait()
 
 
 @contextmanager
@@ -81,32 +54,31 @@ def percentile(values: list[float], share: float) -> float:
 @pytest.mark.parametrize("addresses", [1, 64])
 def test_under_attack_a_polite_caller_is_answered_and_memory_stays(addresses: int, tmp_path: Path) -> None:
     """With an address each, attackers have a share each, and the polite caller one of 65."""
-    log = tmp_path / "log"
     picture = io.BytesIO()
     Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(picture, "JPEG")
 
     logged: list[int] = []
 
-    async def attacked(port: int, child: subprocess.Popen[bytes]) -> tuple[dict[str, Any], Watch, float]:
-        watch = Watch(port, lambda: status_kib(child.pid, "VmRSS"))
-        with attackers(port, SECONDS + 30, addresses) as attacking:
+    async def attacked(server: DefaultServer) -> tuple[dict[str, Any], Watch, float]:
+        watch = Watch(server.port, server.memory_kib)
+        with attackers(server.port, SECONDS + 30, addresses) as attacking:
             watching = asyncio.create_task(watch.run(picture.getvalue()))
             await asyncio.sleep(SECONDS)
             watch.stopped.set()
             await watching
-            logged.append(len(log.read_text().splitlines()))
-            child.send_signal(signal.SIGTERM)
+            logged.append(len(server.lines()))
+            server.child.send_signal(signal.SIGTERM)
             started = time.perf_counter()
-            await asyncio.to_thread(child.wait, SHUTDOWN_S + 30)
+            await asyncio.to_thread(server.child.wait, SHUTDOWN_S + 30)
             ended = time.perf_counter() - started
             attacking.terminate()
             return json.loads(attacking.communicate(timeout=30)[0]), watch, ended
 
-    with served_as_by_default(log, access_log=False, shutdown_timeout_s=SHUTDOWN_S) as (child, port):
-        before = status_kib(child.pid, "VmRSS")
-        attack, watch, ended = asyncio.run(attacked(port, child))
-        code = child.returncode
-    lines = log.read_text().splitlines()[logged[0] :]
+    with served_as_by_default(tmp_path / "log", access_log=False, shutdown_timeout_s=SHUTDOWN_S) as server:
+        before = server.memory_kib()
+        attack, watch, ended = asyncio.run(attacked(server))
+        code = server.child.returncode
+        lines = server.lines()[logged[0] :]
     stages = ", ".join(
         f"{name} {percentile(seconds, 0.5):.2f} and {percentile(seconds, 0.99):.2f} s"
         for name, seconds in watch.stage_s.items()

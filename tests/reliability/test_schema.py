@@ -115,13 +115,23 @@ def rejects_a_file(response: schemathesis.Response) -> bool:
 
 
 def is_lost_in_a_form(case: Case[Any]) -> bool:
-    """Whether all that is wrong is not sent: a form has texts, so any key is one, and an empty list is nothing."""
+    """Whether a form cannot show what is wrong: all its values are texts, and a list of one is its value."""
     if case.media_type != "multipart/form-data" or not isinstance(case.body, dict) or IMAGE_FIELD not in case.body:
         return False
     confidence = case.body.get(CONFIDENCE_FIELD)
-    if confidence not in (None, []) and not (isinstance(confidence, int | float) and 0 <= confidence <= 1):
+    if isinstance(confidence, str | bool | list):
+        texts = confidence if isinstance(confidence, list) else [confidence]
+        return not texts or (len(texts) == 1 and _is_a_confidence(str(texts[0])))
+    if confidence is not None and not (isinstance(confidence, int | float) and 0 <= confidence <= 1):
         return False
-    return confidence == [] or not isinstance(case.body.get(KEY_FIELD, ""), str)
+    return not isinstance(case.body.get(KEY_FIELD, ""), str)
+
+
+def _is_a_confidence(text: str) -> bool:
+    try:
+        return text.strip() == "" or 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 @schema.parametrize()

@@ -140,7 +140,7 @@ def test_the_replica_rejects_before_serve_does(scaled: Scaled) -> None:
 
     answers = asyncio.run(flood())
     rejected = [answer for answer in answers if answer.status_code != 200]
-    assert 4 <= len(answers) - len(rejected) < 30
+    assert 3 <= len(answers) - len(rejected) < 30  # all are of one caller, whose share of the 4 places is 3
     assert {answer.status_code for answer in rejected} == {429}
     assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in rejected)
     assert {answer.json()["type"] for answer in rejected} == {"urn:faster-rcnn-service:queue-full"}

@@ -35,12 +35,12 @@ def post(body: bytes, path: str = "/detect", **headers: object) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def call(port: int, request: bytes) -> Reply:
-    """Send it over a connection of its own and read the answer to its end."""
+async def call(port: int, request: bytes, address: str | None = None) -> Reply:
+    """Send it over a connection of its own, from an address if one is given, and read the answer to its end."""
     started = time.perf_counter()
     received = b""
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0) if address else None)
     except ConnectionError:
         return Reply(0, b"", time.perf_counter() - started, time.perf_counter())
     try:

@@ -1,9 +1,11 @@
-"""What decoding needs is what it is said to need."""
+"""What decoding needs is what it is said to need, and a lack of it is no fault of the file."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image, features
 
 from model.images.decoding import open_image
 from tests.support.image_files import saved
+from tests.support.processes import script_environment
 
 SIDE = 2048
 SLACK_BYTES = 6 << 20
@@ -29,6 +32,7 @@ before = peak()
 decode(data, max_pixels=1 << 26)
 print(peak() - before)
 """
+SHORT_SIDE = 1024
 KINDS: list[tuple[str, str, dict[str, Any]]] = [
     ("JPEG", "RGB", {}),
     ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
@@ -39,6 +43,13 @@ KINDS: list[tuple[str, str, dict[str, Any]]] = [
     ("AVIF", "RGBA", {"speed": 10, "subsampling": "4:4:4"}),
     ("GIF", "P", {}),
     ("TIFF", "CMYK", {"compression": "tiff_lzw"}),
+]
+OTHERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("WEBP", "RGBA", {"method": 0}),
+    ("BMP", "RGB", {}),
+    ("TIFF", "RGB", {"compression": "jpeg"}),
+    ("TIFF", "L", {"compression": "lzma"}),
+    ("TIFF", "1", {"compression": "group4"}),
 ]
 
 
@@ -59,3 +70,41 @@ def test_no_decoder_needs_more_than_is_reserved(image_format: str, mode: str, op
     )
     image = open_image(data, max_pixels=1 << 26)
     assert int(ran.stdout) <= image.working_bytes + 3 * SIDE * SIDE + SLACK_BYTES
+
+
+def outcomes(data: bytes, folder: Path, *options: str) -> set[str]:
+    """What comes of decoding it in processes of little memory, or by `--enough` in one of as much as it needs."""
+    file = folder / "image"
+    file.write_bytes(data)
+    said = subprocess.run(
+        [sys.executable, "-m", "tests.support.short_of_memory", *options, str(file)],
+        env=script_environment(), capture_output=True, check=True, timeout=100,
+    )  # fmt: skip
+    return set(json.loads(said.stdout))
+
+
+def smooth(image_format: str, mode: str, options: dict[str, Any]) -> bytes:
+    if image_format == "AVIF" and not features.check("avif"):
+        pytest.skip("Pillow has no AVIF here")
+    steps = np.arange(SHORT_SIDE, dtype=np.uint32)
+    plane = ((steps[:, None] * 3 + steps * 5) >> 3).astype(np.uint8)
+    return saved(Image.fromarray(plane).convert(mode), image_format, **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize(("image_format", "mode", "options"), KINDS + OTHERS)
+def test_a_lack_of_memory_is_no_fault_of_the_file(
+    image_format: str, mode: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    assert outcomes(smooth(image_format, mode, options), tmp_path) == {"decoded", "lacked memory"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize(("image_format", "mode", "options"), [kind for kind in KINDS if kind[0] in {"PNG", "WEBP"}])
+def test_a_broken_file_is_called_so_where_memory_suffices(
+    image_format: str, mode: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    data = smooth(image_format, mode, options)
+    third = len(data) // 3
+    (outcome,) = outcomes(data[:third] + b"\xff" * third + data[2 * third :], tmp_path, "--enough")
+    assert outcome.startswith("BrokenImageError")

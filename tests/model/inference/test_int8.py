@@ -196,10 +196,10 @@ def test_other_detectors_are_calibrated_once(tmp_path: Path, caplog: pytest.LogC
     first = served(8)
     assert all(tensor.std() > 0 for tensor in first)
     (path,) = tmp_path.glob("*.json")
-    assert caplog.text.count("is calibrated, once") == 1
+    assert caplog.text.count("is being calibrated on") == 1
     assert "picture 8 of 8" in caplog.text
     assert all(torch.equal(one, other) for one, other in zip(first, served(8), strict=True))
-    assert caplog.text.count("is calibrated, once") == 1
+    assert caplog.text.count("is being calibrated on") == 1
     path.write_text("torn")
     served(8)
     assert "cannot be read and is made again" in caplog.text

@@ -7,7 +7,11 @@ import pytest
 
 from model.training.log import LOG_NAME, JsonLog, cut_log
 
-LINES = [b'{"iteration": 1, "loss": 0.5}', b'{"iteration": 2, "loss": 0.25}', b'{"iteration": 2, "AP": 0.1}']
+LINES = [
+    b'{"iteration": 1, "loss": 0.5}',
+    b'{"iteration": 2, "loss": 0.25}',
+    b'{"iteration": 2, "is_best": true, "AP": 0.1}',
+]
 
 
 def test_an_update_is_a_line_with_its_losses_in_full(tmp_path: Path) -> None:
@@ -26,6 +30,14 @@ def test_what_happens_again_is_forgotten(tmp_path: Path, iteration: int, kept: i
     cut_log(path, iteration)
     assert path.read_bytes().splitlines() == LINES[:kept]
     assert [file.name for file in tmp_path.iterdir()] == [LOG_NAME]
+
+
+@pytest.mark.parametrize(("iteration", "kept"), [(1, 1), (2, 2), (9, 3)])
+def test_an_evaluation_that_happens_again_is_forgotten(tmp_path: Path, iteration: int, kept: int) -> None:
+    path = tmp_path / LOG_NAME
+    path.write_bytes(b"\n".join(LINES) + b"\n")
+    cut_log(path, iteration, is_judged=False)
+    assert path.read_bytes().splitlines() == LINES[:kept]
 
 
 @pytest.mark.parametrize("torn", [b'{"iteration": 2, "by_class": {"a": {"ap": 1}', b"\xff}", b"[0]", b"{}"])

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from model.data.samples import DataError
 from model.data.synthetic import SyntheticData
 from model.evaluation.average_precision import Metrics, detect_all, evaluate
 from model.training.batches import batches
+from model.training.interruption import TrainingInterrupted
 from model.training.log import LOG_NAME, JsonLog
 from model.training.processes import Processes
 from model.training.settings import TrainSettings
@@ -244,7 +247,7 @@ def test_a_resumed_run_keeps_the_best_so_far(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_stopped_at_its_first_evaluation_goes_on(tmp_path: Path) -> None:
-    """A second Ctrl-C may come when the best weights are written and the state is not due yet."""
+    """A second Ctrl-C may come when the evaluation is logged, the best weights are written and no state is due yet."""
 
     class Stopping:
         def updated(self, *_: object) -> None: ...
@@ -253,13 +256,36 @@ def test_a_run_that_is_stopped_at_its_first_evaluation_goes_on(tmp_path: Path) -
             raise KeyboardInterrupt
 
     settings = tiny_run.tiny_settings(3, evaluate_every=2, save_every=100)
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
     validation = SyntheticData("val", count=2, size_hw=SIZE_HW)
+    trainer(whole, settings, validation=validation).run()
     with pytest.raises(KeyboardInterrupt):
-        trainer(tmp_path, settings, validation=validation, listeners=[Stopping()]).run()
-    assert (tmp_path / BEST_NAME).exists()
-    assert finished_iterations(tmp_path) == 2
-    trainer(tmp_path, settings, validation=validation).run(resume=True)
-    assert [line["iteration"] for line in logged(tmp_path) if "is_best" in line] == [2, 3]
+        trainer(folder, settings, validation=validation, listeners=[JsonLog(folder / LOG_NAME), Stopping()]).run()
+    assert (folder / BEST_NAME).exists()
+    assert finished_iterations(folder) == 2
+    assert [line["iteration"] for line in logged(folder) if "is_best" in line] == [2]
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    trainer(folder, settings, validation=validation).run(resume=True)
+    assert logged(folder) == logged(whole)
+    assert (folder / BEST_NAME).read_bytes() == (whole / BEST_NAME).read_bytes()
+    # What was due happens under other settings, too, or the best so far would be lost.
+    trainer(other, replace(settings, evaluate_every=100), validation=validation).run(resume=True)
+    assert logged(other) == logged(whole)
+
+
+def test_a_signal_after_what_was_due_is_done_saves_the_state_too(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tiny_run.tiny_settings(3, save_every=100))
+    do_what_is_due = run._after_update
+
+    def then_stop() -> None:
+        do_what_is_due()
+        signal.raise_signal(signal.SIGTERM)
+
+    run._after_update = then_stop
+    with pytest.raises(TrainingInterrupted):
+        run.run()
+    assert finished_iterations(tmp_path) == 1
 
 
 def test_infinite_gradients_say_what_to_do(tmp_path: Path) -> None:

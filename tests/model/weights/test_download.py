@@ -142,6 +142,23 @@ def test_a_complete_partial_file_only_needs_its_name(server: Server) -> None:
     assert leftovers(path) == {NAME}
 
 
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_download_that_cannot_get_its_name_is_kept(
+    server: Server, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if step == "fsync" else Path, step, fail)
+        with pytest.raises(WeightsUnavailableError, match="No space left"):
+            fetch(server.url, progress=False)
+    path = cached_path(server.url)
+    assert leftovers(path) == {f"{NAME}.partial"}
+    assert fetch(server.url, progress=False).read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={len(CONTENT)}-"]
+
+
 def test_rubbish_from_an_earlier_try_is_thrown_away(server: Server) -> None:
     path = cached_path(server.url)
     path.parent.mkdir(parents=True)

@@ -251,6 +251,23 @@ async def test_a_picture_too_long_for_a_jpeg() -> None:
         assert (await client.post("/detect", content=data, headers={"Accept": "image/png"})).status_code == 200
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError("encoder error -9 when writing image file")])
+async def test_a_lack_of_memory_outside_decoding_is_no_fault_of_the_caller(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    data = red_png(3)
+    async with serving(FakeDetector()) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("PIL.Image.Image.save", fail)
+            answer = await client.post("/detect", content=data, headers={"Accept": "image/png"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "memory" in answer.json()["detail"]
+        assert (await client.post("/detect", content=data)).status_code == 200
+
+
 async def test_a_form_may_have_other_fields() -> None:
     async with serving(FakeDetector()) as client:
         form: dict[str, Any] = {"files": {"file": red_png(7, (32, 40))}, "data": {"a": "1", "b": "2", "c": "3"}}

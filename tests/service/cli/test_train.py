@@ -43,6 +43,7 @@ def test_a_users_own_class_is_trained_evaluated_and_packed(tmp_path: Path) -> No
     words: tuple[object, ...] = ("--weights", output / "best.safetensors", "--data", folder, "--device", "cpu")
     measured = invoke("evaluate", *words, "--json", "--plot", tmp_path / "plots")
     assert measured.exit_code == 0, measured.output
+    assert "AP on so few images (3) is mostly chance" in measured.stderr
     metrics = json.loads(measured.stdout)
     assert metrics["images"] == 3
     assert 0 <= metrics["AP"] <= metrics["AP50"] <= 1

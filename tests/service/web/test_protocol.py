@@ -403,14 +403,18 @@ def test_what_is_ambiguous_is_rejected(head: bytes) -> None:
     assert b"application/problem+json" in answer
 
 
-@pytest.mark.parametrize("host", [b"[", b"a b", b"[::1", b"x:99999999", b"\xff", b""])
+@pytest.mark.parametrize(
+    ("host", "statuses"),
+    [(host, [b"400", b"400"]) for host in (b"[", b"a b", b"[::1", b"x@y", b"x/y", b"x:y", b"[x]", b"[v1.x]", b"\xff")]
+    + [(host, [b"404", b"200"]) for host in (b"", b"x:99999999", b"[::1]:8000", b"[fe80::1%25a]", b"a_b:80")],
+)  # fmt: skip
 @pytest.mark.parametrize("accept", [b"*/*", b"text/html"])
-def test_an_odd_host_is_no_fault_of_the_service(host: bytes, accept: bytes) -> None:
+def test_an_invalid_host_is_rejected(host: bytes, statuses: list[bytes], accept: bytes) -> None:
     with live(FakeDetector()) as url, connected(url) as connection:
         connection.sendall(b"GET /none HTTP/1.1\r\nHost: " + host + b"\r\nAccept: " + accept + b"\r\n\r\n")
         connection.sendall(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
         received = until_closed(connection)
-    assert re.findall(rb"HTTP/1.1 (\d+) ", received) == [b"404", b"200"]
+    assert re.findall(rb"HTTP/1.1 (\d+) ", received) == statuses
 
 
 def test_a_client_of_http_1_0_is_not_told_to_continue() -> None:
