@@ -67,10 +67,11 @@ def png(width: int, height: int, *, bits: int = 8, interlaced: bool = False) -> 
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
 
 
-def many_scans(scans: int, side: int) -> bytes:
-    whole = saved(smooth(side=side), "JPEG", progressive=True)
+def many_scans(image: Image.Image, scans: int) -> bytes:
+    """A progressive JPEG, whose last scan is repeated."""
+    whole = saved(image, "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
-    return whole[:last] + whole[last:-2] * (scans - 9) + b"\xff\xd9"
+    return whole[:last] + whole[last:-2] * (scans + 1 - whole.count(b"\xff\xda")) + b"\xff\xd9"
 
 
 def tiff(width: int, height: int, strip: bytes) -> bytes:
@@ -103,8 +104,8 @@ def gif(blocks: bytes) -> bytes:
 FILES: dict[str, Callable[[], bytes]] = {
     "JPEG, 67 million pixels": lambda: saved(smooth(), "JPEG", quality=90),
     "JPEG, progressive, 10 scans": lambda: saved(smooth(side=6150), "JPEG", progressive=True),
-    "JPEG, progressive, 12 scans": lambda: many_scans(12, 5560),
-    "JPEG, progressive, 100 scans": lambda: many_scans(100, 1860),
+    "JPEG, progressive, 12 scans": lambda: many_scans(smooth(side=5560), 12),
+    "JPEG, progressive, 100 scans": lambda: many_scans(smooth(side=1860), 100),
     "JPEG, progressive, 4:4:4": lambda: saved(smooth(side=6130), "JPEG", progressive=True, subsampling=0),
     "JPEG, progressive, noise": lambda: saved(noise(4850), "JPEG", quality=50, progressive=True, subsampling=0),
     "JPEG, CMYK": lambda: saved(smooth("CMYK", 6450), "JPEG"),

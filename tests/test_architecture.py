@@ -29,7 +29,7 @@ LAYERS = {
         training bench
     """,
     "service": """
-        wire errors state client
+        wire errors state threads client
         settings images loadtest
         devices telemetry
         batching web

@@ -46,7 +46,8 @@ def check_same_run(
         DataError: with what differs.
     """
     theirs, ours = list(state["info"]["class_names"]), list(class_names)
-    advice = "Repeat the run's own, or train without --resume, into another folder"
+    another = "train without --resume, into another folder"
+    advice = f"Repeat the run's own, or {another}"
     if theirs != ours:
         raise DataError(
             f"the run in {folder} has the classes {', '.join(theirs[1:])}; the data have "
@@ -55,16 +56,21 @@ def check_same_run(
     before, after = (
         dict(same["settings"]) | {"processes times accumulated parts": same["parts"]} for same in (state, now)
     )
-    changes = [
-        f"{name} {before.get(name)} -> {after.get(name)}"
+    changes = {
+        name: f"{name} {before.get(name)} -> {after.get(name)}"
         for name in dict.fromkeys([*before, *after])
         if (name in _SHAPING if allow_changes else name not in _CHANGEABLE) and before.get(name) != after.get(name)
-    ]
+    }
     if changes:
-        raise DataError(f"the run in {folder} was begun with other settings: {'; '.join(changes)}. {advice}")
-    for name, what in (("data", "training"), ("validation", "validation")):
+        if _SHAPING.isdisjoint(changes):
+            advice = f"Repeat the run's own, pass --allow-changes, or {another}"
+        raise DataError(f"the run in {folder} was begun with other settings: {'; '.join(changes.values())}. {advice}")
+    for name, what, options in (
+        ("data", "training", "--data, --images, --split, --keep-empty and --validation-data"),
+        ("validation", "validation", "--validation-data, --validation-images and --validation-split"),
+    ):
         if state[name] != now[name]:
-            raise DataError(f"the run in {folder} was begun with other {what} data. {advice}")
+            raise DataError(f"the run in {folder} was begun with other {what} data; look at {options}. {advice}")
 
 
 def check_agreement(processes: Processes, iteration: int, mine: Identity, folder: Path) -> None:

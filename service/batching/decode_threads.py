@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from service.batching.fairness import Caller, Turns
+from service.threads import lower_priority
 
 T = TypeVar("T")
 
@@ -170,7 +169,7 @@ class DecodeThreads:
     def __init__(self, count: int) -> None:
         self.count = count
         self._short = _Lane(count, "decode")
-        self._long = _Lane(count, "decode-long", _lower_priority)
+        self._long = _Lane(count, "decode-long", _run_after_others)
 
     def submit(self, work: Callable[[], T | Continuation], caller: Caller = None, cost: int = USUAL_COST) -> Future[T]:
         """Run work in its turn. Work whose future is cancelled before that is freed at once, and never runs.
@@ -218,9 +217,5 @@ class DecodeThreads:
             del rest  # or it would hold the result while another piece runs
 
 
-def _lower_priority() -> None:
-    """Let other threads run before this one. In Linux each thread has a priority of its own."""
-    if sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may deny it; the threads serve all the same
-            lower = min(os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICENESS, 19)
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), lower)
+def _run_after_others() -> None:
+    lower_priority(threading.current_thread(), _NICENESS)

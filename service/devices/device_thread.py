@@ -10,6 +10,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
+from service.threads import start_daemon
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,7 @@ class DeviceThread:
         # What came of the work: its result, and what it raised.
         self._outcome: asyncio.Future[tuple[Any, Exception | None]] | None = None
         self._ended = False
-        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
-        self._thread.start()
+        self._thread = start_daemon(self._live, name=name)
 
     @property
     def alive(self) -> bool:

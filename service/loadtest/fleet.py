@@ -156,8 +156,8 @@ def _results(
         if interrupted.is_set() and stopped is None:
             stopped = time.monotonic()
             for line in lines:
-                with suppress(OSError):  # it has just ended
-                    line.orders.send("stop")
+                with suppress(WorkerLostError):  # it has just ended
+                    _order(line, "stop")
         for reports in cast("list[Connection]", wait(reporting, _LOOK_INTERVAL_S)):
             message = _received(reports)
             if isinstance(message, Progress):

@@ -86,7 +86,7 @@ class RequestContext:
         token = request_id_of_this_task.set(request_id)
         self.metrics.requests_now += 1
         try:
-            app = self.app if _HOST.fullmatch(headers.get("host", "")) else _odd_host
+            app = self.app if _HOST.fullmatch(headers.get("host", "")) else _reject_host
             await app(scope, receive, send_with_headers)
         except asyncio.CancelledError:  # the server does this when it has waited long enough for the process to end
             if not status:
@@ -122,7 +122,7 @@ class RequestContext:
             access_logger.log(level, line, fields, extra=fields)
 
 
-async def _odd_host(scope: Scope, receive: Receive, send: Send) -> None:
+async def _reject_host(scope: Scope, receive: Receive, send: Send) -> None:
     """Reject a request whose Host header is invalid (RFC 9112, section 3.2)."""
     error = BadRequestError("the Host header is neither a name nor an address, with or without a port")
     await error_response(scope, error)(scope, receive, send)

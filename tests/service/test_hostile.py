@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import socket
 import struct
 import zlib
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeDetector
+from tests.support.processes import status_kib
 from tests.support.servers import serving
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +49,7 @@ def bmp_of(width: int, height: int) -> bytes:
 
 def memory_kib() -> int:
     """The most this process has had so far."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    return status_kib(os.getpid(), "VmHWM")
 
 
 @pytest.mark.parametrize(

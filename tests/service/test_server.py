@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from service.devices.detector import Detector
+from service.server import yielding
+from service.settings import Settings
 from tests.support.faulty_server import faulty, numbered_png
 
 HANGS = 3
@@ -34,6 +40,28 @@ def test_sigterm_flips_readiness_first_then_rejects_and_finishes() -> None:
         server.until(lambda: not listens(server.port), 10)
         assert accepted[0].result().json()["boxes"][0][0] == 1
         assert server.child.wait(10) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_what_callers_send_leaves_the_cores_to_detection() -> None:
+    with faulty() as server:
+        assert detect(server, numbered_png(1)).status_code == 200
+        threads = [int(folder.name) for folder in Path(f"/proc/{server.child.pid}/task").iterdir()]
+        found = [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads]
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        low = min(usual + 10, 19)
+        assert os.getpriority(os.PRIO_PROCESS, server.child.pid) == low  # of its main thread
+        assert found.count(low) >= 2  # it decodes as well
+        assert set(found) == {low, usual}
+
+
+@pytest.mark.parametrize(("devices", "yields"), [(["cpu"], 1), (["cuda:0"], 0), (["cpu", "cuda:0"], 0)])
+def test_nothing_yields_to_a_gpu(devices: list[str], yields: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr("service.server._yield_to_detection", lambda: calls.append(None))
+    detectors = [cast(Detector, SimpleNamespace(device=device)) for device in devices]
+    assert yielding(lambda _: detectors)(Settings()) == detectors
+    assert len(calls) == yields
 
 
 def test_while_it_loads_there_is_nothing_to_wait_for_and_nothing_is_wrong() -> None:

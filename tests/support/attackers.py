@@ -26,7 +26,18 @@ from PIL import Image
 from benchmarks.slowest_images import gif, png, run_length_encoded, smooth, tiff
 from tests.support.calls import call, post
 
+# What the service holds under attack.
+MOST_BYTES = 3_000_000_000
+MOST_BATCHES_WAITED = 4  # the one at work, one of each caller, and what rounding makes of it
+MOST_LOG_LINES = 12
 _READ_S = 90.0
+
+
+def photo() -> bytes:
+    """Draw what a polite caller sends."""
+    picture = io.BytesIO()
+    Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(picture, "JPEG")
+    return picture.getvalue()
 
 
 def jpeg(side: int, **options: object) -> bytes:

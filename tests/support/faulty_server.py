@@ -17,7 +17,7 @@ import httpx
 from PIL import Image
 
 from service.devices.canary import known_picture
-from tests.support.processes import script_environment
+from tests.support.processes import script_environment, status_kib
 
 _RED, _GREEN = known_picture()[:2, 0, 0].tolist()
 CANARY = 256 * _RED + _GREEN  # the number of the picture that devices are checked with
@@ -43,8 +43,7 @@ class ServerProcess:
 
     def memory_kib(self) -> int:
         """Resident memory."""
-        status = Path(f"/proc/{self.child.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+        return status_kib(self.child.pid, "VmRSS")
 
     def memory_at_rest_kib(self) -> int:
         """The same, after two canaries: those return to the system what the C library has kept."""

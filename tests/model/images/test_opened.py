@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from benchmarks.slowest_images import smooth
 from model.images.decoding import open_image
 from tests.support.image_files import saved
 from tests.support.processes import script_environment
@@ -83,12 +84,10 @@ def outcomes(data: bytes, folder: Path, *options: str) -> set[str]:
     return set(json.loads(said.stdout))
 
 
-def smooth(image_format: str, mode: str, options: dict[str, Any]) -> bytes:
+def short(image_format: str, mode: str, options: dict[str, Any]) -> bytes:
     if image_format == "AVIF" and not features.check("avif"):
         pytest.skip("Pillow has no AVIF here")
-    steps = np.arange(SHORT_SIDE, dtype=np.uint32)
-    plane = ((steps[:, None] * 3 + steps * 5) >> 3).astype(np.uint8)
-    return saved(Image.fromarray(plane).convert(mode), image_format, **options)
+    return saved(smooth(mode, SHORT_SIDE), image_format, **options)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
@@ -96,7 +95,7 @@ def smooth(image_format: str, mode: str, options: dict[str, Any]) -> bytes:
 def test_a_lack_of_memory_is_no_fault_of_the_file(
     image_format: str, mode: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert outcomes(smooth(image_format, mode, options), tmp_path) == {"decoded", "lacked memory"}
+    assert outcomes(short(image_format, mode, options), tmp_path) == {"decoded", "lacked memory"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
@@ -104,7 +103,7 @@ def test_a_lack_of_memory_is_no_fault_of_the_file(
 def test_a_broken_file_is_called_so_where_memory_suffices(
     image_format: str, mode: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    data = smooth(image_format, mode, options)
+    data = short(image_format, mode, options)
     third = len(data) // 3
     (outcome,) = outcomes(data[:third] + b"\xff" * third + data[2 * third :], tmp_path, "--enough")
     assert outcome.startswith("BrokenImageError")

@@ -68,6 +68,16 @@ def test_one_compiled_network_takes_any_shape(small: FasterRCNN) -> None:
         assert difference(network, reference, images, least=0.99999) is None
 
 
+@pytest.mark.usefixtures("openvino")
+def test_in_bf16_the_pyramid_has_half_the_bytes(small: FasterRCNN) -> None:
+    network = OpenVINONetwork(as_graph(small), dtype=torch.bfloat16, threads=1)
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    output = network(images)
+    assert {level.dtype for level in output.levels} == {torch.bfloat16}
+    assert {prediction.dtype for prediction in output.predictions} == {torch.float32}
+    assert difference(network, TorchNetwork(small), images, least=0.98) is None
+
+
 @native_bf16
 @pytest.mark.usefixtures("openvino")
 def test_bf16_is_about_torchs(small: FasterRCNN) -> None:

@@ -355,16 +355,18 @@ def test_another_runs_classes_or_a_broken_state_are_told(tmp_path: Path) -> None
 def test_a_run_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
     trainer(tmp_path, tiny_run.tiny_settings(1)).run()
     changed = tiny_run.tiny_settings(2, learning_rate=0.5, flips="none", colour=0.1)
-    with pytest.raises(DataError, match=r"learning_rate 0\.02 -> 0\.5; flips dihedral -> none\. Repeat"):
+    with pytest.raises(
+        DataError, match=r"learning_rate 0\.02 -> 0\.5; flips dihedral -> none\. Repeat .*pass --allow-changes"
+    ):
         trainer(tmp_path, changed).run(resume=True)
     assert trainer(tmp_path, changed).run(resume=True, allow_changes=True).iterations == 2
-    with pytest.raises(DataError, match="live_norm False -> True"):
+    with pytest.raises(DataError, match=r"live_norm False -> True\. Repeat the run's own, or train without"):
         trainer(tmp_path, tiny_run.tiny_settings(2, live_norm=True)).run(resume=True, allow_changes=True)
     trainer(tmp_path, tiny_run.tiny_settings(1)).run()
     with pytest.raises(DataError, match="processes times accumulated parts 1 -> 2"):
         trainer(tmp_path, tiny_run.tiny_settings(2, accumulate=2)).run(resume=True)
     fewer = SyntheticData("train", count=9, size_hw=SIZE_HW)
-    with pytest.raises(DataError, match="begun with other training data"):
+    with pytest.raises(DataError, match="begun with other training data; look at --data"):
         trainer(tmp_path, tiny_run.tiny_settings(2), data=fewer).run(resume=True)
     longer = tiny_run.tiny_settings(2, save_every=1, evaluate_every=1)
     assert trainer(tmp_path, longer).run(resume=True).iterations == 2

@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 
 from service.batching.decode_threads import Continuation, DecodeThreads, cost_of
+from tests.support.processes import niceness
 
 
 class Thing:
@@ -202,9 +203,6 @@ def test_what_is_short_does_not_wait_for_what_is_long(one_thread: DecodeThreads)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
 def test_what_is_long_has_less_processor_time(one_thread: DecodeThreads) -> None:
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
     assert one_thread.submit(niceness).result(20) == niceness()
     assert one_thread.submit(niceness, cost=64).result(20) == min(niceness() + 10, 19)
 

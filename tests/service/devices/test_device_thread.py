@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import sys
 import threading
 import weakref
 from functools import partial
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from service.devices.device_thread import DeviceThread, ThreadEndedError, WorkTimeoutError
+from service.threads import lower_priority
+from tests.support.processes import niceness
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +43,26 @@ async def test_it_works_in_one_thread_of_its_own_and_ends_when_retired() -> None
     assert idents[0] != threading.get_ident()
     thread.retire()
     await ended(thread)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+async def test_it_has_the_usual_priority_though_the_event_loop_has_not() -> None:
+    async def asked() -> int:
+        thread = DeviceThread("t-usual")
+        try:
+            return await thread.run(niceness, timeout_s=20)
+        finally:
+            thread.retire()
+
+    def in_low_loop() -> tuple[int, int]:
+        lower_priority(threading.current_thread(), 5)
+        return niceness(), asyncio.run(asked())
+
+    thread = DeviceThread("t-low")
+    try:
+        assert await thread.run(in_low_loop, timeout_s=20) == (min(niceness() + 5, 19), niceness())
+    finally:
+        thread.retire()
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), TimeoutError("the driver's own"), StopIteration()])
