@@ -89,6 +89,7 @@ class Service:
         self.metrics.watch_batch_caps(lambda: self.batch_caps)
         self.metrics.watch_memory(lambda: {d.device: device_memory(d.device) for d in self.detectors})
         self.readings = GPUReadings()
+        self.scrape = asyncio.Lock()  # one at a time
         self.metrics.watch_readings(lambda: self.readings.latest)
         self._reloader = Reloader(self, load=self._load, settings=settings, metrics=self.metrics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -12,6 +13,8 @@ import torch
 
 from model.inference.errors import OpenVINOMissingError, PrecisionError
 from model.inference.memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -94,7 +97,9 @@ def fastest(runs: Mapping[str, Callable[[], object]], *, gain: float = 1.0) -> s
     seconds = _shortest(runs)
     preferred = next(iter(runs))
     chosen = min(seconds, key=lambda name: seconds[name])
-    return chosen if gain * seconds[chosen] <= seconds[preferred] else preferred
+    chosen = chosen if gain * seconds[chosen] <= seconds[preferred] else preferred
+    logger.info("%s: %s is taken", ", ".join(f"{name} {taken:.3f} s" for name, taken in seconds.items()), chosen)
+    return chosen
 
 
 def best_batch_size(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import Any, TypeVar, get_type_hints
@@ -183,7 +184,9 @@ async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format, or in OpenMetrics where `Accept` prefers it."""
     service = service_of(request)
     await service.readings.refresh([detector.device for detector in service.detectors])
-    body, media_type = service.metrics.exposition(request.headers.get("accept", ""))
+    async with service.scrape:
+        body, media_type = service.metrics.exposition(request.headers.get("accept", ""))
+        await asyncio.sleep(0)  # one in a round of the event loop: many at once would keep it from all else
     return Response(body, headers={"Content-Type": media_type, "Vary": "Accept"})
 
 

@@ -92,6 +92,7 @@ def requests() -> dict[str, bytes]:
         "no HTTP": b"\x16\x03\x01" + bytes(300),
         "pages": b"GET /page/sample.jpg HTTP/1.1\r\nHost: x\r\n\r\n" * 99,
         "documents": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 99,
+        "scrapes": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 99,
         "unknown paths": b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(99)),
     }
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from prometheus_client.openmetrics import parser as openmetrics
 
+from service.telemetry.metrics import Metrics
 from tests.support.fakes import FakeDetector, red_png
 from tests.support.servers import serving
 
@@ -452,6 +453,29 @@ async def test_head_is_answered_where_get_is() -> None:
             answer = await client.head(path)
             assert answer.status_code == 200, path
             assert answer.headers["content-type"] == (await client.get(path)).headers["content-type"]
+
+
+async def test_scrapes_at_once_leave_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    exposition, rounds, scraped_in = Metrics.exposition, 0, []
+
+    def noted(metrics: Metrics, accept: str = "") -> tuple[bytes, str]:
+        scraped_in.append(rounds)
+        return exposition(metrics, accept)
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Metrics, "exposition", noted)
+    async with serving(FakeDetector()) as client:
+        counting = asyncio.create_task(count())
+        answers = await asyncio.gather(*(client.get("/metrics") for _ in range(20)))
+        counting.cancel()
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(scraped_in) == 20
+    assert len(set(scraped_in)) == 20  # each in a round of its own
 
 
 async def test_metrics_come_in_the_format_that_is_asked_for() -> None:
